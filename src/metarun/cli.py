@@ -1,0 +1,75 @@
+"""The command line: a subcommand, or Hydra's overrides for a training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from metarun.errors import ConfigError, Interrupted, MetarunError
+
+# One verb a module of metarun.commands, imported when it is typed; each has `main(arguments)`.
+COMMANDS = {
+    "resume": "continue a stopped run where it was",
+    "eval": "test a run's best checkpoint again, under other conditions",
+    "list": "print what can be chosen",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong input, 128+n stopped."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    _log_to_stderr()
+    try:
+        _command(given)(given)
+    except MetarunError as error:
+        return _complain(str(error), error.exit_status)
+    except Interrupted as stop:
+        return _complain(str(stop), stop.exit_status)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of a pipe, head or less, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _command(given: list[str]) -> Callable[[list[str]], None]:
+    """Return what the arguments ask for; a bare first word is a subcommand."""
+    word = given[0] if given else ""
+    if word in ("--help", "-h", "help"):
+        return _verb("help")
+    if word == "--version":
+        return _verb("version")
+    if word in COMMANDS:
+        return _verb(word)
+    if word and not word.startswith("-") and "=" not in word and word[0] not in "+~":
+        from metarun.schema import did_you_mean
+
+        raise ConfigError(
+            f"{word}: there is no such command{did_you_mean(word, COMMANDS)}; choose from "
+            f"{', '.join(COMMANDS)}, or type key=value to train (metarun --help)"
+        )
+    return _verb("run")
+
+
+def _verb(name: str) -> Callable[[list[str]], None]:
+    main: Callable[[list[str]], None] = import_module(f"metarun.commands.{name}").main
+    return main
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"metarun: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("metarun")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,69 @@
+"""`metarun key=value …`: Hydra composes the config, one run or a sweep of them is trained."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
+from metarun.config import CONF, read_config
+from metarun.commands.resume import train_and_report
+from metarun.errors import MetarunError
+
+log = logging.getLogger("metarun")
+
+
+def main(arguments: list[str]) -> None:
+    """Train as the overrides say.
+
+    Raises:
+        ConfigError: the overrides do not make a config; nothing has been written then.
+    """
+    register_resolvers()
+    flags = get_args_parser().parse_args(arguments)
+    flags_of_hydra = (flags.cfg, flags.info, flags.hydra_help, flags.shell_completion, flags.multirun)
+    if not any(flags_of_hydra):
+        # Hydra makes the run's directory before it calls us, and a wrong config should not leave one.
+        read_config(compose_config(flags.overrides, flags.config_dir))
+    # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["metarun", *arguments]
+    try:
+        _hydra_main()
+    except COMPOSITION_ERRORS as error:
+        raise explain(error, flags.overrides, flags.config_dir) from error
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _hydra_main(node: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    directory = Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode != RunMode.MULTIRUN:
+        one_run(plain(node), directory)
+        return
+    log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "defaults")
+    try:
+        one_run(plain(node), directory)
+    except MetarunError as error:  # the other jobs go on, and Hydra shows only the first failure
+        log.error("job %d failed: %s", hydra_config.job.num, error)
+        raise
+
+
+def one_run(node: dict[str, Any], directory: Path) -> None:
+    """Check a composed config, train in a directory, and print the table."""
+    config = read_config(node)
+    from metarun.build import chosen_device
+    from metarun.runs.directory import Run
+    from metarun.runs.manifest import manifest
+
+    run = Run.create(directory, node, manifest(sys.argv[1:], config.seed, chosen_device(config.device)))
+    train_and_report(config, run)

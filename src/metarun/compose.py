@@ -1,0 +1,95 @@
+"""Hydra's composition: resolvers, plain values, and its errors in one line."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from metarun.config import CONF, read_config
+from metarun.errors import ConfigError
+from metarun.schema import did_you_mean
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
+
+def register_resolvers() -> None:
+    """Make `${metarun.unique:}` known: six characters that two runs of one second do not share."""
+    OmegaConf.register_new_resolver("metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a composed config as plain values with all interpolations resolved.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a mandatory value is missing.
+    """
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """Compose the config that these overrides stand for, without running anything.
+
+    Args:
+        overrides: as on the command line.
+        config_dir: a user's own folder of groups, as in --config-dir.
+
+    Raises:
+        ConfigError: they do not make a config.
+    """
+    register_resolvers()
+    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain(compose("config", [*search, *overrides]))
+    except COMPOSITION_ERRORS as error:
+        raise explain(error, overrides, config_dir) from error
+
+
+def explain(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
+    """Return one of Hydra's errors as one line that says what would be right."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return ConfigError(
+            f"{group}={option}: there is no such option{did_you_mean(option, error.options)}; "
+            f"choose from {', '.join(error.options)}"
+        )
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"{error.override}: not of the form key=value; quote a value with special characters, "
+            f"as in 'key=\"a b\"'"
+        )
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown[1], overrides, config_dir)
+    return ConfigError(text)
+
+
+def _unknown_key(key: str, overrides: Sequence[str], config_dir: str | None) -> ConfigError:
+    """Let our own check say what is wrong with a key that Hydra does not know: it knows what would be right."""
+    others = []
+    line = f"{key}=null"
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        if each.key_or_group == key and not each.is_sweep_override():
+            line = str(each.input_line)
+        elif each.key_or_group != key and not each.is_sweep_override():
+            others.append(str(each.input_line))
+    try:
+        read_config(compose_config([*others, f"+{line}"], config_dir))
+    except ConfigError as error:
+        return error
+    return ConfigError(f"{line}: the config has no such key; type +{line} to add it")

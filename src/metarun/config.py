@@ -1,0 +1,104 @@
+"""The typed config: every group checked on its own, then the groups against each other and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt
+
+from metarun.errors import ConfigError
+from metarun.learners.inner_loop import InnerLoop
+from metarun.outer import OuterSettings
+from metarun.schema import check, locate, settings_fields, target_fields
+
+CONF = next(
+    folder
+    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf")
+    if folder.is_dir()
+)
+"""The yaml files: inside the package in a wheel, at the top of the repository in an editable install."""
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):
+        raise ValueError("should be auto, cpu, cuda or cuda:N")
+    return name
+
+
+class TrainSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/train, in words there."""
+
+    steps: NonNegativeInt
+    meta_batch: PositiveInt
+    log_every: PositiveInt
+    validate_every: NonNegativeInt
+    validation_tasks: PositiveInt
+    checkpoint_every: NonNegativeInt
+    test_tasks: PositiveInt
+
+
+class EngineSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/engine, in words there."""
+
+    chunk: Literal["auto"] | PositiveInt
+
+
+class Config(BaseModel, extra="forbid", frozen=True):
+    """One whole config; groups that name a class stay plain values until it is built."""
+
+    seed: NonNegativeInt
+    device: Annotated[str, AfterValidator(_device)]
+    algo: dict[str, Any]
+    metagradient: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    inner: dict[str, Any]
+    outer: OuterSettings
+    train: TrainSettings
+    engine: EngineSettings
+
+
+# What metarun passes to each group's class itself, so that nobody types it.
+GIVEN: dict[str, tuple[str, ...]] = {
+    "algo": ("model", "rule", "loop", "loss", "metrics", "seed"),
+    "metagradient": (),
+    "model": ("input_shape", "output_size"),
+    "data": ("dtype",),
+    "inner": (),
+}
+
+
+def read_config(node: Mapping[str, Any]) -> Config:
+    """Check a composed config, as plain values, and return it typed; nothing is built.
+
+    Raises:
+        ConfigError: with one line that names the key, what was given and what would be right.
+    """
+    root = settings_fields(Config)
+    # The groups' own contents are checked below, where a message can name the key inside.
+    for group in root.types.keys() - {"seed", "device"}:
+        root.types[group] = dict[str, Any]
+    check("", node, root)
+    for group, given in GIVEN.items():
+        fields = target_fields(locate(group, node[group]), given)
+        check(group, node[group], fields | settings_fields(InnerLoop) if group == "inner" else fields)
+    for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
+        check(group, node[group], settings_fields(settings))
+    optimizer = node["outer"]["optimizer"]
+    check("outer.optimizer", optimizer, target_fields(locate("outer.optimizer", optimizer), ("params", "lr")))
+    _check_device(node["device"])
+    return Config.model_validate(dict(node))
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    if not name.startswith("cuda"):
+        return
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if cards == 0:
+        raise ConfigError(f"device={name}: there is no CUDA device here; type device=cpu or device=auto")
+    if name != "cuda" and int(name[5:]) >= cards:
+        raise ConfigError(f"device={name}: the CUDA devices here are cuda:0 … cuda:{cards - 1}")

@@ -1,0 +1,34 @@
+"""Fetching a file once: with a progress bar, a checksum, and nothing half-written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from metarun.errors import MetarunError
+
+
+def download(url: str, path: Path, md5: str) -> None:
+    """Fetch url to path and check its MD5.
+
+    Raises:
+        MetarunError: the file cannot be fetched or written, or its checksum is another.
+    """
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        pooch.retrieve(
+            url,
+            known_hash=f"md5:{md5}",
+            fname=path.name,
+            path=path.parent,
+            downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
+        )
+    except (RequestException, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MetarunError(
+            f"{path.name} is not in {path.parent} and cannot be downloaded from {url} ({reason}): "
+            f"put it there, or type data.root=FOLDER or METARUN_DATA=FOLDER where it lies"
+        ) from error

@@ -1,0 +1,53 @@
+"""How many tasks are in memory at once (`engine.chunk`)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metarun.learners import Learner
+from metarun.metagradients import MetaGradient
+from metarun.tasks import TaskBatch
+
+# Larger chunks on a CPU fall out of its caches and gain nothing (measured: benchmarks/README.md).
+_CPU_BYTES = 2**30
+_CUDA_SHARE = 0.25
+
+
+def chunk_size(
+    setting: Literal["auto"] | int,
+    metagradient: MetaGradient,
+    learner: Learner[Any],
+    batch: TaskBatch,
+) -> int:
+    """Return how many tasks to process at a time.
+
+    `auto` measures what the meta-gradient of one task keeps for its backward pass, and takes as many tasks
+    as fit into 1 GiB, or into a quarter of a GPU's memory. It depends on nothing that changes between two
+    runs on one machine, so neither do the results.
+    """
+    if setting != "auto":
+        return min(setting, len(batch))
+    device = batch.support.x.device
+    if device.type == "cuda":
+        budget = int(_CUDA_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    else:
+        budget = _CPU_BYTES
+    return max(1, min(len(batch), budget // bytes_of_one_task(metagradient, learner, batch)))
+
+
+def bytes_of_one_task(metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch) -> int:
+    """Return the bytes that autograd keeps for one task's meta-gradient; gradients are left as None."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        metagradient.accumulate(learner, next(batch.chunks(1)), 1.0)
+    learner.zero_grad(set_to_none=True)
+    return max(1, sum(kept.values()))

@@ -1,0 +1,24 @@
+"""The errors that end a command with one line instead of a traceback."""
+
+
+class MetarunError(Exception):
+    """Something a user can act on; the message says what was given, what was expected, what to type."""
+
+    exit_status = 1
+
+
+class ConfigError(MetarunError, ValueError):
+    """A setting that cannot be right, found before any work is done."""
+
+    exit_status = 2
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop; its work is saved.
+
+    A KeyboardInterrupt, so that one interrupted job also ends the sweep it belongs to.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + signal_number

@@ -1,0 +1,87 @@
+"""Evaluation on a fixed set of tasks: mean and 95 % confidence interval after every adaptation step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.learners import Learner
+from metarun.tasks import Split, TaskSource
+
+_Z95 = NormalDist().inv_cdf(0.975)
+
+Progress = Callable[[range], Iterable[int]]
+"""Walks through the first episodes of the chunks, showing how far it is."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over tasks and the half-width of its 95 % confidence interval, 1.96 · s / √tasks."""
+
+    mean: float
+    ci95: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """Return the estimate from one value a task, [N]."""
+        values = values.double()
+        spread = values.std().item() if len(values) > 1 else math.nan
+        return cls(values.mean().item(), _Z95 * spread / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The scores of `tasks` tasks before adaptation (entry 0) and after each adaptation step."""
+
+    split: Split
+    tasks: int
+    steps: list[dict[str, Estimate]]
+
+    @property
+    def final(self) -> dict[str, Estimate]:
+        """The scores after the last step."""
+        return self.steps[-1]
+
+    @property
+    def quality(self) -> float:
+        """What model selection maximises: accuracy where there is one, else minus the loss."""
+        return self.final["accuracy"].mean if "accuracy" in self.final else -self.final["loss"].mean
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        curve = [
+            {"step": step, **{name: asdict(each) for name, each in scores.items()}}
+            for step, scores in enumerate(self.steps)
+        ]
+        return {
+            "split": self.split,
+            "tasks": self.tasks,
+            "final": {name: asdict(each) for name, each in self.final.items()},
+            "curve": curve,
+        }
+
+
+def evaluate(
+    learner: Learner[Any], source: TaskSource, split: Split, tasks: int, chunk: int, progress: Progress = iter
+) -> Curve:
+    """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets."""
+    was_training = learner.training
+    learner.eval()
+    chunks: list[list[dict[str, Tensor]]] = []  # [chunk][step] → scores [T]
+    try:
+        for first in progress(range(0, tasks, chunk)):
+            batch = source.batch(split, first, min(chunk, tasks - first))
+            chunks.append(list(learner.curve(batch)))
+    finally:
+        learner.train(was_training)
+    steps = [
+        {name: Estimate.of(torch.cat([scores[name] for scores in parts])) for name in parts[0]}
+        for parts in zip(*chunks, strict=True)
+    ]
+    return Curve(split, tasks, steps)

@@ -1,0 +1,146 @@
+"""Learning by gradient steps: MAML, Meta-SGD, ANIL, Reptile and their relatives are this one learner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from metarun.errors import ConfigError
+from metarun.learners.inner_loop import InnerLoop
+from metarun.learners.learner import Graph, Learner
+from metarun.rules import Parameters, UpdateRule
+from metarun.tasks import Examples, Loss
+
+
+@dataclass(frozen=True)
+class AdaptedParameters:
+    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from."""
+
+    params: Parameters
+    shared: Mapping[str, Tensor]
+    support_x: Tensor
+
+
+class GradientAdaptation(Learner[AdaptedParameters]):
+    """Every task starts from the model's own parameters θ and takes a few steps of an update rule.
+
+    All T tasks are adapted together: their parameters carry a leading task dimension, the forward pass is
+    vectorised over it, and one ordinary `autograd.grad` of the summed losses gives every task's own
+    gradient, since no task's loss depends on another's parameters. functorch's grad is never nested with
+    vmap: over a batch norm in training mode its second derivatives are silently wrong (torch 2.13).
+
+    Args:
+        model: the network; its parameters are the initialisation θ.
+        rule: what a step does.
+        loop: how many steps on how much of the support set.
+        loss: of predictions and targets, one value a task.
+        metrics: more of the same, for people to read.
+        adapts: which parameters adapt: `all`, `head` (the layer of that name: ANIL, Raghu et al. 2020,
+            arXiv:1909.09157), `body` (all others), or a pattern of parameter names such as `body.block4.*`.
+            The others are meta-learned, but the same for every task.
+        transductive: at test, predict all query examples in one batch (they share batch-norm
+            statistics); otherwise each one alone, beside the support set, as in Reptile's code.
+        seed: of the rule's own random initial weights.
+
+    Raises:
+        ConfigError: no parameter matches `adapts`, or the model keeps running statistics.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        rule: UpdateRule,
+        loop: InnerLoop,
+        loss: Loss,
+        metrics: Mapping[str, Loss],
+        adapts: str = "all",
+        transductive: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(loss, metrics)
+        self.model, self.rule, self.loop = model, rule, loop
+        self.transductive = transductive
+        self.adapted_names = _matching(adapts, [name for name, _ in model.named_parameters()])
+        for name, module in model.named_modules():
+            if getattr(module, "track_running_stats", False):
+                raise ConfigError(
+                    f"model: {name} keeps running statistics, which tasks would share: "
+                    f"build it with track_running_stats=False"
+                )
+        rule.prepare(self._initial(), torch.Generator().manual_seed(seed))
+
+    def _initial(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if name in self.adapted_names}
+
+    def trajectory(self, support: Examples, graph: Graph) -> Iterator[AdaptedParameters]:
+        """Yield θ, expanded to T tasks, and the adapted parameters after each inner step."""
+        tasks = support.x.shape[0]
+        shared = {n: p for n, p in self.model.named_parameters() if n not in self.adapted_names}
+        params = {name: p.expand(tasks, *p.shape) for name, p in self._initial().items()}
+        if graph == "none":
+            shared = {name: p.detach() for name, p in shared.items()}
+            params = _leaves(params)
+        yield AdaptedParameters(params, shared, support.x)
+        state = self.rule.init(params)
+        for step in range(self.loop.count(self.training)):
+            examples = self.loop.minibatch(support, step, self.training)
+            with torch.enable_grad():
+                losses = self.loss(self._forward(params, shared, examples.x), examples.y)
+                grads = torch.autograd.grad(
+                    losses.sum(),
+                    list(params.values()),
+                    create_graph=graph == "exact",
+                    materialize_grads=True,
+                )
+            with torch.set_grad_enabled(graph != "none"):
+                named = dict(zip(params, grads, strict=True))
+                params, state = self.rule.update(params, named, state, step)
+            if graph == "none":
+                params = _leaves(params)
+            yield AdaptedParameters(params, shared, support.x)
+
+    def predict(self, adapted: AdaptedParameters, x: Tensor) -> Tensor:
+        """Map x [T, n, …] to predictions [T, n, out]."""
+        if self.training or self.transductive:
+            return self._forward(adapted.params, adapted.shared, x)
+        alone = [
+            self._forward(adapted.params, adapted.shared, torch.cat([adapted.support_x, one], 1))[:, -1]
+            for one in x.split(1, dim=1)
+        ]
+        return torch.stack(alone, 1)
+
+    def _forward(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        def one_task(params: Parameters, x: Tensor) -> Tensor:
+            output: Tensor = functional_call(self.model, {**params, **shared}, (x,))
+            return output
+
+        output: Tensor = vmap(one_task)(params, x)
+        return output
+
+
+def _leaves(params: Parameters) -> Parameters:
+    """Cut the parameters from what made them, ready for the next step's gradient."""
+    return {name: p.detach().requires_grad_() for name, p in params.items()}
+
+
+def _matching(adapts: str, names: list[str]) -> set[str]:
+    """Return the parameter names that `adapts` stands for."""
+    head = {name for name in names if name.startswith("head.")}
+    if adapts in ("head", "body") and not head:
+        raise ConfigError(
+            f"algo.adapts={adapts}: the model has no layer called head; "
+            f"type a pattern of its parameter names instead: {', '.join(names)}"
+        )
+    known = {"all": set(names), "head": head, "body": set(names) - head}
+    chosen = known.get(adapts, {name for name in names if fnmatchcase(name, adapts)})
+    if not chosen:
+        raise ConfigError(
+            f"algo.adapts={adapts} matches no parameter: type all, head, body or a pattern of {', '.join(names)}"
+        )
+    return chosen

@@ -1,0 +1,40 @@
+"""Reptile: towards where the inner loop went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metarun.errors import ConfigError
+from metarun.learners import GradientAdaptation, Learner, Scores
+from metarun.metagradients.metagradient import MetaGradient
+from metarun.tasks import TaskBatch
+
+
+class Reptile(MetaGradient):
+    """θ − θ_K, the way back from the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
+
+    With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). The query set
+    plays no part in it; its scores are measured for people to read.
+    """
+
+    def check(self, learner: Learner[Any]) -> None:
+        """Raise ConfigError for a learner that does not adapt θ, or has meta-parameters besides θ."""
+        if not isinstance(learner, GradientAdaptation):
+            raise ConfigError("metagradient=reptile needs a learner that adapts by gradient: type algo=reptile")
+        if any(True for _ in learner.rule.parameters()):
+            raise ConfigError(
+                "metagradient=reptile trains the initialisation only, and inner's update rule has weights of "
+                "its own: type inner=sgd or inner=adam, or metagradient=exact"
+            )
+
+    def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
+        """Add weight · Σ (θ − θ_K) to the gradient of θ."""
+        adapted = learner.adapt(tasks.support, "none")
+        with torch.no_grad():
+            for name, p in learner.model.named_parameters():
+                if name in adapted.params:
+                    difference = weight * (p - adapted.params[name]).sum(0)
+                    p.grad = difference if p.grad is None else p.grad + difference
+            return learner.scores(adapted, tasks.query)

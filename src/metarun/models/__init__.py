@@ -1,0 +1,6 @@
+"""Networks (`model=`): plain nn.Modules whose last layer is called `head`; everything before it is the body."""
+
+from metarun.models.conv4 import Conv4
+from metarun.models.dense import MLP, Linear
+
+__all__ = ["MLP", "Conv4", "Linear"]

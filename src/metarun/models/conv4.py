@@ -1,0 +1,83 @@
+"""The four-block convolutional network of the few-shot literature (Vinyals et al. 2016, arXiv:1606.04080)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from metarun.errors import ConfigError
+from metarun.models.norms import Norm, norm_layer
+
+BLOCKS = 4
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3 × 3 convolution, norm, ReLU and halving, then a linear head.
+
+    Convolutions and head start from Xavier's uniform distribution (Glorot & Bengio 2010) and biases from
+    zero, as in the code of MAML (Finn et al. 2017, arXiv:1703.03400; its Omniglot head is an exception:
+    a standard normal).
+
+    Args:
+        filters: channels of every block.
+        norm: batch, group, layer or none.
+        halve: `pool` (2 × 2 max-pooling after the norm) or `stride` (the convolution has stride 2).
+        features: `flatten` the last feature map or take its spatial `mean`, as MAML's Omniglot code does.
+        input_shape: (colour channels, height, width).
+        output_size: outputs of the head.
+
+    Raises:
+        ConfigError: the input is not an image, or too small for four halvings.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...],
+        output_size: int,
+        filters: PositiveInt = 64,
+        norm: Norm = "batch",
+        halve: Literal["pool", "stride"] = "pool",
+        features: Literal["flatten", "mean"] = "flatten",
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3:
+            raise ConfigError(
+                f"model=conv4 needs images [channels, height, width], the data has {list(input_shape)}: type model=mlp"
+            )
+        channels, height, width = input_shape
+        self.body = nn.Sequential()
+        for index in range(1, BLOCKS + 1):
+            shrunk = ((height + 1) // 2, (width + 1) // 2) if halve == "stride" else (height // 2, width // 2)
+            normed = shrunk if halve == "stride" else (height, width)
+            block = OrderedDict[str, nn.Module](
+                conv=nn.Conv2d(channels, filters, 3, stride=2 if halve == "stride" else 1, padding=1),
+                norm=norm_layer(norm, filters, normed),
+            )
+            if halve == "pool":
+                block["pool"] = nn.MaxPool2d(2)
+            # Max-pooling commutes with ReLU: the same function for a quarter of the work.
+            block["relu"] = nn.ReLU()
+            self.body.add_module(f"block{index}", nn.Sequential(block))
+            channels, (height, width) = filters, shrunk
+            if height * width == 0:
+                raise ConfigError(
+                    f"model=conv4 halves four times, the data's images are {list(input_shape)}: type model=mlp"
+                )
+        self.features = features
+        self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), output_size)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [n, channels, height, width] to [n, output_size]."""
+        maps: Tensor = self.body(x)
+        features = maps.flatten(1) if self.features == "flatten" else maps.mean((2, 3))
+        output: Tensor = self.head(features)
+        return output

@@ -1,0 +1,72 @@
+"""The outer loop's optimizer, its schedule and gradient clipping (`outer=`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn
+
+
+class OuterSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/outer, in words there."""
+
+    optimizer: dict[str, Any]
+    lr: NonNegativeFloat
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_lr: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of meta-step `step` of `steps`, a pure function of both."""
+        done = step / steps
+        if self.schedule == "linear":
+            return self.lr + (self.final_lr - self.lr) * done
+        if self.schedule == "cosine":
+            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        return self.lr
+
+
+class Outer:
+    """One optimizer over all meta-parameters.
+
+    Args:
+        settings: rate, schedule and clipping.
+        make: a torch.optim.Optimizer, given the parameters and lr.
+        parameters: the meta-parameters.
+        steps: meta-steps of the whole run, for the schedule.
+    """
+
+    def __init__(
+        self,
+        settings: OuterSettings,
+        make: Callable[..., torch.optim.Optimizer],
+        parameters: Iterable[nn.Parameter],
+        steps: int,
+    ) -> None:
+        self.settings, self.steps = settings, steps
+        self.parameters = list(parameters)
+        self.optimizer = make(self.parameters, lr=settings.lr)
+
+    def step(self, step: int) -> None:
+        """Clip the gradients, apply them at the rate of this meta-step, and forget them."""
+        if self.settings.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters, self.settings.clip_value)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(step, self.steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Tensor | Any]:
+        """Return what a checkpoint must hold: tensors and plain values."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.optimizer.load_state_dict(state)

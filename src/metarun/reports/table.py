@@ -1,0 +1,31 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from tabulate import tabulate
+
+from metarun.evaluate import Curve, Estimate
+
+# Long curves are shown at these steps and at the last.
+_SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+def curve_table(curve: Curve) -> str:
+    """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …."""
+    last = len(curve.steps) - 1
+    shown = [step for step in range(last + 1) if step in _SHOWN or step == last]
+    names = list(curve.final)
+    rows = [[str(step), *(_cell(name, curve.steps[step][name]) for name in names)] for step in shown]
+    heads = ["adaptation steps", *(f"{name} (%)" if _is_share(name) else name for name in names)]
+    title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
+    return title + "\n" + tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
+
+
+def _is_share(name: str) -> bool:
+    return name == "accuracy"
+
+
+def _cell(name: str, estimate: Estimate) -> str:
+    if _is_share(name):
+        return f"{100 * estimate.mean:.2f} ± {100 * estimate.ci95:.2f}"
+    return f"{estimate.mean:.4f} ± {estimate.ci95:.4f}"

@@ -1,0 +1,40 @@
+"""metrics.jsonl: one JSON object a line, never half of one, never one twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsFile:
+    """Appends records; a checkpoint remembers the position so that a resumed run goes on from there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def position(self) -> int:
+        """Return the length of the file in bytes, after it has reached the disk."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return file.seek(0, os.SEEK_END)
+
+    def cut(self, position: int) -> None:
+        """Forget what was written after a position: the steps after a checkpoint are taken again."""
+        if self.path.exists():
+            os.truncate(self.path, position)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all lines."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]

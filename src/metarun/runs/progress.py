@@ -1,0 +1,63 @@
+"""What a person sees while a run works: a bar on a terminal, plain lines at intervals elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("metarun")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def describe(scores: Mapping[str, float]) -> str:
+    """Return scores as one reads them."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+
+
+class TrainingProgress:
+    """Loss, rate and time left of a training."""
+
+    def __init__(self, done: int, steps: int) -> None:
+        self._bar = tqdm(total=steps, initial=done, unit=" steps", desc="training", disable=None, smoothing=0.1)
+        self._redirect = logging_redirect_tqdm([log])
+        self._first, self._steps = done, steps
+        self._start = self._last_line = time.monotonic()
+
+    def __enter__(self) -> TrainingProgress:
+        """Keep log lines from breaking the bar."""
+        self._redirect.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the bar where it stands."""
+        self._bar.close()
+        self._redirect.__exit__(kind, error, trace)
+
+    def step(self) -> None:
+        """Count one meta-step."""
+        self._bar.update()
+
+    def scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Show the scores of the latest meta-steps."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(describe(scores), refresh=False)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate = (step - self._first) / (now - self._start)
+            left = tqdm.format_interval((self._steps - step) / rate)
+            log.info("step %d/%d: %s; %.3g steps/s, %s left", step, self._steps, describe(scores), rate, left)
+
+
+def chunks_bar(description: str, firsts: range) -> Iterator[int]:
+    """Walk through the chunks of an evaluation with a bar."""
+    yield from tqdm(firsts, desc=description, unit=" chunks", disable=None, leave=False)

@@ -1,0 +1,151 @@
+"""Checks a config node against the signature of the class it names, or against a settings class.
+
+The signature is the schema: a class's own annotations say types, ranges (pydantic's PositiveInt and the
+like) and choices (Literal), so a built-in class and a user's are checked alike and nothing is written
+twice. Whatever is wrong becomes one line that names the key and what would be right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from metarun.errors import ConfigError
+
+_HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the likeliest choice, or nothing."""
+    close = get_close_matches(given, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
+    """Import what a node's `_target_` names.
+
+    Raises:
+        ConfigError: there is no `_target_`, or nothing of that name can be imported.
+    """
+    target = node.get("_target_")
+    if not isinstance(target, str) or "." not in target:
+        raise ConfigError(f"{group}._target_={target}: expected a class, as in my_package.my_module.MyClass")
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
+    if not callable(found):
+        raise ConfigError(f"{group}._target_={target}: expected a class or a function")
+    return found  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The keys of a node: their types, which of them must be there, and whether others may be."""
+
+    types: dict[str, Any]
+    required: frozenset[str]
+    open_ended: bool = False
+
+    def __or__(self, other: Fields) -> Fields:
+        """Return the keys of both."""
+        return Fields(
+            self.types | other.types, self.required | other.required, self.open_ended or other.open_ended
+        )
+
+
+def settings_fields(settings: type[BaseModel]) -> Fields:
+    """Return the keys of a settings class."""
+    required = {name for name, field in settings.model_fields.items() if field.is_required()}
+    return Fields(get_type_hints(settings, include_extras=True), frozenset(required))
+
+
+def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fields:
+    """Return the arguments of a class or function, less those that metarun gives itself."""
+    types: dict[str, Any] = {}
+    required = set()
+    for make in _makers(target):
+        try:
+            hints = get_type_hints(make, include_extras=True)
+        except (NameError, TypeError):  # annotations that exist for a type checker only
+            hints = {}
+        open_ended = False
+        for name, parameter in inspect.signature(make).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                open_ended = True
+            elif name not in ("self", *types, *given) and parameter.kind is not parameter.VAR_POSITIONAL:
+                types[name] = hints.get(name, Any)
+                if parameter.default is parameter.empty:
+                    required.add(name)
+        if not open_ended:
+            break
+    return Fields(types, frozenset(required), open_ended)
+
+
+def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
+    """Return what takes the arguments: a constructor that hands **arguments on, then its parents'."""
+    if not inspect.isclass(target):
+        return [target]
+    return [vars(kind)["__init__"] for kind in inspect.getmro(target) if "__init__" in vars(kind)]
+
+
+def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
+    """Check the keys and the values of a node.
+
+    Args:
+        group: the node's own key, for messages; empty at the root.
+        node: plain values.
+        fields: what the keys and values may be.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or its value has the wrong type or is out of range.
+    """
+    for key, value in node.items():
+        if key not in (*fields.types, *_HYDRA_KEYS) and not fields.open_ended:
+            raise ConfigError(
+                f"{_path(group, key)}={value}: there is no such key{did_you_mean(key, fields.types)}; "
+                f"choose from {', '.join(fields.types)}"
+            )
+    missing = [key for key in fields.types if key in fields.required - node.keys()]
+    if missing:
+        raise ConfigError(f"{_path(group, missing[0])} is missing: type {_path(group, missing[0])}=VALUE")
+    kinds = {key: kind for key, kind in fields.types.items() if key in node}
+    model = TypedDict("model", kinds)  # type: ignore[misc]
+    # Strict for YAML's own types: from JSON a list is a tuple and 1 is a float, but "1" is no number.
+    model.__pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    try:
+        TypeAdapter(model).validate_json(json.dumps({key: node[key] for key in kinds}))
+    except ValidationError as error:
+        raise ConfigError(_one_line(group, node, error)) from error
+
+
+def _path(group: str, key: str) -> str:
+    return f"{group}.{key}" if group else key
+
+
+def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> str:
+    """Say in one line what is wrong with the first wrong key."""
+    first, *_ = error.errors()
+    key = str(first["loc"][0])
+    value = node[key]
+    # A value that may be of several types has an error for each of them.
+    causes = [each for each in error.errors() if each["loc"][0] == key]
+    messages = [each["msg"].removeprefix("Value error, ") for each in causes]
+    wanted = " or ".join(dict.fromkeys(m.removeprefix("Input ") for m in messages))
+    choices = [str(each["ctx"]["expected"]).replace(" or ", ", ").split(", ") for each in causes if each["type"] == "literal_error"]
+    hint = did_you_mean(str(value), [c.strip("'") for c in sum(choices, [])]) if isinstance(value, str) else ""
+    return f"{_path(group, key)}={_typed(value)}: {wanted}{hint}"
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one would type it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,55 @@
+"""Two classes divided by a line, each task with its own true direction: small enough to check by hand."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from metarun.tasks import losses
+from metarun.tasks.draws import Draws
+from metarun.tasks.synthetic import SyntheticSource
+
+
+class BinaryClassification(SyntheticSource):
+    """x is standard normal and its class is the side of the plane through 0 that it lies on.
+
+    The plane's normal, the task's true direction, is uniform on the unit sphere. Every task has `shot`
+    support and `query` query examples of each class, in random order.
+
+    Args:
+        dimension: entries of x.
+        loss: cross_entropy (a model with two outputs) or binary_cross_entropy (one output).
+        **shared: shot, query, train_shot and seed (SyntheticSource).
+    """
+
+    classes = 2
+
+    def __init__(
+        self,
+        *,
+        dimension: PositiveInt = 2,
+        loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.input_shape = (dimension,)
+        if loss == "cross_entropy":
+            self.loss, self.metrics, self.output_size = losses.cross_entropy, {"accuracy": losses.accuracy}, 2
+        else:
+            self.loss, self.metrics = losses.binary_cross_entropy, {"accuracy": losses.binary_accuracy}
+            self.output_size = 1
+
+    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return x [T, n, d], y [T, n] of 0 and 1 with both classes equally often, and direction [T, d]."""
+        direction = draws.normal(*self.input_shape)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        x = draws.normal(n, *self.input_shape)
+        side = (x @ direction[:, :, None]).squeeze(-1) > 0
+        # x and −x are equally likely, so mirroring a point to the wanted side keeps the distribution.
+        support = n - self.query * self.classes
+        y = torch.cat([draws.choose(m, m) for m in (support, n - support)], 1) % 2
+        x = torch.where((side == y.bool())[:, :, None], x, -x)
+        return x, y, {"direction": direction}

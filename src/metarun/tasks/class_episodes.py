@@ -1,0 +1,107 @@
+"""N-way K-shot episodes from one tensor of images by class: sampling is two index gathers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
+from metarun.tasks.draws import Draws
+from metarun.tasks.losses import accuracy, cross_entropy
+
+Way = Annotated[int, Field(ge=2)]
+
+
+class ClassEpisodes(ABC):
+    """Episodes of `way` classes in random order; images of a class never repeat inside an episode.
+
+    Args:
+        way: classes of an episode.
+        shot: support images a class.
+        query: query images a class.
+        train_shot: support images a class while training, where they differ from `shot`.
+        seed: which episodes there are.
+
+    Subclasses say how many images a class has (`images_per_class`) and `load` them by split.
+
+    Raises:
+        ConfigError: shot + query exceed the images of a class, or way the classes of a split.
+    """
+
+    images_per_class: int
+    input_shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        *,
+        way: Way,
+        shot: PositiveInt,
+        query: PositiveInt,
+        train_shot: PositiveInt | None = None,
+        seed: NonNegativeInt = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.way, self.shot, self.query, self.train_shot = way, shot, query, train_shot or shot
+        self.seed = seed
+        self.dtype = dtype
+        self.loss: Loss = cross_entropy
+        self.metrics: Mapping[str, Loss] = {"accuracy": accuracy}
+        self.output_size = way
+        self._images: dict[Split, Tensor] = {}
+        for key, support in (("shot", self.shot), ("train_shot", self.train_shot)):
+            if support + query > self.images_per_class:
+                raise ConfigError(
+                    f"data.{key}={support} and data.query={query} need {support + query} images a class; "
+                    f"there are {self.images_per_class}: type data.{key} and data.query with a smaller sum"
+                )
+        for split in SPLITS:
+            if way > self.classes(split):
+                raise ConfigError(
+                    f"data.way={way}: the {split} split has {self.classes(split)} classes; "
+                    f"type data.way={self.classes(split)} or less"
+                )
+
+    @abstractmethod
+    def classes(self, split: Split) -> int:
+        """Return the number of classes of a split, known before anything is read."""
+
+    @abstractmethod
+    def load(self) -> dict[Split, Tensor]:
+        """Return the images by split: uint8 [classes, images, *input_shape], 255 = 1."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Read the images, or fetch and read them, and keep them on the device."""
+        self._images = {split: images.to(device) for split, images in self.load().items()}
+
+    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+        """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
+
+        `info["class"]` [T, way] and `info["image"]` [T, way, shot + query] say where the images are from.
+        """
+        if not self._images:
+            self.prepare(torch.device("cpu"))
+        images = self._images[split]
+        shot = self.train_shot if split == "train" else self.shot
+        draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
+        chosen = draws.choose(self.classes(split), self.way)  # [T, way]
+        image = draws.choose(self.images_per_class, shot + self.query, self.way)  # [T, way, shot + query]
+        # An inner loop on mini-batches walks the support set in this order, so the order is random.
+        order = draws.choose(self.way * shot, self.way * shot)  # [T, way · shot]
+
+        def gather(part: Tensor, order: Tensor) -> Examples:
+            label = order // part.shape[2]  # place in [way, part] → label
+            x = images[chosen.gather(1, label), part.flatten(1).gather(1, order)]
+            return Examples(x.to(self.dtype) / 255, label)
+
+        by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
+        return TaskBatch(
+            support=gather(image[:, :, :shot], order),
+            query=gather(image[:, :, shot:], by_class),
+            info={"class": chosen, "image": image},
+        )

@@ -1,0 +1,71 @@
+"""Random numbers as a pure function of (seed, stream, episode, counter).
+
+SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") used as a hash:
+nothing is carried from one draw to the next, so any episode can be made anywhere, in any order, and all
+episodes of a batch are made by the same few tensor operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """Return the int64 with the bits of an unsigned 64-bit integer."""
+    return (value & (2**64 - 1)) - (2**64 if value & 2**63 else 0)
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FIRST = _signed(0xBF58476D1CE4E5B9)
+_SECOND = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    # torch shifts int64 arithmetically; the mask clears the copies of the sign bit.
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64 tensors (multiplication wraps, as it does in C on uint64)."""
+    z = (z ^ _shift_right(z, 30)) * _FIRST
+    z = (z ^ _shift_right(z, 27)) * _SECOND
+    return z ^ _shift_right(z, 31)
+
+
+class Draws:
+    """Random numbers for `count` consecutive episodes; every result is [count, *shape].
+
+    Each call takes the next counters, so the order of calls is part of what defines an episode.
+    """
+
+    def __init__(
+        self, seed: int, stream: int, first_episode: int, count: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.count = count
+        self._counter = 0
+        origin = _mix(_mix(torch.tensor([_signed(seed)], device=device) + GOLDEN) + _signed(stream * GOLDEN))
+        episodes = torch.arange(first_episode + 1, first_episode + count + 1, device=device)
+        self._keys = _mix(origin + episodes * GOLDEN)
+
+    def bits(self, *shape: int) -> Tensor:
+        """Return 64 random bits an entry, as int64 [count, *shape]."""
+        entries = math.prod(shape)
+        counters = torch.arange(self._counter + 1, self._counter + entries + 1, device=self._keys.device)
+        self._counter += entries
+        return _mix(self._keys[:, None] + counters * GOLDEN).view(self.count, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return float64 in [0, 1), multiples of 2⁻⁵³."""
+        return _shift_right(self.bits(*shape), 11).double() * 2.0**-53
+
+    def normal(self, *shape: int) -> Tensor:
+        """Return standard normal float64 (Box & Muller 1958)."""
+        radius, angle = self.uniform(2, *shape).unbind(1)
+        return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
+
+    def choose(self, n: int, k: int, *shape: int) -> Tensor:
+        """Return k different integers below n in random order, int64 [count, *shape, k]."""
+        return self.bits(*shape, n).topk(k, dim=-1).indices

@@ -1,0 +1,31 @@
+"""Losses and metrics: predictions [T, n, out] and targets to one value a task, [T]."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Mean over examples and outputs of (prediction − target)²; targets [T, n, out]."""
+    return (predictions - targets).square().flatten(1).mean(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of −log softmax(logits)[label], in nats; labels [T, n]."""
+    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return each.view(labels.shape).mean(1)
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over examples of the logistic loss, in nats; logits [T, n, 1], labels [T, n] of 0 and 1."""
+    targets = labels.to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits.squeeze(-1), targets, reduction="none").mean(1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose largest logit is the label's; labels [T, n]."""
+    return (logits.argmax(-1) == labels).to(logits.dtype).mean(1)
+
+
+def binary_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of examples whose single logit has the label's sign; logits [T, n, 1], labels [T, n]."""
+    return ((logits.squeeze(-1) > 0) == labels.bool()).to(logits.dtype).mean(1)

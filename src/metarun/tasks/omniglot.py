@@ -1,0 +1,80 @@
+"""Omniglot: 1,623 characters of 50 alphabets, 20 drawings each (Lake, Salakhutdinov & Tenenbaum 2015)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeInt
+from torch import Tensor
+
+from metarun.tasks.batch import Split
+from metarun.tasks.class_episodes import ClassEpisodes
+from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, load_images
+
+# The lake split validates on characters cut from the background set; as many as the random split does.
+_COUNTS: dict[str, dict[Split, int]] = {
+    "random": {"train": 1100, "validation": 100, "test": CHARACTERS - 1200},
+    "lake": {"train": BACKGROUND - 100, "validation": 100, "test": CHARACTERS - BACKGROUND},
+}
+
+
+class Omniglot(ClassEpisodes):
+    """28 × 28 drawings of characters, ink = 1.
+
+    Args:
+        split: `random` (1,100 / 100 / 423 characters, drawn with `seed`; as MAML, arXiv:1703.03400) or
+            `lake` (the authors' background / evaluation sets, other alphabets at test; 100 background
+            characters, drawn with `seed`, validate).
+        rotations: `all` makes each rotation by 90° a class of its own in every split (MAML's and
+            ProtoNet's code), `train` while training only (Reptile's code), `none` nowhere.
+        root: folder of the archives, or one to download them to; null is the environment variable
+            METARUN_DATA, else the user's cache directory.
+        **shared: way, shot, query, train_shot and seed (ClassEpisodes).
+    """
+
+    images_per_class = DRAWINGS
+    input_shape = (1, SIZE, SIZE)
+
+    def __init__(
+        self,
+        *,
+        split: Literal["random", "lake"] = "random",
+        rotations: Literal["all", "train", "none"] = "all",
+        root: str | None = None,
+        seed: NonNegativeInt = 0,
+        **shared: Any,
+    ) -> None:
+        self.split, self.rotations = split, rotations
+        self.root = None if root is None else Path(root).expanduser()
+        super().__init__(seed=seed, **shared)
+
+    def _turns(self, split: Split) -> int:
+        return 4 if self.rotations == "all" or (self.rotations == "train" and split == "train") else 1
+
+    def classes(self, split: Split) -> int:
+        """Return the number of characters, times four where rotations are classes."""
+        return _COUNTS[self.split][split] * self._turns(split)
+
+    def characters(self) -> dict[Split, Tensor]:
+        """Return which characters (0 … 1622, background first) each split has, as int64 [n]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        counts = _COUNTS[self.split]
+        pool = CHARACTERS if self.split == "random" else BACKGROUND
+        order = torch.randperm(pool, generator=generator)
+        learned = counts["train"] + counts["validation"]
+        rest = order[learned:] if self.split == "random" else torch.arange(BACKGROUND, CHARACTERS)
+        return {
+            "train": order[: counts["train"]],
+            "validation": order[counts["train"] : learned],
+            "test": rest,
+        }
+
+    def load(self) -> dict[Split, Tensor]:
+        """Return uint8 [classes, 20, 1, 28, 28] by split; class r·n + c is character c turned by r·90°."""
+        images = load_images(self.root)[:, :, None]
+        return {
+            split: torch.cat([images[chosen].rot90(turn, (3, 4)) for turn in range(self._turns(split))])
+            for split, chosen in self.characters().items()
+        }

@@ -1,0 +1,106 @@
+"""The Omniglot archives: found or downloaded, checked, and turned once into one tensor in the cache."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from metarun.downloads import download
+from metarun.errors import MetarunError
+from metarun.storage import cache_directory, data_directory, lock, read_tensors, write_atomically
+
+BACKGROUND, CHARACTERS, DRAWINGS, SIZE = 964, 964 + 659, 20, 28
+_SCAN = 105
+_HOME = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
+# Characters in each archive, and the MD5 of the official file.
+_ARCHIVES = {
+    "images_background": (BACKGROUND, "68d2efa1b9178cc56df9314c21c6e718"),
+    "images_evaluation": (CHARACTERS - BACKGROUND, "6b91aef0f799c5bb55b94e3f2daec811"),
+}
+# Raised whenever the same archives would give another tensor; older caches are then made again.
+_VERSION = 1
+
+
+def load_images(root: Path | None) -> Tensor:
+    """Return uint8 [1623, 20, 28, 28], ink = 255; background characters first, both sets in name order.
+
+    Args:
+        root: folder of the two archives (or of a folder `omniglot` that holds them); where they are
+            missing they are downloaded to it. None is METARUN_DATA, else the user's cache directory.
+
+    Raises:
+        MetarunError: an archive is not Omniglot, or cannot be downloaded.
+    """
+    folder = _folder(root or data_directory())
+    cache = cache_directory() / "omniglot-28.pt"
+    with lock(cache):
+        kept = _read_cache(cache, folder)
+        if kept is not None:
+            return kept
+        parts = []
+        for name, (characters, md5) in _ARCHIVES.items():
+            archive = folder / f"{name}.zip"
+            if not archive.exists():
+                download(_HOME + archive.name, archive, md5)
+            parts.append(_read_archive(archive, characters))
+        images = torch.cat(parts)
+        write_atomically(cache, {"version": _VERSION, "archives": _sizes(folder), "images": images})
+        return images
+
+
+def _folder(root: Path) -> Path:
+    """Return root itself where the archives lie in it, else its folder `omniglot`."""
+    return root if (root / "images_background.zip").exists() else root / "omniglot"
+
+
+def _sizes(folder: Path) -> list[int]:
+    """Return the archives' sizes in bytes, by which a cache knows what it was made from."""
+    archives = [folder / f"{name}.zip" for name in _ARCHIVES]
+    return [archive.stat().st_size for archive in archives if archive.exists()]
+
+
+def _read_cache(cache: Path, folder: Path) -> Tensor | None:
+    """Return the prepared images, or None where they must be made (again)."""
+    if not cache.exists():
+        return None
+    kept = read_tensors(cache)
+    # Where no archive lies the cache alone will do: it was made from checked ones.
+    if kept.get("version") != _VERSION or _sizes(folder) not in ([], kept.get("archives")):
+        return None
+    images = kept["images"]
+    assert isinstance(images, Tensor)
+    return images
+
+
+def _read_archive(path: Path, characters: int) -> Tensor:
+    """Return uint8 [characters, 20, 28, 28] from an archive after checking that it is the real one."""
+    wrong = f"{path} is not the Omniglot archive: expected {characters} characters of {DRAWINGS} drawings"
+    fix = f"delete it to download it again, or put the official {path.name} there"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+            drawings = Counter(PurePosixPath(name).parent for name in names)
+            if len(drawings) != characters or set(drawings.values()) != {DRAWINGS}:
+                raise MetarunError(f"{wrong}, found {len(drawings)} characters, {len(names)} drawings: {fix}")
+            bar = tqdm(names, f"reading {path.name} (once)", unit=" images", disable=None, leave=False)
+            pixels = b"".join(_read_drawing(archive.read(name)) for name in bar)
+    except (zipfile.BadZipFile, UnidentifiedImageError) as error:
+        raise MetarunError(f"{wrong}, found a damaged file ({error}): {fix}") from error
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(characters, DRAWINGS, SIZE, SIZE)
+
+
+def _read_drawing(png: bytes) -> bytes:
+    """Return 28 × 28 bytes, ink = 255, of a 105 × 105 drawing, ink = 0."""
+    with Image.open(io.BytesIO(png)) as drawing:
+        if drawing.size != (_SCAN, _SCAN):
+            raise UnidentifiedImageError(f"a drawing of {drawing.size}, expected {(_SCAN, _SCAN)}")
+        # Pillow silently takes the nearest pixel when it resizes one-bit images: greyscale first.
+        grey = drawing.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return ImageOps.invert(grey).tobytes()

@@ -1,0 +1,54 @@
+"""Sinusoid regression (Finn, Abbeel & Levine 2017, arXiv:1703.03400, section 5.1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from metarun.tasks.draws import Draws
+from metarun.tasks.losses import mean_squared_error
+from metarun.tasks.synthetic import Interval, SyntheticSource, stretch
+
+
+class Sinusoid(SyntheticSource):
+    """y = amplitude · sin(frequency · x + phase), each task with its own amplitude, phase and frequency.
+
+    Args:
+        amplitude: interval the amplitude is drawn from, uniformly.
+        phase: interval of the phase, in radians.
+        frequency: interval of the frequency, in radians per unit of x; [1, 1] keeps it fixed as MAML does.
+        x_range: interval the inputs are drawn from.
+        **shared: shot, query, train_shot and seed (SyntheticSource).
+    """
+
+    loss = staticmethod(mean_squared_error)
+    metrics: dict[str, Any] = {}
+    input_shape = (1,)
+    output_size = 1
+
+    def __init__(
+        self,
+        *,
+        amplitude: Interval = (0.1, 5.0),
+        phase: Interval = (0.0, math.pi),
+        frequency: Interval = (1.0, 1.0),
+        x_range: Interval = (-5.0, 5.0),
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.amplitude, self.phase, self.frequency = amplitude, phase, frequency
+        self.x_range = x_range
+
+    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return x [T, n, 1], y [T, n, 1] and the tasks' amplitude, phase and frequency [T]."""
+        chosen = draws.uniform(3)
+        info = {
+            "amplitude": stretch(chosen[:, 0], self.amplitude),
+            "phase": stretch(chosen[:, 1], self.phase),
+            "frequency": stretch(chosen[:, 2], self.frequency),
+        }
+        amplitude, phase, frequency = (value[:, None, None] for value in info.values())
+        x = stretch(draws.uniform(n, 1), self.x_range)
+        return x, amplitude * (frequency * x + phase).sin(), info

@@ -1,0 +1,76 @@
+"""What the task families with a formula share: no files, every example computed from its draws."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
+from metarun.tasks.draws import Draws
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError("should be [low, high] with low ≤ high")
+    return interval
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+def stretch(uniform: Tensor, interval: Interval) -> Tensor:
+    """Map numbers from [0, 1) to [low, high)."""
+    low, high = interval
+    return low + (high - low) * uniform
+
+
+class SyntheticSource(ABC):
+    """Tasks computed from random numbers, in float64, and handed out in `dtype`.
+
+    Args:
+        shot: support examples of a task (of a class, where there are classes).
+        query: query examples of a task (of a class, where there are classes).
+        train_shot: support examples while training, where they differ from `shot`.
+        seed: which tasks there are.
+    """
+
+    loss: Loss
+    metrics: Mapping[str, Loss]
+    input_shape: tuple[int, ...]
+    output_size: int
+    classes = 1
+
+    def __init__(
+        self,
+        *,
+        shot: PositiveInt,
+        query: PositiveInt,
+        train_shot: PositiveInt | None = None,
+        seed: NonNegativeInt = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.shot, self.query, self.train_shot = shot, query, train_shot or shot
+        self.seed = seed
+        self.dtype = dtype
+        self._device = torch.device("cpu")
+
+    def prepare(self, device: torch.device) -> None:
+        """Make the tasks on this device from now on; there is nothing to read."""
+        self._device = device
+
+    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+        """Return episodes first_episode … first_episode + count − 1 of a split."""
+        draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
+        support = (self.train_shot if split == "train" else self.shot) * self.classes
+        x, y, info = self.sample(draws, support + self.query * self.classes)
+        examples = Examples(x.to(self.dtype), y if y.dtype == torch.int64 else y.to(self.dtype))
+        return TaskBatch(examples.take(slice(support)), examples.take(slice(support, None)), info)
+
+    @abstractmethod
+    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return x [T, n, …], y [T, n] or [T, n, d], and each task's own parameters [T, …]."""

@@ -1,0 +1,187 @@
+"""The training: build, meta-steps with validation and checkpoints, and the final test."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.build import build, build_metagradient, build_outer
+from metarun.config import Config
+from metarun.engine import chunk_size
+from metarun.errors import MetarunError
+from metarun.evaluate import Curve, evaluate
+from metarun.learners import Scores
+from metarun.runs.directory import Run
+from metarun.runs.progress import TrainingProgress, chunks_bar, describe
+from metarun.runs.signals import StopSignals
+from metarun.tasks import Split
+
+log = logging.getLogger("metarun")
+
+
+def train(config: Config, run: Run) -> Curve:
+    """Train from the run's last checkpoint, or from the start, then test the best learner.
+
+    Returns:
+        The curve over adaptation steps on the test tasks, also in the run's results.json.
+
+    Raises:
+        ConfigError: the groups of the config do not fit together.
+        MetarunError: data is missing, a checkpoint is damaged, or the loss is no longer a number.
+        Interrupted: SIGINT or SIGTERM came; the run can be resumed.
+    """
+    training = Training(config, run)
+    training.restore()
+    steps = config.train.steps
+    with StopSignals() as signals, TrainingProgress(training.step, steps) as progress:
+        while training.step < steps:
+            training.take_step()
+            progress.step()
+            if training.is_due(config.train.log_every):
+                progress.scores(training.step, training.log_scores())
+            if training.is_due(config.train.validate_every):
+                training.validate()
+            if training.is_due(config.train.checkpoint_every) or training.step == steps or signals.received:
+                training.save()
+            signals.stop_if_received(
+                f"stopped after step {training.step} of {steps}; to go on: metarun resume {run.directory}"
+            )
+    return training.test()
+
+
+class Training:
+    """The state of a training between two meta-steps, and what is done to it.
+
+    Attributes:
+        step: meta-steps taken so far.
+        best: step and quality of the best validation so far.
+        chunk: tasks in memory at once; chosen once and kept for the whole run, so that bits do not change.
+    """
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.settings, self.run = config.train, run
+        self.parts = build(config)
+        self.learner, self.source = self.parts.learner, self.parts.source
+        self.metagradient = build_metagradient(config, self.learner)
+        self.outer = build_outer(config, self.learner)
+        self.source.prepare(self.parts.device)
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        first = self.source.batch("train", 0, self.settings.meta_batch)
+        self.chunk = chunk_size(config.engine.chunk, self.metagradient, self.learner, first)
+        self._meter = Meter(self.settings.meta_batch)
+
+    def restore(self) -> None:
+        """Go back to the run's last checkpoint, or make the first one (and find out that one can)."""
+        state = self.run.load("last")
+        if state is None:
+            self.run.metrics.cut(0)
+            self.save()
+            return
+        self.learner.load_state_dict(state["learner"])
+        self.outer.load_state_dict(state["outer"])
+        self.step, self.best, self.chunk = state["step"], state["best"], state["chunk"]
+        self.run.metrics.cut(state["metrics_bytes"])
+        log.info("resuming at step %d of %d", self.step, self.settings.steps)
+
+    def save(self) -> None:
+        """Write the checkpoint from which restore goes on."""
+        state = {
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "outer": self.outer.state_dict(),
+            "best": self.best,
+            "chunk": self.chunk,
+            "metrics_bytes": self.run.metrics.position(),
+        }
+        self.run.save("last", state)
+
+    def is_due(self, interval: int) -> bool:
+        """Say whether something done every `interval` steps (0: never), and after the last, is due."""
+        return interval > 0 and (self.step % interval == 0 or self.step == self.settings.steps)
+
+    def take_step(self) -> None:
+        """Take one meta-step on the next episodes."""
+        count = self.settings.meta_batch
+        batch = self.source.batch("train", self.step * count, count)
+        self._meter.add(self.metagradient(self.learner, batch, self.chunk))
+        self.outer.step(self.step)
+        self.step += 1
+
+    def log_scores(self) -> dict[str, float]:
+        """Write the mean scores of the steps since the last call to the metrics, and return them.
+
+        Raises:
+            MetarunError: the loss is not finite.
+        """
+        means, timing = self._meter.read()
+        if not math.isfinite(means["loss"]):
+            raise MetarunError(
+                f"the loss is {means['loss']} at step {self.step}: lower inner.lr or outer.lr, or type "
+                f"outer.clip_norm=1; the last good checkpoint is in {self.run.directory / 'checkpoints'}"
+            )
+        self.run.metrics.append({"step": self.step, "split": "train", **means, **timing})
+        return means
+
+    def validate(self) -> None:
+        """Score the validation tasks, and keep the learner if it is the best so far."""
+        began = time.monotonic()
+        curve = self._evaluate("validation", self.settings.validation_tasks)
+        means = {name: each.mean for name, each in curve.final.items()}
+        seconds = time.monotonic() - began
+        self._meter.skip(seconds)
+        timing = {"tasks_per_second": curve.tasks / seconds, "seconds": seconds}
+        self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
+        log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
+        if self.best is None or curve.quality > self.best["quality"]:
+            self.best = {"step": self.step, "quality": curve.quality}
+            self.run.save("best", {**self.best, "learner": self.learner.state_dict()})
+
+    def test(self) -> Curve:
+        """Score the best learner (the last, where none was validated) on the test tasks."""
+        best = self.run.load("best") if self.best else self.run.load("last")
+        assert best is not None
+        self.learner.load_state_dict(best["learner"])
+        curve = self._evaluate("test", self.settings.test_tasks)
+        self.run.write_json("results.json", {"checkpoint_step": best["step"], **curve.as_dict()})
+        return curve
+
+    def _evaluate(self, split: Split, tasks: int) -> Curve:
+        return evaluate(self.learner, self.source, split, tasks, self.chunk, lambda r: chunks_bar(split, r))
+
+
+class Meter:
+    """Means over meta-steps, read back from the device only when somebody wants to see them."""
+
+    def __init__(self, meta_batch: int) -> None:
+        self._meta_batch = meta_batch
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._since = time.monotonic()
+
+    def add(self, scores: Scores) -> None:
+        """Add the scores of one meta-step, [B]."""
+        for name, values in scores.items():
+            mean = values.detach().mean()
+            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+        self._steps += 1
+
+    def skip(self, seconds: float) -> None:
+        """Leave time out of the rate that was spent on something else."""
+        self._since += seconds
+
+    def read(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the mean scores, and tasks per second and seconds; then start again."""
+        names = list(self._sums)
+        sums = torch.stack([self._sums[name] for name in names]).tolist()  # one read-back for all
+        means = {name: total / self._steps for name, total in zip(names, sums, strict=True)}
+        now = time.monotonic()
+        seconds = now - self._since
+        timing = {"tasks_per_second": self._steps * self._meta_batch / seconds, "seconds": seconds}
+        self._sums, self._steps, self._since = {}, 0, now
+        return means, timing
