@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.suggest import did_you_mean
 
 # One verb a module of metarun.commands, imported when it is typed; each has `main(arguments)`.
 COMMANDS = {
@@ -39,15 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(given: list[str]) -> Callable[[list[str]], None]:
     """Return what the arguments ask for; a bare first word is a subcommand."""
     word = given[0] if given else ""
-    if word in ("--help", "-h", "help"):
+    if word in COMMANDS:
+        return _verb(word)
+    if word == "help" or {"--help", "-h"} & set(given):
         return _verb("help")
     if word == "--version":
         return _verb("version")
-    if word in COMMANDS:
-        return _verb(word)
     if word and not word.startswith("-") and "=" not in word and word[0] not in "+~":
-        from metarun.schema import did_you_mean
-
         raise ConfigError(
             f"{word}: there is no such command{did_you_mean(word, COMMANDS)}; choose from "
             f"{', '.join(COMMANDS)}, or type key=value to train (metarun --help)"

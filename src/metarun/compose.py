@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from metarun.config import CONF, read_config
+from metarun.config import read_config
+from metarun.options import CONF
 from metarun.errors import ConfigError
-from metarun.schema import did_you_mean
+from metarun.suggest import did_you_mean
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 

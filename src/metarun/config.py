@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt
@@ -12,14 +11,6 @@ from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
 from metarun.schema import check, locate, settings_fields, target_fields
-
-CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[2] / "conf")
-    if folder.is_dir()
-)
-"""The yaml files: inside the package in a wheel, at the top of the repository in an editable install."""
-
 
 def _device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):

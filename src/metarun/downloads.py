@@ -15,7 +15,7 @@ def download(url: str, path: Path, md5: str) -> None:
         MetarunError: the file cannot be fetched or written, or its checksum is another.
     """
     import pooch
-    from requests import RequestException
+    from requests import ConnectionError, RequestException
 
     pooch.get_logger().setLevel("WARNING")
     try:
@@ -27,7 +27,7 @@ def download(url: str, path: Path, md5: str) -> None:
             downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
         )
     except (RequestException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "no connection" if isinstance(error, ConnectionError) else str(error).splitlines()[0]
         raise MetarunError(
             f"{path.name} is not in {path.parent} and cannot be downloaded from {url} ({reason}): "
             f"put it there, or type data.root=FOLDER or METARUN_DATA=FOLDER where it lies"

@@ -10,23 +10,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from metarun.errors import ConfigError
+from metarun.suggest import did_you_mean
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-
-
-def did_you_mean(given: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the likeliest choice, or nothing."""
-    close = get_close_matches(given, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:

@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
-from metarun.config import CONF, read_config
+from metarun.config import read_config
+from metarun.options import CONF
 from metarun.commands.resume import train_and_report
 from metarun.errors import MetarunError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -42,14 +43,15 @@ class BinaryClassification(SyntheticSource):
             self.loss, self.metrics = losses.binary_cross_entropy, {"accuracy": losses.binary_accuracy}
             self.output_size = 1
 
-    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return x [T, n, d], y [T, n] of 0 and 1 with both classes equally often, and direction [T, d]."""
+    def task(self, draws: Draws) -> dict[str, Tensor]:
+        """Return the true direction, of length 1, [T, d]."""
         direction = draws.normal(*self.input_shape)
-        direction = direction / direction.norm(dim=1, keepdim=True)
+        return {"direction": direction / direction.norm(dim=1, keepdim=True)}
+
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+        """Return x [T, n, d] and y [T, n] of 0 and 1, both equally often."""
         x = draws.normal(n, *self.input_shape)
-        side = (x @ direction[:, :, None]).squeeze(-1) > 0
+        y = draws.choose(n, n) % 2
+        side = (x @ task["direction"][:, :, None]).squeeze(-1) > 0
         # x and −x are equally likely, so mirroring a point to the wanted side keeps the distribution.
-        support = n - self.query * self.classes
-        y = torch.cat([draws.choose(m, m) for m in (support, n - support)], 1) % 2
-        x = torch.where((side == y.bool())[:, :, None], x, -x)
-        return x, y, {"direction": direction}
+        return torch.where((side == y.bool())[:, :, None], x, -x), y

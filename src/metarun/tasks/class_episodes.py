@@ -82,7 +82,7 @@ class ClassEpisodes(ABC):
     def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
 
-        `info["class"]` [T, way] and `info["image"]` [T, way, shot + query] say where the images are from.
+        `info["class"]` [T, way] and `info["image"]` [T, way, query + shot] say where the images are from.
         """
         if not self._images:
             self.prepare(torch.device("cpu"))
@@ -90,7 +90,8 @@ class ClassEpisodes(ABC):
         shot = self.train_shot if split == "train" else self.shot
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
         chosen = draws.choose(self.classes(split), self.way)  # [T, way]
-        image = draws.choose(self.images_per_class, shot + self.query, self.way)  # [T, way, shot + query]
+        # The query images first, so that the same episodes have the same ones at any number of shots.
+        image = draws.choose(self.images_per_class, self.query + shot, self.way)  # [T, way, query + shot]
         # An inner loop on mini-batches walks the support set in this order, so the order is random.
         order = draws.choose(self.way * shot, self.way * shot)  # [T, way · shot]
 
@@ -101,7 +102,7 @@ class ClassEpisodes(ABC):
 
         by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
         return TaskBatch(
-            support=gather(image[:, :, :shot], order),
-            query=gather(image[:, :, shot:], by_class),
+            support=gather(image[:, :, self.query :], order),
+            query=gather(image[:, :, : self.query], by_class),
             info={"class": chosen, "image": image},
         )

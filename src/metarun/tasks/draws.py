@@ -63,7 +63,7 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal float64 (Box & Muller 1958)."""
-        radius, angle = self.uniform(2, *shape).unbind(1)
+        radius, angle = self.uniform(*shape, 2).unbind(-1)
         return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
 
     def choose(self, n: int, k: int, *shape: int) -> Tensor:

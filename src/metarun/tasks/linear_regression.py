@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import NonNegativeFloat
@@ -40,11 +41,16 @@ class LinearRegression(SyntheticSource):
         super().__init__(**shared)
         self.slope, self.intercept, self.x_range, self.noise = slope, intercept, x_range, noise
 
-    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return x [T, n, 1], y [T, n, 1] and the tasks' slope and intercept [T]."""
+    def task(self, draws: Draws) -> dict[str, Tensor]:
+        """Return slope and intercept, [T] each."""
         chosen = draws.uniform(2)
-        slope = stretch(chosen[:, 0], self.slope)
-        intercept = stretch(chosen[:, 1], self.intercept)
+        return {
+            "slope": stretch(chosen[:, 0], self.slope),
+            "intercept": stretch(chosen[:, 1], self.intercept),
+        }
+
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+        """Return x [T, n, 1] and y [T, n, 1]."""
+        slope, intercept = (task[name][:, None, None] for name in ("slope", "intercept"))
         x = stretch(draws.uniform(n, 1), self.x_range)
-        y = slope[:, None, None] * x + intercept[:, None, None] + self.noise * draws.normal(n, 1)
-        return x, y, {"slope": slope, "intercept": intercept}
+        return x, slope * x + intercept + self.noise * draws.normal(n, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,14 +42,19 @@ class Sinusoid(SyntheticSource):
         self.amplitude, self.phase, self.frequency = amplitude, phase, frequency
         self.x_range = x_range
 
-    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return x [T, n, 1], y [T, n, 1] and the tasks' amplitude, phase and frequency [T]."""
+    def task(self, draws: Draws) -> dict[str, Tensor]:
+        """Return amplitude, phase and frequency, [T] each."""
         chosen = draws.uniform(3)
-        info = {
+        return {
             "amplitude": stretch(chosen[:, 0], self.amplitude),
             "phase": stretch(chosen[:, 1], self.phase),
             "frequency": stretch(chosen[:, 2], self.frequency),
         }
-        amplitude, phase, frequency = (value[:, None, None] for value in info.values())
+
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+        """Return x [T, n, 1] and y [T, n, 1]."""
+        amplitude, phase, frequency = (
+            task[name][:, None, None] for name in ("amplitude", "phase", "frequency")
+        )
         x = stretch(draws.uniform(n, 1), self.x_range)
-        return x, amplitude * (frequency * x + phase).sin(), info
+        return x, amplitude * (frequency * x + phase).sin()

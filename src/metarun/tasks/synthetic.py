@@ -66,11 +66,20 @@ class SyntheticSource(ABC):
     def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
         """Return episodes first_episode … first_episode + count − 1 of a split."""
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
-        support = (self.train_shot if split == "train" else self.shot) * self.classes
-        x, y, info = self.sample(draws, support + self.query * self.classes)
-        examples = Examples(x.to(self.dtype), y if y.dtype == torch.int64 else y.to(self.dtype))
-        return TaskBatch(examples.take(slice(support)), examples.take(slice(support, None)), info)
+        shot = self.train_shot if split == "train" else self.shot
+        task = self.task(draws)
+        # The query set first, so that the same tasks have the same one at any number of shots.
+        query = self._examples(draws, task, self.query * self.classes)
+        return TaskBatch(self._examples(draws, task, shot * self.classes), query, task)
+
+    def _examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Examples:
+        x, y = self.examples(draws, task, n)
+        return Examples(x.to(self.dtype), y if y.dtype == torch.int64 else y.to(self.dtype))
 
     @abstractmethod
-    def sample(self, draws: Draws, n: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return x [T, n, …], y [T, n] or [T, n, d], and each task's own parameters [T, …]."""
+    def task(self, draws: Draws) -> dict[str, Tensor]:
+        """Return the tasks' own parameters by name, [T, …]."""
+
+    @abstractmethod
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+        """Return x [T, n, …] and y, [T, n] of classes or [T, n, d]."""

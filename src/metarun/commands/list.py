@@ -1,0 +1,35 @@
+"""`metarun list [group]`: what can be chosen, a line each."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from metarun.errors import ConfigError
+from metarun.options import CONF, groups
+from metarun.suggest import did_you_mean
+
+
+def main(arguments: list[str]) -> None:
+    """Print groups with their options, or one group's options with what they are.
+
+    Raises:
+        ConfigError: there is no such group, or no such folder.
+    """
+    parser = argparse.ArgumentParser("metarun", description="Print what can be chosen, a line each.")
+    parser.add_argument("list", help=argparse.SUPPRESS)
+    parser.add_argument("group", nargs="?", help="one group: algo, model, data, …")
+    parser.add_argument("--config-dir", type=Path, help="a folder of your own groups and options")
+    given = parser.parse_args(arguments)
+    if given.config_dir and not given.config_dir.is_dir():
+        raise ConfigError(f"--config-dir {given.config_dir}: there is no such folder")
+    found = groups([folder for folder in (CONF, given.config_dir) if folder])
+    if given.group and given.group not in found:
+        raise ConfigError(
+            f"{given.group}: there is no such group{did_you_mean(given.group, found)}; choose from {', '.join(found)}"
+        )
+    for group in [given.group] if given.group else found:
+        print(f"{group}=")
+        width = max((len(option.name) for option in found[group]), default=0)
+        for option in found[group]:
+            print(f"  {option.name:<{width}}  {option.description}")
