@@ -18,10 +18,9 @@ CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
 
 @dataclass(frozen=True)
 class Option:
-    """One yaml of a group: its first comment line is a command, the others say what it is."""
+    """One yaml of a group: its first comment line is a command that uses it, its second says what it is."""
 
     name: str
-    command: str
     description: str
 
     @classmethod
@@ -30,8 +29,7 @@ class Option:
         with path.open(encoding="utf-8") as file:
             comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), file)]
         lines = [line for line in comment if not line.startswith("@package")]
-        command = lines[0] if lines else ""
-        return cls(path.stem, command, " ".join(lines[1:]))
+        return cls(path.stem, lines[1] if len(lines) > 1 else "")
 
 
 def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:

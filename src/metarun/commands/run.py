@@ -14,13 +14,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from metarun.commands.resume import train_and_report
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
 from metarun.config import read_config
-from metarun.options import CONF
-from metarun.commands.resume import train_and_report
 from metarun.errors import MetarunError
+from metarun.options import CONF
 
 log = logging.getLogger("metarun")
+
+# What ended the run of this process. Raised inside Hydra's job it would print lines of Hydra's own.
+_failures: list[MetarunError] = []
 
 
 def main(arguments: list[str]) -> None:
@@ -28,11 +31,11 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: the overrides do not make a config; nothing has been written then.
+        MetarunError: the training failed.
     """
     register_resolvers()
     flags = get_args_parser().parse_args(arguments)
-    flags_of_hydra = (flags.cfg, flags.info, flags.hydra_help, flags.shell_completion, flags.multirun)
-    if not any(flags_of_hydra):
+    if not (flags.cfg or flags.info or flags.hydra_help or flags.shell_completion or flags.multirun):
         # Hydra makes the run's directory before it calls us, and a wrong config should not leave one.
         read_config(compose_config(flags.overrides, flags.config_dir))
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
@@ -42,24 +45,26 @@ def main(arguments: list[str]) -> None:
         _hydra_main()
     except COMPOSITION_ERRORS as error:
         raise explain(error, flags.overrides, flags.config_dir) from error
+    if _failures:
+        raise _failures.pop()
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(node: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode != RunMode.MULTIRUN:
-        one_run(plain(node), directory)
-        return
-    log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "defaults")
+    if hydra_config.mode == RunMode.MULTIRUN:
+        log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "the defaults")
     try:
-        one_run(plain(node), directory)
-    except MetarunError as error:  # the other jobs go on, and Hydra shows only the first failure
-        log.error("job %d failed: %s", hydra_config.job.num, error)
-        raise
+        _one_run(plain(node), directory)
+    except MetarunError as error:
+        if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra shows the first failure only
+            log.error("job %d failed: %s", hydra_config.job.num, error)
+            raise
+        _failures.append(error)
 
 
-def one_run(node: dict[str, Any], directory: Path) -> None:
+def _one_run(node: dict[str, Any], directory: Path) -> None:
     """Check a composed config, train in a directory, and print the table."""
     config = read_config(node)
     from metarun.build import chosen_device

@@ -1,0 +1,52 @@
+"""What several tests need: real data where it is there, a cache of their own, and the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_configure() -> None:
+    # Tests run on all cores at once, each with one thread.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def omniglot_root() -> Path:
+    """The folder of the real archives, from METARUN_DATA."""
+    root = Path(os.environ.get("METARUN_DATA", "nowhere"))
+    if not (root / "omniglot" / "images_background.zip").exists():
+        pytest.skip("METARUN_DATA does not name a folder with omniglot/images_background.zip")
+    return root
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests, so that the archives are read once (workers wait for one another)."""
+    return tmp_path_factory.getbasetemp().parent / "metarun-cache"
+
+
+@pytest.fixture
+def metarun(tmp_path: Path, cache: Path) -> CommandLine:
+    """The real command, in an empty directory: metarun("algo=maml", …) → the finished process."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "metarun", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "METARUN_CACHE": str(cache), "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
