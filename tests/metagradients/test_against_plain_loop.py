@@ -17,7 +17,7 @@ from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
 from metarun.tasks import BinaryClassification, Examples, Sinusoid, TaskBatch
 from metarun.tasks.losses import cross_entropy, mean_squared_error
 
-TASKS, STEPS, RATE = 3, 2, 0.05
+TASKS, STEPS, RATE, EPS = 3, 2, 0.05, 0.1
 Gradients = dict[str, Tensor]
 
 ALGORITHMS = {
@@ -59,7 +59,8 @@ def network(model: str) -> nn.Module:
 def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGradient]:
     make_rule, make_metagradient, adapts = ALGORITHMS[algorithm]
     loss = cross_entropy if model.startswith("conv4") else mean_squared_error
-    options = {"beta1": 0.0} if make_rule is Adam else {}
+    # Adam divides rounding noise by itself where a gradient is zero (a bias before a batch norm), but for eps.
+    options = {"beta1": 0.0, "eps": EPS} if make_rule is Adam else {}
     learner = GradientAdaptation(
         model=network(model),
         rule=make_rule(lr=RATE, **options),
@@ -101,7 +102,7 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
                 if algorithm == "reptile":
                     second_moment[n] = 0.999 * second_moment[n] + 0.001 * g**2
                     unbiased = second_moment[n] / (1 - 0.999 ** (step + 1))
-                    params[n] = params[n] - RATE * g / (unbiased.sqrt() + 1e-8)
+                    params[n] = params[n] - RATE * g / (unbiased.sqrt() + EPS)
                 else:
                     params[n] = params[n] - rates[n] * g
         if algorithm == "reptile":
@@ -122,13 +123,13 @@ def worst(found: Gradients, expected: Gradients) -> float:
     """The largest relative error of any parameter's meta-gradient.
 
     A bias before a batch norm has the gradient zero, so errors are relative to the largest parameter's norm
-    where that is larger by six orders of magnitude.
+    where that is larger by five orders of magnitude.
     """
     assert found.keys() == expected.keys()
     scale = max(g.norm().item() for g in expected.values())
     assert scale > 0
     return max(
-        (found[n] - expected[n]).norm().item() / max(expected[n].norm().item(), 1e-6 * scale) for n in expected
+        (found[n] - expected[n]).norm().item() / max(expected[n].norm().item(), 1e-5 * scale) for n in expected
     )
 
 

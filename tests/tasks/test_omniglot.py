@@ -1,0 +1,127 @@
+"""Omniglot: splits and rotations on the real archives, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from metarun.errors import MetarunError
+from metarun.tasks import Omniglot
+from metarun.tasks.omniglot_images import load_images
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("METARUN_CACHE", str(cache))
+    return cache
+
+
+def test_images_are_the_drawings(omniglot_root: Path, shared_cache: Path) -> None:
+    images = load_images(omniglot_root)
+    assert images.shape == (1623, 20, 28, 28)
+    assert images.dtype == torch.uint8
+    # Checked drawing by drawing against the archive, at places spread over both sets.
+    for name, first, step in (("images_background", 0, 317), ("images_evaluation", 964, 211)):
+        with zipfile.ZipFile(omniglot_root / "omniglot" / f"{name}.zip") as archive:
+            names = sorted(n for n in archive.namelist() if n.endswith(".png"))
+            for index in range(0, len(names), step * 20 + 7):
+                drawing = Image.open(io.BytesIO(archive.read(names[index]))).convert("L")
+                small = drawing.resize((28, 28), Image.Resampling.LANCZOS)
+                expected = 255 - torch.tensor(list(small.tobytes()), dtype=torch.uint8).view(28, 28)
+                assert torch.equal(images[first + index // 20, index % 20], expected)
+    # Ink is 1: most of a drawing is paper, and every drawing has ink.
+    assert images.float().mean() < 255 * 0.2
+    assert images.amax((2, 3)).min() > 100
+
+
+@pytest.mark.parametrize("split", ["random", "lake"])
+def test_splits_divide_the_characters(split: str) -> None:
+    source = Omniglot(way=5, shot=1, query=1, split=split, seed=3)
+    parts = source.characters()
+    together = torch.cat(list(parts.values()))
+    assert together.sort().values.tolist() == list(range(1623))
+    expected = {"random": [1100, 100, 423], "lake": [864, 100, 659]}[split]
+    assert [len(part) for part in parts.values()] == expected
+    if split == "lake":
+        assert parts["test"].min() == 964
+    other = Omniglot(way=5, shot=1, query=1, split=split, seed=4).characters()
+    assert not torch.equal(parts["train"], other["train"])
+
+
+@pytest.mark.parametrize(("rotations", "turns"), [("all", [4, 4, 4]), ("train", [4, 1, 1]), ("none", [1, 1, 1])])
+def test_rotations_are_classes(rotations: str, turns: list[int], omniglot_root: Path, shared_cache: Path) -> None:
+    source = Omniglot(way=5, shot=1, query=1, split="lake", rotations=rotations, root=str(omniglot_root))
+    loaded, parts = source.load(), source.characters()
+    images = load_images(omniglot_root)
+    for (split, chosen), n in zip(parts.items(), turns, strict=True):
+        assert len(loaded[split]) == source.classes(split) == n * len(chosen)
+        for turn in range(n):
+            upright = loaded[split][turn * len(chosen) + 7, 3, 0].rot90(-turn, (0, 1))
+            assert torch.equal(upright, images[chosen[7], 3])
+
+
+def test_no_drawing_is_in_two_splits(omniglot_root: Path, shared_cache: Path) -> None:
+    source = Omniglot(way=20, shot=5, query=5, split="random", root=str(omniglot_root))
+    source.prepare(torch.device("cpu"))
+    drawings = {
+        split: {x.numpy().tobytes() for x in source.batch(split, 0, 20).support.x.flatten(0, 1)}
+        for split in ("train", "validation", "test")
+    }
+    assert not drawings["train"] & drawings["test"]
+    assert not drawings["train"] & drawings["validation"]
+    assert not drawings["validation"] & drawings["test"]
+
+
+def test_a_cache_alone_will_do_and_an_older_one_is_made_again(
+    omniglot_root: Path, shared_cache: Path, own_cache: Path, tmp_path: Path
+) -> None:
+    images = load_images(omniglot_root)  # reads the archives into an empty cache
+    kept = own_cache / "omniglot-28.pt"
+    assert torch.equal(load_images(tmp_path / "nothing here"), images)
+    content = torch.load(kept, weights_only=True)
+    torch.save({**content, "version": 0, "images": content["images"] * 0}, kept)
+    assert torch.equal(load_images(omniglot_root), images)
+    assert torch.load(kept, weights_only=True)["version"] > 0
+
+
+def write_archives(folder: Path, characters: int = 964, size: tuple[int, int] = (105, 105)) -> None:
+    folder.mkdir(parents=True)
+    png = io.BytesIO()
+    Image.new("1", size, 1).save(png, "PNG")
+    for name, count in (("images_background", characters), ("images_evaluation", 659)):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for c in range(count):
+                for d in range(20):
+                    archive.writestr(f"{name}/Alphabet/character{c:04}/{c:04}_{d:02}.png", png.getvalue())
+
+
+@pytest.mark.parametrize("wrong", [{"characters": 963}, {"size": (28, 28)}])
+def test_an_archive_that_is_not_omniglot_is_refused(own_cache: Path, tmp_path: Path, wrong: dict[str, int]) -> None:
+    write_archives(tmp_path / "omniglot", **wrong)
+    with pytest.raises(MetarunError, match=r"images_background\.zip is not the Omniglot archive"):
+        load_images(tmp_path)
+    assert not (own_cache / "omniglot-28.pt").exists()
+
+
+def test_a_damaged_archive_is_refused(own_cache: Path, tmp_path: Path) -> None:
+    write_archives(tmp_path / "omniglot")
+    archive = tmp_path / "omniglot" / "images_background.zip"
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(MetarunError, match="damaged"):
+        load_images(tmp_path)
+
+
+def test_archives_may_lie_in_the_root_itself(own_cache: Path, tmp_path: Path) -> None:
+    write_archives(tmp_path / "mine")
+    assert load_images(tmp_path / "mine").shape == (1623, 20, 28, 28)
