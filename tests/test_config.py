@@ -1,0 +1,75 @@
+"""Every yaml there is composes, passes its checks and builds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from metarun.build import build, build_metagradient, build_outer
+from metarun.compose import compose_config
+from metarun.config import read_config
+from metarun.errors import ConfigError
+from metarun.options import CONF, Option
+
+YAMLS = sorted(CONF.glob("*/*.yaml"))
+ids = [f"{path.parent.name}={path.stem}" for path in YAMLS]
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=ids)
+def test_every_option_composes_checks_and_builds(path: Path) -> None:
+    extra = ["model=conv4", "data=omniglot"] if path.stem == "conv4" else []
+    config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))
+    learner = build(config).learner
+    build_metagradient(config, learner)
+    build_outer(config, learner)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=ids)
+def test_every_option_says_what_it_is_and_the_command_that_uses_it(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert re.match(rf"# metarun .*(?<!\S){path.parent.name}={path.stem}|# metarun train\.|# metarun engine\.", lines[0])
+    assert len(Option.read(path).description) > 20
+
+
+@pytest.mark.parametrize("data", ["sinusoid", "linear_regression", "binary_classification", "omniglot"])
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "reptile", "metasgd", "anil"])
+def test_every_algorithm_goes_with_every_dataset(algo: str, data: str) -> None:
+    config = read_config(compose_config([f"algo={algo}", f"data={data}"]))
+    build_metagradient(config, build(config).learner)
+
+
+def test_a_users_choice_wins_over_what_an_algorithm_or_dataset_brings() -> None:
+    node = compose_config(["algo=metasgd", "data=omniglot", "inner.lr=0.3", "model=mlp", "train.meta_batch=3"])
+    assert node["inner"]["lr"] == 0.3
+    assert node["model"]["_target_"] == "metarun.models.MLP"
+    assert node["train"]["meta_batch"] == 3
+    assert compose_config(["algo=maml", "data=omniglot"])["inner"]["lr"] == 0.4
+
+
+def test_a_config_is_plain_values() -> None:
+    json.dumps(compose_config(["experiment=omniglot_reptile"]))
+
+
+def test_model_shapes_follow_from_the_data() -> None:
+    learner = build(read_config(compose_config(["data=omniglot", "data.way=7"]))).learner
+    assert learner.model.head.out_features == 7
+    assert learner.model.body.block1.conv.in_channels == 1
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
+    def weights(*overrides: str):
+        return [p.detach().clone() for p in build(read_config(compose_config([*overrides]))).learner.parameters()]
+
+    first, again, other = weights("algo=metasgd"), weights("algo=metasgd"), weights("algo=metasgd", "seed=1")
+    assert all(a.equal(b) for a, b in zip(first, again, strict=True))
+    assert not all(a.equal(b) for a, b in zip(first, other, strict=True))
+
+
+def test_reptile_refuses_a_rule_with_weights_of_its_own() -> None:
+    config = read_config(compose_config(["algo=reptile", "inner=metasgd", "~inner.beta1", "inner.lr=0.1"]))
+    learner = build(config).learner
+    with pytest.raises(ConfigError, match="inner=sgd"):
+        build_metagradient(config, learner)
