@@ -30,7 +30,9 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
 def test_every_option_says_what_it_is_and_the_command_that_uses_it(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
-    assert re.match(rf"# metarun .*(?<!\S){path.parent.name}={path.stem}|# metarun train\.|# metarun engine\.", lines[0])
+    assert re.match(
+        rf"# metarun .*(?<!\S){path.parent.name}={path.stem}|# metarun train\.|# metarun engine\.", lines[0]
+    )
     assert len(Option.read(path).description) > 20
 
 
@@ -42,7 +44,9 @@ def test_every_algorithm_goes_with_every_dataset(algo: str, data: str) -> None:
 
 
 def test_a_users_choice_wins_over_what_an_algorithm_or_dataset_brings() -> None:
-    node = compose_config(["algo=metasgd", "data=omniglot", "inner.lr=0.3", "model=mlp", "train.meta_batch=3"])
+    node = compose_config(
+        ["algo=metasgd", "data=omniglot", "inner.lr=0.3", "model=mlp", "train.meta_batch=3"]
+    )
     assert node["inner"]["lr"] == 0.3
     assert node["model"]["_target_"] == "metarun.models.MLP"
     assert node["train"]["meta_batch"] == 3
@@ -61,7 +65,9 @@ def test_model_shapes_follow_from_the_data() -> None:
 
 def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
     def weights(*overrides: str):
-        return [p.detach().clone() for p in build(read_config(compose_config([*overrides]))).learner.parameters()]
+        return [
+            p.detach().clone() for p in build(read_config(compose_config([*overrides]))).learner.parameters()
+        ]
 
     first, again, other = weights("algo=metasgd"), weights("algo=metasgd"), weights("algo=metasgd", "seed=1")
     assert all(a.equal(b) for a, b in zip(first, again, strict=True))

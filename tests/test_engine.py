@@ -46,7 +46,9 @@ def test_bytes_grow_with_what_is_kept() -> None:
     assert small > 3 * 40 * 41 * 4  # at least the parameters and activations of the step
     assert engine.bytes_of_one_task(Exact(), *made(hidden=400)) > 10 * small
     assert engine.bytes_of_one_task(Exact(), *made(steps=5)) > 2 * small
-    assert engine.bytes_of_one_task(Reptile(), *made(steps=5)) < engine.bytes_of_one_task(Exact(), *made(steps=5))
+    assert engine.bytes_of_one_task(Reptile(), *made(steps=5)) < engine.bytes_of_one_task(
+        Exact(), *made(steps=5)
+    )
 
 
 def test_measuring_leaves_no_trace() -> None:

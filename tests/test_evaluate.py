@@ -45,11 +45,11 @@ def test_the_interval_covers_the_truth_19_times_of_20() -> None:
 def test_any_chunk_size_gives_the_same_curve_and_leaves_the_mode_alone() -> None:
     source = Sinusoid(shot=5, query=5, dtype=torch.float64)
     made = learner(source, test_steps=4)
-    whole = evaluate(made, source, "test", 10, 10)
+    whole = evaluate(made, source, "test", 10, chunk=10)
     assert len(whole.steps) == 5
     assert made.training
     for chunk in (1, 3, 7):
-        part = evaluate(made, source, "test", 10, chunk)
+        part = evaluate(made, source, "test", 10, chunk=chunk)
         for a, b in zip(whole.steps, part.steps, strict=True):
             assert a["loss"].mean == pytest.approx(b["loss"].mean, rel=1e-12)
             assert a["loss"].ci95 == pytest.approx(b["loss"].ci95, rel=1e-12)
@@ -64,7 +64,7 @@ def test_progress_walks_through_all_chunks() -> None:
             seen.append(first)
             yield first
 
-    evaluate(learner(source), source, "test", 10, 4, progress)
+    evaluate(learner(source), source, "test", 10, chunk=4, progress=progress)
     assert seen == [0, 4, 8]
 
 
@@ -72,7 +72,7 @@ def test_quality_is_accuracy_where_there_is_one_else_minus_the_loss() -> None:
     regression, classes = Sinusoid(shot=5, query=5), BinaryClassification(shot=5, query=5)
     for source in (regression, classes):
         source.dtype = torch.float64
-        curve = evaluate(learner(source), source, "test", 4, 4)
+        curve = evaluate(learner(source), source, "test", 4, chunk=4)
         expected = curve.final["accuracy"].mean if source is classes else -curve.final["loss"].mean
         assert curve.quality == expected
 

@@ -15,7 +15,11 @@ def settings(**options: object) -> OuterSettings:
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [1.0] * 5), ("linear", [1.0, 0.8, 0.6, 0.4, 0.2]), ("cosine", [1.0, 0.8828, 0.6, 0.3172, 0.2])],
+    [
+        ("constant", [1.0] * 5),
+        ("linear", [1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("cosine", [1.0, 0.8828, 0.6, 0.3172, 0.2]),
+    ],
 )
 def test_schedules_by_hand(schedule: str, expected: list[float]) -> None:
     made = settings(schedule=schedule, final_lr=0.2)
@@ -35,7 +39,9 @@ def test_the_rate_of_the_step_is_applied() -> None:
     assert moves == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
-@pytest.mark.parametrize(("clip", "moved"), [({"clip_value": 1.0}, [1.0, 1.0]), ({"clip_norm": 1.0}, [0.6, 0.8])])
+@pytest.mark.parametrize(
+    ("clip", "moved"), [({"clip_value": 1.0}, [1.0, 1.0]), ({"clip_norm": 1.0}, [0.6, 0.8])]
+)
 def test_clipping(clip: dict[str, float], moved: list[float]) -> None:
     p = nn.Parameter(torch.zeros(2))
     outer = Outer(settings(**clip), torch.optim.SGD, [p], steps=1)

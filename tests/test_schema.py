@@ -17,7 +17,11 @@ class Parent:
 
 class Child(Parent):
     def __init__(
-        self, *, split: Literal["random", "lake"] = "random", rates: tuple[float, float] = (0, 1), **shared: Any
+        self,
+        *,
+        split: Literal["random", "lake"] = "random",
+        rates: tuple[float, float] = (0, 1),
+        **shared: Any,
     ) -> None: ...
 
 
@@ -44,7 +48,10 @@ def test_a_parents_arguments_count_where_a_child_hands_them_on() -> None:
 @pytest.mark.parametrize(
     ("node", "expected"),
     [
-        ({"shot": 1, "shoot": 2}, "data.shoot=2: there is no such key; did you mean shot?; choose from split, rates"),
+        (
+            {"shot": 1, "shoot": 2},
+            "data.shoot=2: there is no such key; did you mean shot?; choose from split, rates",
+        ),
         ({"shot": 0}, "data.shot=0: should be greater than 0"),
         ({"shot": "1"}, "data.shot=1: should be a valid integer"),
         ({"shot": True}, "data.shot=true: should be a valid integer"),
@@ -52,7 +59,10 @@ def test_a_parents_arguments_count_where_a_child_hands_them_on() -> None:
         ({"shot": 1, "rates": [1]}, "data.rates=[1]: "),
         ({"shot": 1, "rates": [1, "a"]}, "data.rates=[1, 'a']: should be a valid number"),
         ({"shot": 1, "rates": [1, float("nan")]}, "data.rates=[1, nan]: should be a finite number"),
-        ({"shot": 1, "split": "rando"}, "data.split=rando: should be 'random' or 'lake'; did you mean random?"),
+        (
+            {"shot": 1, "split": "rando"},
+            "data.split=rando: should be 'random' or 'lake'; did you mean random?",
+        ),
         ({"seed": 1}, "data.shot is missing: type data.shot=VALUE"),
     ],
 )
@@ -71,5 +81,5 @@ def test_a_constructor_open_to_anything_takes_anything() -> None:
 
 @pytest.mark.parametrize("target", [None, "Sinusoid", "metarun.tasks.Sinusoids", "no_such_package.Thing"])
 def test_a_target_that_is_not_there_is_an_error(target: str | None) -> None:
-    with pytest.raises(ConfigError, match="data._target_="):
+    with pytest.raises(ConfigError, match=r"data\._target_="):
         locate("data", {"_target_": target})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
 from metarun.config import Config
+from metarun.errors import MetarunError
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
@@ -32,40 +35,52 @@ def build(config: Config) -> Parts:
         ConfigError: the groups do not fit together.
     """
     device = chosen_device(config.device)
-    source: TaskSource = instantiate(config.data, _convert_="all")
+    source: TaskSource = _make(config.data)
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model: nn.Module = instantiate(
-            config.model, input_shape=source.input_shape, output_size=source.output_size, _convert_="all"
-        )
+        model: nn.Module = _make(config.model, input_shape=source.input_shape, output_size=source.output_size)
     loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
     rule = {key: value for key, value in config.inner.items() if key not in loop}
-    learner: Learner[Any] = instantiate(
+    learner: Learner[Any] = _make(
         config.algo,
         model=model,
-        rule=instantiate(rule, _convert_="all"),
+        rule=_make(rule),
         loop=InnerLoop(**loop),
         loss=source.loss,
         metrics=source.metrics,
         seed=config.seed,
-        _convert_="all",
     )
     return Parts(device, source, learner.to(device))
 
 
+def check_fit(config: Config) -> None:
+    """Raise ConfigError where the groups do not fit together; nothing is read, kept, or put on a GPU."""
+    build_metagradient(config, build(config.model_copy(update={"device": "cpu"})).learner)
+
+
 def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
     """Build the meta-gradient and check that it can train this learner."""
-    metagradient: MetaGradient = instantiate(config.metagradient, _convert_="all")
+    metagradient: MetaGradient = _make(config.metagradient)
     metagradient.check(learner)
     return metagradient
 
 
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
-    make = instantiate(config.outer.optimizer, _partial_=True, _convert_="all")
+    make = _make(config.outer.optimizer, _partial_=True)
     return Outer(config.outer, make, learner.parameters(), config.train.steps)
+
+
+def _make(node: Mapping[str, Any], **given: Any) -> Any:
+    """Call what a node's `_target_` names, and let its own complaint through as it is."""
+    try:
+        return instantiate(dict(node), **given, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MetarunError):
+            raise error.__cause__ from None
+        raise
 
 
 def chosen_device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from metarun.errors import ConfigError, Interrupted, MetarunError
 from metarun.suggest import did_you_mean
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong input, 128+n stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     _log_to_stderr()
+    if str(Path.cwd()) not in sys.path:  # where a user's own classes are looked for, after everything else
+        sys.path.append(str(Path.cwd()))
     try:
         _command(given)(given)
     except MetarunError as error:

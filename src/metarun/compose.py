@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metarun.config import read_config
-from metarun.options import CONF
 from metarun.errors import ConfigError
+from metarun.options import CONF
 from metarun.suggest import did_you_mean
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -25,7 +25,9 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 def register_resolvers() -> None:
     """Make `${metarun.unique:}` known: six characters that two runs of one second do not share."""
-    OmegaConf.register_new_resolver("metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver(
+        "metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True
+    )
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -40,6 +42,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
 
 def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
     """Compose the config that these overrides stand for, without running anything.
@@ -81,7 +84,7 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None =
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_dir: str | None) -> ConfigError:
-    """Let our own check say what is wrong with a key that Hydra does not know: it knows what would be right."""
+    """Let our own check, which knows what would be right, speak of a key that Hydra does not know."""
     others = []
     line = f"{key}=null"
     for each in OverridesParser.create().parse_overrides(list(overrides)):

@@ -12,6 +12,7 @@ from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
 from metarun.schema import check, locate, settings_fields, target_fields
 
+
 def _device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):
         raise ValueError("should be auto, cpu, cuda or cuda:N")

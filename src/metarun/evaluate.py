@@ -68,7 +68,13 @@ class Curve:
 
 
 def evaluate(
-    learner: Learner[Any], source: TaskSource, split: Split, tasks: int, chunk: int, progress: Progress = iter
+    learner: Learner[Any],
+    source: TaskSource,
+    split: Split,
+    tasks: int,
+    *,
+    chunk: int,
+    progress: Progress = iter,
 ) -> Curve:
     """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets."""
     was_training = learner.training

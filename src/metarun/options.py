@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-
 _INSIDE = Path(__file__).parent / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
 """The yaml files: inside the package in a wheel, at the top of the repository in an editable install."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -135,8 +136,13 @@ def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> st
     causes = [each for each in error.errors() if each["loc"][0] == key]
     messages = [each["msg"].removeprefix("Value error, ") for each in causes]
     wanted = " or ".join(dict.fromkeys(m.removeprefix("Input ") for m in messages))
-    choices = [str(each["ctx"]["expected"]).replace(" or ", ", ").split(", ") for each in causes if each["type"] == "literal_error"]
-    hint = did_you_mean(str(value), [c.strip("'") for c in sum(choices, [])]) if isinstance(value, str) else ""
+    choices = [
+        choice
+        for each in causes
+        if each["type"] == "literal_error"
+        for choice in re.findall(r"'([^']+)'", str(each["ctx"]["expected"]))
+    ]
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"{_path(group, key)}={_typed(value)}: {wanted}{hint}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ class Training:
             return
         self.learner.load_state_dict(state["learner"])
         self.outer.load_state_dict(state["outer"])
+        self._meter.load_state_dict(state["meter"])
         self.step, self.best, self.chunk = state["step"], state["best"], state["chunk"]
         self.run.metrics.cut(state["metrics_bytes"])
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
@@ -95,6 +97,7 @@ class Training:
             "step": self.step,
             "learner": self.learner.state_dict(),
             "outer": self.outer.state_dict(),
+            "meter": self._meter.state_dict(),
             "best": self.best,
             "chunk": self.chunk,
             "metrics_bytes": self.run.metrics.position(),
@@ -152,7 +155,8 @@ class Training:
         return curve
 
     def _evaluate(self, split: Split, tasks: int) -> Curve:
-        return evaluate(self.learner, self.source, split, tasks, self.chunk, lambda r: chunks_bar(split, r))
+        bar = partial(chunks_bar, split)
+        return evaluate(self.learner, self.source, split, tasks, chunk=self.chunk, progress=bar)
 
 
 class Meter:
@@ -164,11 +168,19 @@ class Meter:
         self._steps = 0
         self._since = time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums since the last reading, so that a resumed run writes the same means."""
+        return {"sums": self._sums, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's sums."""
+        self._sums, self._steps = state["sums"], state["steps"]
+
     def add(self, scores: Scores) -> None:
         """Add the scores of one meta-step, [B]."""
         for name, values in scores.items():
             mean = values.detach().mean()
-            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+            self._sums[name] = mean + self._sums[name].to(mean.device) if name in self._sums else mean
         self._steps += 1
 
     def skip(self, seconds: float) -> None:

@@ -30,7 +30,11 @@ def sinusoids(shot: int = 6) -> TaskBatch:
     return Sinusoid(shot=shot, query=4, dtype=torch.float64).batch("train", 0, 3)
 
 
-ALL = [f"{layer}.{kind}" for layer in ("body.layer1.linear", "body.layer2.linear", "head") for kind in ("weight", "bias")]
+ALL = [
+    f"{layer}.{kind}"
+    for layer in ("body.layer1.linear", "body.layer2.linear", "head")
+    for kind in ("weight", "bias")
+]
 
 
 @pytest.mark.parametrize(

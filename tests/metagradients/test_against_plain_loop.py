@@ -59,7 +59,7 @@ def network(model: str) -> nn.Module:
 def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGradient]:
     make_rule, make_metagradient, adapts = ALGORITHMS[algorithm]
     loss = cross_entropy if model.startswith("conv4") else mean_squared_error
-    # Adam divides rounding noise by itself where a gradient is zero (a bias before a batch norm), but for eps.
+    # Where a gradient is zero (a bias before a batch norm) only eps keeps Adam from magnifying rounding.
     options = {"beta1": 0.0, "eps": EPS} if make_rule is Adam else {}
     learner = GradientAdaptation(
         model=network(model),
@@ -78,7 +78,9 @@ def gradients(learner: nn.Module) -> Gradients:
     return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
 
 
-def by_engine(learner: GradientAdaptation, metagradient: MetaGradient, batch: TaskBatch, chunk: int) -> Gradients:
+def by_engine(
+    learner: GradientAdaptation, metagradient: MetaGradient, batch: TaskBatch, chunk: int
+) -> Gradients:
     learner.zero_grad()
     metagradient(learner, batch, chunk)
     return gradients(learner)
@@ -90,7 +92,9 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
     model = learner.model
     initial = dict(model.named_parameters())
     adapted_names = [n for n in initial if algorithm != "anil" or n.startswith("head.")]
-    rates = {n: learner.rule.rates[n.replace(".", "/")] if algorithm == "metasgd" else RATE for n in adapted_names}
+    rates = {
+        n: learner.rule.rates[n.replace(".", "/")] if algorithm == "metasgd" else RATE for n in adapted_names
+    }
     for t in range(TASKS):
         params = dict(initial)
         second_moment = {n: torch.zeros_like(p) for n, p in initial.items()}
@@ -129,7 +133,8 @@ def worst(found: Gradients, expected: Gradients) -> float:
     scale = max(g.norm().item() for g in expected.values())
     assert scale > 0
     return max(
-        (found[n] - expected[n]).norm().item() / max(expected[n].norm().item(), 1e-5 * scale) for n in expected
+        (found[n] - expected[n]).norm().item() / max(expected[n].norm().item(), 1e-5 * scale)
+        for n in expected
     )
 
 
@@ -155,7 +160,10 @@ def test_equals_higher(algorithm: str, model: str) -> None:
     optimizer = torch.optim.SGD([{"params": [adapted[n]]} for n in names], lr=RATE)
     rates = [learner.rule.rates[n.replace(".", "/")] if algorithm == "metasgd" else RATE for n in names]
     for t in range(TASKS):
-        with higher.innerloop_ctx(learner.model, optimizer, copy_initial_weights=False) as (model_t, optimizer_t):
+        with higher.innerloop_ctx(learner.model, optimizer, copy_initial_weights=False) as (
+            model_t,
+            optimizer_t,
+        ):
             for _ in range(STEPS):
                 loss = learner.loss(model_t(batch.support.x[t])[None], batch.support.y[t : t + 1])[0]
                 optimizer_t.step(loss, override={"lr": rates})
@@ -179,7 +187,9 @@ def test_comparison_notices_vmap_over_grad_through_batch_norm() -> None:
     batch = task_batch("conv4-batch")
     expected = by_plain_loop("maml", learner, batch)
 
-    def adapted_loss(params: dict[str, Tensor], x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
+    def adapted_loss(
+        params: dict[str, Tensor], x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor
+    ) -> Tensor:
         def support_loss(params: dict[str, Tensor]) -> Tensor:
             return nn.functional.cross_entropy(functional_call(learner.model, params, (x,)), y)
 
@@ -200,7 +210,7 @@ def test_comparison_notices_vmap_over_grad_through_batch_norm() -> None:
 
 
 def test_maml_on_linear_regression_by_hand() -> None:
-    """f(x) = θ1·x + θ0, one step: with H = 2/n·ΣXXᵀ of the support set and g, g' the support and query gradients,
+    """f(x) = θ1·x + θ0, one step: H = 2/n·XᵀX of the support set, g and g' the support and query gradients,
     φ = θ − α·g(θ) and the meta-gradient is (I − αH)·g'(φ); first-order leaves the bracket out."""
     generator = torch.Generator().manual_seed(1)
     x, y, query_x, query_y = torch.randn(4, 1, 5, 1, generator=generator, dtype=torch.float64)
@@ -225,7 +235,9 @@ def test_maml_on_linear_regression_by_hand() -> None:
             model.head.bias.fill_(theta[1])
         learner = one_step(model, SGD(lr=RATE), mean_squared_error)
         found = by_engine(learner, metagradient, batch, chunk=1)
-        torch.testing.assert_close(torch.stack([g.squeeze() for g in found.values()]), expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            torch.stack([g.squeeze() for g in found.values()]), expected, rtol=1e-12, atol=0
+        )
 
 
 def test_meta_sgd_rates_on_linear_regression_by_hand() -> None:
@@ -233,8 +245,8 @@ def test_meta_sgd_rates_on_linear_regression_by_hand() -> None:
     x, y = torch.tensor([[[2.0]]], dtype=torch.float64), torch.tensor([[[1.0]]], dtype=torch.float64)
     learner = one_step(Linear(input_shape=(1,), output_size=1).double(), MetaSGD(lr=0.1), mean_squared_error)
     found = by_engine(learner, Exact(), TaskBatch(Examples(x, y), Examples(x, y)), chunk=1)
-    # θ = 0: the residual is −1, g = 2·(−1)·(2, 1) = (−4, −2), φ = (0.4, 0.2), the new residual is 0.4·2 + 0.2 − 1 = 0,
-    # so g'(φ) = 0 and every meta-gradient vanishes …
+    # θ = 0: the residual is −1, g = 2·(−1)·(2, 1) = (−4, −2), φ = (0.4, 0.2), the new residual
+    # 0.4·2 + 0.2 − 1 = 0, so g'(φ) = 0 and every meta-gradient vanishes …
     assert all(g.abs().max() < 1e-15 for g in found.values())
     # … while against the query target 2 the residual is −1 and g' = (−4, −2): dα = −(16, 4),
     # H = 2·(2, 1)ᵀ(2, 1), H·(0.1·g') = −2·(2, 1), dθ = (−4, −2) + 2·(2, 1) = 0.

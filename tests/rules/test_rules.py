@@ -51,7 +51,11 @@ def test_sgd_is_torch_optims(lr: float) -> None:
 @pytest.mark.parametrize("options", ADAM_GRID)
 def test_adam_is_torch_optims(options: dict[str, float]) -> None:
     expected = follow_torch(
-        torch.optim.Adam, start(), lr=options["lr"], betas=(options["beta1"], options["beta2"]), eps=options["eps"]
+        torch.optim.Adam,
+        start(),
+        lr=options["lr"],
+        betas=(options["beta1"], options["beta2"]),
+        eps=options["eps"],
     )
     torch.testing.assert_close(follow(Adam(**options), start()), expected, rtol=1e-12, atol=1e-14)
 

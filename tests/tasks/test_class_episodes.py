@@ -49,7 +49,9 @@ def where_from(batch: TaskBatch, part: str) -> Tensor:
     split=st.sampled_from(["train", "validation", "test"]),
     first=st.integers(0, 10**9),
 )
-def test_every_episode_is_in_order(seed: int, way: int, shot: int, query: int, split: Split, first: int) -> None:
+def test_every_episode_is_in_order(
+    seed: int, way: int, shot: int, query: int, split: Split, first: int
+) -> None:
     batch = Numbered(way=way, shot=shot, query=query, seed=seed).batch(split, first, 3)
     for t in range(3):
         support, asked = where_from(batch, "support")[t].tolist(), where_from(batch, "query")[t].tolist()

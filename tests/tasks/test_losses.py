@@ -19,7 +19,9 @@ def test_cross_entropies_are_torchs_of_each_task() -> None:
     logits = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(7).remainder(4).expand(3, 7)
     found = losses.cross_entropy(logits, labels)
-    assert found.tolist() == pytest.approx([F.cross_entropy(*task).item() for task in zip(logits, labels, strict=True)])
+    assert found.tolist() == pytest.approx(
+        [F.cross_entropy(*task).item() for task in zip(logits, labels, strict=True)]
+    )
     binary = losses.binary_cross_entropy(logits[..., :1], labels % 2)
     expected = [
         F.binary_cross_entropy_with_logits(z[:, 0], y.float()).item()

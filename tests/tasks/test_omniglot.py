@@ -59,8 +59,12 @@ def test_splits_divide_the_characters(split: str) -> None:
     assert not torch.equal(parts["train"], other["train"])
 
 
-@pytest.mark.parametrize(("rotations", "turns"), [("all", [4, 4, 4]), ("train", [4, 1, 1]), ("none", [1, 1, 1])])
-def test_rotations_are_classes(rotations: str, turns: list[int], omniglot_root: Path, shared_cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("rotations", "turns"), [("all", [4, 4, 4]), ("train", [4, 1, 1]), ("none", [1, 1, 1])]
+)
+def test_rotations_are_classes(
+    rotations: str, turns: list[int], omniglot_root: Path, shared_cache: Path
+) -> None:
     source = Omniglot(way=5, shot=1, query=1, split="lake", rotations=rotations, root=str(omniglot_root))
     loaded, parts = source.load(), source.characters()
     images = load_images(omniglot_root)
@@ -107,7 +111,9 @@ def write_archives(folder: Path, characters: int = 964, size: tuple[int, int] = 
 
 
 @pytest.mark.parametrize("wrong", [{"characters": 963}, {"size": (28, 28)}])
-def test_an_archive_that_is_not_omniglot_is_refused(own_cache: Path, tmp_path: Path, wrong: dict[str, int]) -> None:
+def test_an_archive_that_is_not_omniglot_is_refused(
+    own_cache: Path, tmp_path: Path, wrong: dict[str, int]
+) -> None:
     write_archives(tmp_path / "omniglot", **wrong)
     with pytest.raises(MetarunError, match=r"images_background\.zip is not the Omniglot archive"):
         load_images(tmp_path)

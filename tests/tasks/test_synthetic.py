@@ -66,7 +66,9 @@ def test_sinusoid_is_a_sine_of_its_own_amplitude_phase_and_frequency() -> None:
     batch = Sinusoid(shot=3, query=4, frequency=(0.8, 1.2), dtype=torch.float64).batch("train", 0, 5)
     for t in range(5):
         a, phi, f = (batch.info[name][t].item() for name in ("amplitude", "phase", "frequency"))
-        for x, y in zip(batch.query.x[t].flatten().tolist(), batch.query.y[t].flatten().tolist(), strict=True):
+        for x, y in zip(
+            batch.query.x[t].flatten().tolist(), batch.query.y[t].flatten().tolist(), strict=True
+        ):
             assert y == pytest.approx(a * math.sin(f * x + phi), abs=1e-12)
 
 

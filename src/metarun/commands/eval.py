@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hydra.core.override_parser.types import Override
 
 from metarun.build import Parts, build
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain
-from metarun.config import Config, read_config
+from metarun.config import read_config
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import evaluate
 from metarun.reports.table import curve_table
@@ -27,7 +28,15 @@ from metarun.suggest import did_you_mean
 log = logging.getLogger("metarun")
 
 # What a test depends on besides the checkpoint; anything else would be typed and ignored.
-_OPEN = ("data", "inner.test_steps", "inner.test_batch", "algo.transductive", "train.test_tasks", "device", "engine.chunk")
+_OPEN = (
+    "data",
+    "inner.test_steps",
+    "inner.test_batch",
+    "algo.transductive",
+    "train.test_tasks",
+    "device",
+    "engine.chunk",
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -38,7 +47,9 @@ def main(arguments: list[str]) -> None:
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
     parser = argparse.ArgumentParser(
-        "metarun", description="Test a run's best checkpoint again.", epilog=f"overrides of: {', '.join(_OPEN)}"
+        "metarun",
+        description="Test a run's best checkpoint again.",
+        epilog=f"overrides of: {', '.join(_OPEN)}",
     )
     parser.add_argument("eval", help=argparse.SUPPRESS)
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
@@ -56,9 +67,9 @@ def main(arguments: list[str]) -> None:
     parts.source.prepare(parts.device)
     last = run.load("last")
     chunk = config.engine.chunk if isinstance(config.engine.chunk, int) else last["chunk"] if last else 1
-    curve = evaluate(
-        parts.learner, parts.source, "test", config.train.test_tasks, chunk, lambda r: chunks_bar("test", r)
-    )
+    bar = partial(chunks_bar, "test")
+    tasks = config.train.test_tasks
+    curve = evaluate(parts.learner, parts.source, "test", tasks, chunk=chunk, progress=bar)
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}.json"
     content = {"overrides": given.overrides, "checkpoint_step": state["step"], **curve.as_dict()}
     run.write_json(name, content)
@@ -91,10 +102,12 @@ def _apply(config: dict[str, Any], each: Override) -> None:
         )
     if key == "data":
         # A choice for the run as a whole, such as its seed, holds for the other data too.
-        config["data"] = compose_config([each.input_line, f"seed={config['seed']}"])["data"]
+        config["data"] = compose_config([str(each.input_line), f"seed={config['seed']}"])["data"]
         return
     if key in ("data.split", "data.seed", "data.rotations"):
-        log.warning("%s: the test classes may be others now, and some may have been trained on", each.input_line)
+        log.warning(
+            "%s: the test classes may be others now, and some may have been trained on", each.input_line
+        )
     *parents, name = key.split(".")
     node = config
     for parent in parents:

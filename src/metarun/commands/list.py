@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> None:
     found = groups([folder for folder in (CONF, given.config_dir) if folder])
     if given.group and given.group not in found:
         raise ConfigError(
-            f"{given.group}: there is no such group{did_you_mean(given.group, found)}; choose from {', '.join(found)}"
+            f"{given.group}: there is no such group{did_you_mean(given.group, found)}; "
+            f"choose from {', '.join(found)}"
         )
     for group in [given.group] if given.group else found:
         print(f"{group}=")

@@ -14,11 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from metarun.build import check_fit, chosen_device
 from metarun.commands.resume import train_and_report
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
 from metarun.config import read_config
 from metarun.errors import MetarunError
 from metarun.options import CONF
+from metarun.runs.directory import Run
+from metarun.runs.manifest import manifest
 
 log = logging.getLogger("metarun")
 
@@ -34,13 +37,16 @@ def main(arguments: list[str]) -> None:
         MetarunError: the training failed.
     """
     register_resolvers()
-    flags = get_args_parser().parse_args(arguments)
+    parser = get_args_parser()
+    parser.prog = "metarun"
+    flags = parser.parse_intermixed_args(arguments)
     if not (flags.cfg or flags.info or flags.hydra_help or flags.shell_completion or flags.multirun):
         # Hydra makes the run's directory before it calls us, and a wrong config should not leave one.
-        read_config(compose_config(flags.overrides, flags.config_dir))
+        check_fit(read_config(compose_config(flags.overrides, flags.config_dir)))
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["metarun", *arguments]
+    # Its own parser wants all overrides in one place.
+    sys.argv = ["metarun", *(word for word in arguments if word not in flags.overrides), *flags.overrides]
     try:
         _hydra_main()
     except COMPOSITION_ERRORS as error:
@@ -58,7 +64,9 @@ def _hydra_main(node: DictConfig) -> None:
     try:
         _one_run(plain(node), directory)
     except MetarunError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:  # the other jobs go on, and Hydra shows the first failure only
+        if (
+            hydra_config.mode == RunMode.MULTIRUN
+        ):  # the other jobs go on, and Hydra shows the first failure only
             log.error("job %d failed: %s", hydra_config.job.num, error)
             raise
         _failures.append(error)
@@ -67,9 +75,5 @@ def _hydra_main(node: DictConfig) -> None:
 def _one_run(node: dict[str, Any], directory: Path) -> None:
     """Check a composed config, train in a directory, and print the table."""
     config = read_config(node)
-    from metarun.build import chosen_device
-    from metarun.runs.directory import Run
-    from metarun.runs.manifest import manifest
-
     run = Run.create(directory, node, manifest(sys.argv[1:], config.seed, chosen_device(config.device)))
     train_and_report(config, run)

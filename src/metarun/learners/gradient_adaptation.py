@@ -64,7 +64,9 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         seed: int = 0,
     ) -> None:
         super().__init__(loss, metrics)
-        self.model, self.rule, self.loop = model, rule, loop
+        self.model: nn.Module = model
+        self.rule: UpdateRule = rule
+        self.loop = loop
         self.transductive = transductive
         self.adapted_names = _matching(adapts, [name for name, _ in model.named_parameters()])
         for name, module in model.named_modules():
@@ -81,8 +83,10 @@ class GradientAdaptation(Learner[AdaptedParameters]):
     def trajectory(self, support: Examples, graph: Graph) -> Iterator[AdaptedParameters]:
         """Yield θ, expanded to T tasks, and the adapted parameters after each inner step."""
         tasks = support.x.shape[0]
-        shared = {n: p for n, p in self.model.named_parameters() if n not in self.adapted_names}
-        params = {name: p.expand(tasks, *p.shape) for name, p in self._initial().items()}
+        shared: Parameters = {
+            name: p for name, p in self.model.named_parameters() if name not in self.adapted_names
+        }
+        params: Parameters = {name: p.expand(tasks, *p.shape) for name, p in self._initial().items()}
         if graph == "none":
             shared = {name: p.detach() for name, p in shared.items()}
             params = _leaves(params)
@@ -111,7 +115,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             return self._forward(adapted.params, adapted.shared, x)
         alone = [
             self._forward(adapted.params, adapted.shared, torch.cat([adapted.support_x, one], 1))[:, -1]
-            for one in x.split(1, dim=1)
+            for one in torch.split(x, 1, dim=1)
         ]
         return torch.stack(alone, 1)
 
@@ -141,6 +145,7 @@ def _matching(adapts: str, names: list[str]) -> set[str]:
     chosen = known.get(adapts, {name for name in names if fnmatchcase(name, adapts)})
     if not chosen:
         raise ConfigError(
-            f"algo.adapts={adapts} matches no parameter: type all, head, body or a pattern of {', '.join(names)}"
+            f"algo.adapts={adapts} matches no parameter: type all, head, body or a pattern of "
+            f"{', '.join(names)}"
         )
     return chosen

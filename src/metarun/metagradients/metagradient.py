@@ -18,7 +18,7 @@ class MetaGradient(ABC):
     def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
         """Add weight · Σ over tasks of each one's meta-gradient to `.grad`; return the query scores [T]."""
 
-    def check(self, learner: Learner[Any]) -> None:
+    def check(self, learner: Learner[Any]) -> None:  # noqa: B027  (most can train any learner)
         """Raise ConfigError where this meta-gradient cannot train this learner."""
 
     def __call__(self, learner: Learner[Any], batch: TaskBatch, chunk: int) -> Scores:

@@ -22,7 +22,9 @@ class Reptile(MetaGradient):
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner that does not adapt θ, or has meta-parameters besides θ."""
         if not isinstance(learner, GradientAdaptation):
-            raise ConfigError("metagradient=reptile needs a learner that adapts by gradient: type algo=reptile")
+            raise ConfigError(
+                "metagradient=reptile needs a learner that adapts by gradient: type algo=reptile"
+            )
         if any(True for _ in learner.rule.parameters()):
             raise ConfigError(
                 "metagradient=reptile trains the initialisation only, and inner's update rule has weights of "
@@ -31,6 +33,7 @@ class Reptile(MetaGradient):
 
     def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
         """Add weight · Σ (θ − θ_K) to the gradient of θ."""
+        assert isinstance(learner, GradientAdaptation)  # or check would have refused it
         adapted = learner.adapt(tasks.support, "none")
         with torch.no_grad():
             for name, p in learner.model.named_parameters():

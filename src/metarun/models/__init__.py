@@ -1,4 +1,4 @@
-"""Networks (`model=`): plain nn.Modules whose last layer is called `head`; everything before it is the body."""
+"""Networks (`model=`): plain nn.Modules whose last layer is called `head`, all before it the body."""
 
 from metarun.models.conv4 import Conv4
 from metarun.models.dense import MLP, Linear

@@ -46,7 +46,8 @@ class Conv4(nn.Module):
         super().__init__()
         if len(input_shape) != 3:
             raise ConfigError(
-                f"model=conv4 needs images [channels, height, width], the data has {list(input_shape)}: type model=mlp"
+                f"model=conv4 needs images [channels, height, width], the data has {list(input_shape)}: "
+                "type model=mlp"
             )
         channels, height, width = input_shape
         self.body = nn.Sequential()
@@ -65,7 +66,8 @@ class Conv4(nn.Module):
             channels, (height, width) = filters, shrunk
             if height * width == 0:
                 raise ConfigError(
-                    f"model=conv4 halves four times, the data's images are {list(input_shape)}: type model=mlp"
+                    f"model=conv4 halves four times, the data's images are {list(input_shape)}: "
+                    "type model=mlp"
                 )
         self.features = features
         self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), output_size)

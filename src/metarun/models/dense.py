@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [math.prod(input_shape), *hidden]
         self.body = nn.Sequential()
-        for index, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+        for index, (before, after) in enumerate(pairwise(sizes), start=1):
             layer = OrderedDict(linear=nn.Linear(before, after), norm=norm_layer(norm, after), relu=nn.ReLU())
             self.body.add_module(f"layer{index}", nn.Sequential(layer))
         self.head = nn.Linear(sizes[-1], output_size)

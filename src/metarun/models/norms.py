@@ -14,7 +14,8 @@ def norm_layer(norm: Norm, channels: int, spatial: tuple[int, ...] = ()) -> nn.M
 
     `batch` always uses the statistics of the batch at hand, as MAML's code does: a task's support and
     query sets are each normalised by themselves, at test too (this is what makes it transductive).
-    `group` makes groups of the largest divisor of the channels up to eight; `layer` normalises each example as a whole.
+    `group` makes groups of the largest divisor of the channels up to eight; `layer` normalises each example
+    as a whole.
     """
     if norm == "batch":
         kind = nn.BatchNorm2d if spatial else nn.BatchNorm1d

@@ -18,7 +18,11 @@ def curve_table(curve: Curve) -> str:
     rows = [[str(step), *(_cell(name, curve.steps[step][name]) for name in names)] for step in shown]
     heads = ["adaptation steps", *(f"{name} (%)" if _is_share(name) else name for name in names)]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
-    return title + "\n" + tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
+    return (
+        title
+        + "\n"
+        + tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
+    )
 
 
 def _is_share(name: str) -> bool:

@@ -25,4 +25,4 @@ class UpdateRule(nn.Module, ABC):
 
     @abstractmethod
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
-        """Return the parameters and the state after inner step `step` (0, 1, …), leaving its arguments alone."""
+        """Return parameters and state after inner step `step` (0, 1, …), leaving the arguments alone."""

@@ -1,0 +1,1 @@
+"""Run directories; knows nothing of meta-learning."""

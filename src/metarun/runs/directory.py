@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
@@ -84,14 +83,14 @@ class Run:
         try:
             state = read_tensors(path)
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise MetarunError(
-                f"{path} cannot be read ({str(error).splitlines()[0]}): "
-                f"delete it to go on without it, or restore it from a copy"
+                f"{path} cannot be read ({reason}): delete it to go on without it, or restore it from a copy"
             ) from error
         if state.get("format") != CHECKPOINT_FORMAT:
             raise MetarunError(
-                f"{path} has checkpoint format {state.get('format')}, this metarun reads {CHECKPOINT_FORMAT}: "
-                f"use the version in {self.directory / 'manifest.json'}"
+                f"{path} has checkpoint format {state.get('format')}, this metarun reads "
+                f"{CHECKPOINT_FORMAT}: use the version in {self.directory / 'manifest.json'}"
             )
         return state
 
@@ -106,7 +105,9 @@ class Run:
         try:
             lock.acquire()
         except Timeout as error:
-            raise MetarunError(f"{self.directory} is in use by another process: wait for it, or stop it") from error
+            raise MetarunError(
+                f"{self.directory} is in use by another process: wait for it, or stop it"
+            ) from error
         handler = logging.FileHandler(self.directory / "metarun.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)

@@ -24,7 +24,9 @@ class TrainingProgress:
     """Loss, rate and time left of a training."""
 
     def __init__(self, done: int, steps: int) -> None:
-        self._bar = tqdm(total=steps, initial=done, unit=" steps", desc="training", disable=None, smoothing=0.1)
+        self._bar = tqdm(
+            total=steps, initial=done, unit=" steps", desc="training", disable=None, smoothing=0.1
+        )
         self._redirect = logging_redirect_tqdm([log])
         self._first, self._steps = done, steps
         self._start = self._last_line = time.monotonic()

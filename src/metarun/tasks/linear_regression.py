@@ -25,7 +25,6 @@ class LinearRegression(SyntheticSource):
     """
 
     loss = staticmethod(mean_squared_error)
-    metrics: dict[str, Any] = {}
     input_shape = (1,)
     output_size = 1
 
@@ -39,6 +38,7 @@ class LinearRegression(SyntheticSource):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.metrics = {}
         self.slope, self.intercept, self.x_range, self.noise = slope, intercept, x_range, noise
 
     def task(self, draws: Draws) -> dict[str, Tensor]:

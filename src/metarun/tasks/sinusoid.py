@@ -25,7 +25,6 @@ class Sinusoid(SyntheticSource):
     """
 
     loss = staticmethod(mean_squared_error)
-    metrics: dict[str, Any] = {}
     input_shape = (1,)
     output_size = 1
 
@@ -39,6 +38,7 @@ class Sinusoid(SyntheticSource):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.metrics = {}
         self.amplitude, self.phase, self.frequency = amplitude, phase, frequency
         self.x_range = x_range
 

@@ -1,0 +1,294 @@
+"""The command line as a user types it, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+FEW = ["device=cpu", "train.steps=3", "train.meta_batch=4", "train.validation_tasks=4", "train.test_tasks=8"]
+DATA = {
+    "sinusoid": [],
+    "linear_regression": ["model=linear"],
+    "binary_classification": ["model=mlp"],
+    "omniglot": ["model.filters=4"],
+}
+
+
+def the_run(folder: Path) -> Path:
+    (found,) = folder.glob("outputs/*/*/config.yaml")
+    return found.parent
+
+
+@pytest.mark.slow
+def test_the_default_run(metarun, tmp_path: Path) -> None:
+    done = metarun()
+    assert done.returncode == 0, done.stderr
+    assert "test: 1,000 tasks, mean ± 95 % confidence interval" in done.stdout
+    before, after = (float(m) for m in re.findall(r"^\s*\d+  (\d+\.\d+) ± ", done.stdout, re.MULTILINE))
+    assert after < 0.8
+    assert before > 2  # the error after one step, on unseen sinusoids
+    run = the_run(tmp_path)
+    assert done.stdout.rstrip().endswith(f"run: {run}")
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "results.json",
+        "metarun.log",
+    }
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["command"] == "metarun"
+    assert manifest["seed"] == 0
+    assert {"torch", "hydra-core", "python", "metarun"} <= manifest["versions"].keys()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"step", "split", "loss", "tasks_per_second", "seconds"} <= records[0].keys()
+    results = json.loads((run / "results.json").read_text())
+    assert results["final"]["loss"]["mean"] == pytest.approx(after, abs=1e-4)
+    assert [entry["step"] for entry in results["curve"]] == [0, 1]
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "reptile", "metasgd", "anil"])
+def test_each_algorithm_on_each_dataset(metarun, tmp_path: Path, algo: str, data: str, request) -> None:
+    if data == "omniglot":
+        request.getfixturevalue("omniglot_root")
+    done = metarun(f"algo={algo}", f"data={data}", *DATA[data], *FEW)
+    assert done.returncode == 0, done.stderr
+    assert (the_run(tmp_path) / "results.json").exists()
+    assert ("accuracy (%)" in done.stdout) == (data in ("binary_classification", "omniglot"))
+
+
+ERRORS = {
+    "algo=mamll": "algo=mamll: there is no such option; did you mean maml?; choose from anil, fomaml, maml,",
+    "alg=maml": "alg=maml: there is no such key; did you mean algo?; choose from seed, device, algo",
+    "sedd=1": "sedd=1: there is no such key; did you mean seed?",
+    "trian": "trian: there is no such command",
+    "foo bar=1": "foo: there is no such command",
+    "experiment=sinusoid": "experiment=sinusoid: there is no such option; did you mean sinusoid_maml?",
+    "inner.lrr=1": "inner.lrr=1: there is no such key; did you mean lr?; choose from",
+    "+inner.lrr=1": "inner.lrr=1: there is no such key; did you mean lr?; choose from",
+    "+algo.inner_lr=1": "algo.inner_lr=1: there is no such key",
+    "outer.optimizer.beta=1": "outer.optimizer.beta=1: there is no such key; did you mean betas?",
+    "inner.lr=abc": "inner.lr=abc: should be a valid number",
+    "inner.lr=-0.1": "inner.lr=-0.1: should be greater than or equal to 0",
+    "inner.steps=-1": "inner.steps=-1: should be greater than or equal to 0",
+    "inner.steps=1.5": "inner.steps=1.5: should be a valid integer",
+    "train.steps=many": "train.steps=many: should be a valid integer",
+    "train.steps": "train.steps: there is no such command",
+    "data=omniglot data.way=0": "data.way=0: should be greater than or equal to 2",
+    "data=omniglot data.shot=18": "data.shot=18 and data.query=5 need 23 images a class; there are 20",
+    "data=omniglot data.way=401": "data.way=401: the validation split has 400 classes; type data.way=400",
+    "data=omniglot data.split=laek": "data.split=laek: should be 'random' or 'lake'; did you mean lake?",
+    "model=conv4": "model=conv4 needs images [channels, height, width], the data has [1]: type model=mlp",
+    "model=conv4 model.norm=bach": "model.norm=bach: should be 'batch', 'group', 'layer' or 'none'; did you",
+    "device=cuda:99": "device=cuda:99: ",
+    "device=gpu": "device=gpu: should be auto, cpu, cuda or cuda:N",
+    "engine.chunk=0": "engine.chunk=0: should be 'auto' or should be greater than 0",
+    "algo.adapts=tail": "algo.adapts=tail matches no parameter",
+    "seed=-1": "seed=-1: should be greater than or equal to 0",
+    "~inner.lr": "inner.lr is missing: type inner.lr=VALUE",
+    "inner._target_=metarun.rules.SDG": "inner._target_=metarun.rules.SDG: cannot be imported",
+}
+
+
+@pytest.mark.parametrize("command", ERRORS)
+def test_a_mistake_is_one_line_status_2_and_nothing_written(metarun, tmp_path: Path, command: str) -> None:
+    done = metarun(*command.split())
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"metarun: {ERRORS[command]}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_list_are_for_newcomers_and_light(metarun) -> None:
+    page = metarun("--help")
+    assert page.returncode == 0
+    for word in (
+        "metarun algo=metasgd data=omniglot",
+        "resume",
+        "eval",
+        "list",
+        "fomaml",
+        "conv4",
+        "engine.chunk",
+    ):
+        assert word in page.stdout
+    assert metarun("algo=maml", "--help").stdout == page.stdout
+    listed = metarun("list", "algo").stdout.splitlines()
+    assert [line.split()[0] for line in listed[1:]] == ["anil", "fomaml", "maml", "metasgd", "reptile"]
+    assert all(len(line) < 120 for line in metarun("list").stdout.splitlines())
+    wrong = metarun("list", "alg")
+    assert wrong.returncode == 2
+    assert "did you mean algo?" in wrong.stderr
+    imports = "import sys, metarun.cli, metarun.commands.help, metarun.commands.list"
+    heavy = f"{imports}; sys.exit('torch' in sys.modules or 'hydra' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0
+
+
+def test_two_runs_of_one_second_have_two_directories(metarun, tmp_path: Path) -> None:
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-m", "metarun", *FEW],
+            cwd=tmp_path,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    assert [each.wait(timeout=120) for each in together] == [0, 0]
+    assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 2
+
+
+def test_a_sweep_runs_every_combination_and_a_failing_job_does_not_stop_it(metarun, tmp_path: Path) -> None:
+    done = metarun("-m", "algo=maml,metasgd", "inner.lr=-1,0.1", *FEW)
+    assert done.returncode == 2
+    assert "inner.lr=-1: should be greater than or equal to 0" in done.stderr
+    (sweep,) = tmp_path.glob("outputs/multirun/*/*")
+    assert sorted(path.parent.name for path in sweep.glob("*/results.json")) == ["1", "3"]
+
+
+def test_eval_tests_again_under_other_conditions(metarun, tmp_path: Path) -> None:
+    assert metarun(*FEW).returncode == 0
+    run = the_run(tmp_path)
+    done = metarun("eval", str(run), "data.shot=3", "inner.test_steps=4", "train.test_tasks=5")
+    assert done.returncode == 0, done.stderr
+    assert "test: 5 tasks" in done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines() if "±" in line][1:] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+    (kept,) = (run / "evaluations").iterdir()
+    assert json.loads(kept.read_text())["overrides"][0] == "data.shot=3"
+    other = metarun("eval", str(run), "data=linear_regression")
+    assert other.returncode == 0, other.stderr
+
+    again = metarun("eval", str(run))
+    assert [line for line in again.stdout.splitlines() if "±" in line] == [
+        line for line in _last_table(run).splitlines() if "±" in line
+    ]
+    for override, message in {
+        "inner.steps=3": "a test does not depend on inner.steps; did you mean inner.test_steps?",
+        "data.shoot=3": "data.shoot=3: there is no such key; did you mean shot?",
+        "data.shot=0": "data.shot=0: should be greater than 0",
+        "data=binary_classification": "the run was trained with input_shape (1,), this data has (2,)",
+        "nonsense": "nonsense: not of the form key=value",
+    }.items():
+        wrong = metarun("eval", str(run), override)
+        assert wrong.returncode == 2
+        assert message in wrong.stderr
+        assert wrong.stderr.count("\n") == 1
+    assert metarun("eval", str(tmp_path)).returncode == 1
+
+
+def _last_table(run: Path) -> str:
+    from metarun.evaluate import Curve, Estimate
+    from metarun.reports.table import curve_table
+
+    results = json.loads((run / "results.json").read_text())
+    steps = [{"loss": Estimate(**entry["loss"])} for entry in results["curve"]]
+    return curve_table(Curve("test", results["tasks"], steps))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_how_to_go_on_and_ends_with_the_same_bits(
+    metarun, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    long = ["algo=metasgd", "device=cpu", "train.steps=400", "train.log_every=1", "train.validate_every=100"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "metarun", *long, f"hydra.run.dir={tmp_path / 'stopped'}"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        metrics = tmp_path / "stopped" / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 20):
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.stderr is not None
+        last_line = process.stderr.read().splitlines()[-1]
+    assert process.returncode == status
+    said = re.fullmatch(r"metarun: stopped after step (\d+) of 400; to go on: metarun (resume .*)", last_line)
+    assert said, last_line
+    assert 20 <= int(said[1]) < 400
+    resumed = metarun(*said[2].split())
+    assert resumed.returncode == 0, resumed.stderr
+    whole = metarun(*long, f"hydra.run.dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0
+    assert (tmp_path / "stopped" / "results.json").read_bytes() == (
+        tmp_path / "whole" / "results.json"
+    ).read_bytes()
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("stopped", "whole")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_resume_of_something_else_says_what_a_run_is(metarun, tmp_path: Path) -> None:
+    done = metarun("resume", str(tmp_path))
+    assert done.returncode == 1
+    assert "is not a run: expected a folder with config.yaml" in done.stderr
+    assert metarun("resume").returncode == 2
+
+
+USERS_MODULE = """
+import torch
+from metarun.rules import UpdateRule
+
+class SignDescent(UpdateRule):
+    def __init__(self, *, lr: float):
+        super().__init__()
+        self.lr = lr
+    def update(self, params, grads, state, step):
+        return {name: p - self.lr * grads[name].sign() for name, p in params.items()}, state
+"""
+
+
+def test_a_users_own_rule_from_outside_the_package(metarun, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(USERS_MODULE)
+    (tmp_path / "myconf" / "inner").mkdir(parents=True)
+    option = {"_target_": "mine.SignDescent", "lr": 0.01, "steps": 2}
+    text = "# metarun inner=sign --config-dir myconf\n# Steps of a fixed size.\n" + yaml.safe_dump(option)
+    (tmp_path / "myconf" / "inner" / "sign.yaml").write_text(text)
+    # The console script does not put the working directory on Python's path by itself; metarun does.
+    script = [str(Path(sys.executable).parent / "metarun"), "inner=sign", "--config-dir", "myconf", *FEW]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    listed = metarun("list", "inner", "--config-dir", "myconf").stdout
+    assert re.search(r"^  sign +Steps of a fixed size\.$", listed, re.MULTILINE)
+    wrong = metarun("inner=sign", "inner.lr=x", "--config-dir", "myconf")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "metarun: inner.lr=x: should be a valid number\n"
+    wrong = metarun("inner=sing", "--config-dir", "myconf")
+    assert "did you mean sign?" in wrong.stderr
+
+
+def test_shell_completion_and_config_printing_work(metarun) -> None:
+    assert "complete" in metarun("-sc", "install=bash").stdout
+    completed = metarun("-sc", "query=bash", COMP_LINE="metarun algo=me", COMP_POINT="15")
+    assert completed.stdout.split() == ["algo=metasgd"]
+    printed = metarun("--cfg", "job", "algo=metasgd")
+    assert yaml.safe_load(printed.stdout)["inner"]["_target_"] == "metarun.rules.MetaSGD"
+
+
+def test_a_missing_archive_without_network_says_where_to_put_it(metarun, tmp_path: Path) -> None:
+    proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "METARUN_CACHE": str(tmp_path / "empty")}
+    done = metarun("data=omniglot", f"data.root={tmp_path / 'data'}", *FEW, **proxy)
+    assert done.returncode == 1
+    assert re.search(
+        r"metarun: images_background\.zip is not in .*data/omniglot and cannot be downloaded", done.stderr
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,122 @@
+"""The training loop: what it writes, and that a resumed run ends with the bits of one never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarun.compose import compose_config
+from metarun.config import read_config
+from metarun.errors import ConfigError, MetarunError
+from metarun.runs.directory import Run
+from metarun.train import Training, train
+
+SMALL = [
+    "device=cpu",
+    "train.steps=12",
+    "train.meta_batch=4",
+    "train.log_every=5",
+    "train.validate_every=4",
+    "train.validation_tasks=8",
+    "train.checkpoint_every=3",
+    "train.test_tasks=8",
+]
+
+
+def start(directory: Path, *overrides: str) -> tuple[Any, Run]:
+    node = compose_config([*SMALL, *overrides])
+    return read_config(node), Run.create(directory, node, {})
+
+
+def untimed(run: Run) -> list[dict[str, Any]]:
+    timing = ("seconds", "tasks_per_second")
+    return [{k: v for k, v in record.items() if k not in timing} for record in run.metrics.records()]
+
+
+def test_what_is_written_and_when(tmp_path: Path) -> None:
+    config, run = start(tmp_path)
+    curve = train(config, run)
+    steps = [(r["split"], r["step"]) for r in run.metrics.records()]
+    assert [s for kind, s in steps if kind == "train"] == [5, 10, 12]
+    assert [s for kind, s in steps if kind == "validation"] == [4, 8, 12]
+    assert all(r["tasks_per_second"] > 0 and r["seconds"] > 0 for r in run.metrics.records())
+    best, last = run.load("best"), run.load("last")
+    assert best is not None
+    assert last is not None
+    assert last["step"] == 12
+    losses = {r["step"]: r["loss"] for r in run.metrics.records() if r["split"] == "validation"}
+    assert best["step"] == min(losses, key=losses.__getitem__)
+    assert curve.tasks == 8
+    assert (run.directory / "results.json").exists()
+
+
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "reptile", "metasgd", "anil"])
+def test_training_lowers_the_loss_on_unseen_tasks(tmp_path: Path, algo: str) -> None:
+    def final_loss(steps: int) -> float:
+        # Slopes and intercepts away from zero, where the linear model starts.
+        data = ["data=linear_regression", "data.slope=[1,2]", "data.intercept=[1,2]", "model=linear"]
+        more = [f"algo={algo}", "inner.lr=0.1", "outer.lr=0.1", f"train.steps={steps}"]
+        config, run = start(tmp_path / str(steps), *data, *more, "train.validate_every=0")
+        return train(config, run).final["loss"].mean
+
+    assert final_loss(100) < 0.5 * final_loss(0)
+
+
+@pytest.mark.parametrize("algo", ["maml", "reptile", "metasgd"])
+@pytest.mark.parametrize("stopped_at", [1, 5, 6, 11])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, algo: str, stopped_at: int) -> None:
+    config, whole = start(tmp_path / "whole", f"algo={algo}")
+    expected = train(config, whole)
+
+    config, run = start(tmp_path / "stopped", f"algo={algo}")
+    training = Training(config, run)
+    training.restore()
+    while training.step < stopped_at:  # then killed: whatever came after the last checkpoint is lost
+        training.take_step()
+        if training.is_due(config.train.log_every):
+            training.log_scores()
+        if training.is_due(config.train.validate_every):
+            training.validate()
+        if training.is_due(config.train.checkpoint_every):
+            training.save()
+    found = train(config, run)
+
+    assert found == expected
+    assert untimed(run) == untimed(whole)
+    for which in ("best", "last"):
+        a, b = run.load(which), whole.load(which)
+        assert a is not None
+        assert b is not None
+        assert all(torch.equal(a["learner"][name], value) for name, value in b["learner"].items())
+
+
+def test_the_chunk_is_kept_for_the_whole_run(tmp_path: Path) -> None:
+    config, run = start(tmp_path, "engine.chunk=3")
+    training = Training(config, run)
+    training.restore()
+    resumed = Training(read_config(compose_config([*SMALL, "engine.chunk=2"])), run)
+    resumed.restore()
+    assert resumed.chunk == 3
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_type(tmp_path: Path) -> None:
+    config, run = start(tmp_path, "inner.lr=1e30", "train.log_every=1")
+    with pytest.raises(MetarunError, match=r"the loss is (nan|inf) at step \d+: lower inner\.lr"):
+        train(config, run)
+    state = run.load("last")
+    assert state is not None
+    assert all(p.isfinite().all() for p in state["learner"].values())
+
+
+def test_no_steps_tests_the_initialisation(tmp_path: Path) -> None:
+    config, run = start(tmp_path, "train.steps=0")
+    assert len(train(config, run).steps) == 2
+
+
+def test_groups_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
+    config, run = start(tmp_path, "model=conv4")
+    with pytest.raises(ConfigError, match="model=conv4 needs images"):
+        train(config, run)
