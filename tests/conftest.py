@@ -35,6 +35,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same cache for what runs in the test's own process."""
+    monkeypatch.setenv("METARUN_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
 def metarun(tmp_path: Path, cache: Path) -> CommandLine:
     """The real command, in an empty directory: metarun("algo=maml", …) → the finished process."""
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+
+from metarun.options import CONF
 
 FEW = ["device=cpu", "train.steps=3", "train.meta_batch=4", "train.validation_tasks=4", "train.test_tasks=8"]
 DATA = {
@@ -95,6 +103,25 @@ ERRORS = {
     "device=gpu": "device=gpu: should be auto, cpu, cuda or cuda:N",
     "engine.chunk=0": "engine.chunk=0: should be 'auto' or should be greater than 0",
     "algo.adapts=tail": "algo.adapts=tail matches no parameter",
+    "maml": "maml: there is no such command; did you mean algo=maml?",
+    "train=5": "train=5: Config group override must be",
+    "data=null": "data=null: Config group override must be",
+    "seed=99999999999999999999": "seed=99999999999999999999: should be less than 9223372036854775808",
+    "device=cude": "device=cude: should be auto, cpu, cuda or cuda:N; did you mean cuda?",
+    "outer.optimizer.betas=[1.5,0.9]": "outer.optimizer: Invalid beta parameter",
+    "outer=sgd outer.optimizer.nesterov=true": "outer.optimizer: Nesterov momentum requires",
+    "algo=metasgd inner.lr=[0.1,0.005]": "inner.lr=[0.1, 0.005]: should be",
+    "+metagradient.a=1": "metagradient.a=1: there is no such key; choose from (it has none)",
+    "+inner._partial_=true": "inner._partial_=true: there is no such key",
+    "data=omniglot data.root=/nope": "data.root=/nope: there is no such folder",
+    "data.shot=10000000": "data.shot=10000000: should be less than or equal to 1000000",
+    "--config-dir nowhere": "--config-dir nowhere: it is not a folder",
+    "--foo": "unrecognized arguments: --foo; see metarun --help",
+    "list algo model": "unrecognized arguments: model; see metarun list --help",
+    "resume": "the following arguments are required: RUN; see metarun resume --help",
+    "-m algo=mamll,maml": "algo=mamll: there is no such option; did you mean maml?",
+    "-m inner.lr=0.01,-1": "inner.lr=-1: should be greater than or equal to 0",
+    "-m algo=glob(xx*)": "algo=glob(xx*): these choices make no job",
     "seed=-1": "seed=-1: should be greater than or equal to 0",
     "~inner.lr": "inner.lr is missing: type inner.lr=VALUE",
     "inner._target_=metarun.rules.SDG": "inner._target_=metarun.rules.SDG: cannot be imported",
@@ -106,6 +133,7 @@ def test_a_mistake_is_one_line_status_2_and_nothing_written(metarun, tmp_path: P
     done = metarun(*command.split())
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"metarun: {ERRORS[command]}"), done.stderr
+    assert len(done.stderr) > len("metarun: ") + 20
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -151,9 +179,11 @@ def test_two_runs_of_one_second_have_two_directories(metarun, tmp_path: Path) ->
 
 
 def test_a_sweep_runs_every_combination_and_a_failing_job_does_not_stop_it(metarun, tmp_path: Path) -> None:
-    done = metarun("-m", "algo=maml,metasgd", "inner.lr=-1,0.1", *FEW)
-    assert done.returncode == 2
-    assert "inner.lr=-1: should be greater than or equal to 0" in done.stderr
+    done = metarun("-m", "algo=maml,metasgd", "inner.lr=1e30,0.1", *FEW)
+    assert done.returncode == 1
+    assert "job 0 failed: " in done.stderr
+    assert "job 2 failed: " in done.stderr
+    assert "Traceback" not in done.stderr
     (sweep,) = tmp_path.glob("outputs/multirun/*/*")
     assert sorted(path.parent.name for path in sweep.glob("*/results.json")) == ["1", "3"]
 
@@ -183,7 +213,12 @@ def test_eval_tests_again_under_other_conditions(metarun, tmp_path: Path) -> Non
     for override, message in {
         "inner.steps=3": "a test does not depend on inner.steps; did you mean inner.test_steps?",
         "data.shoot=3": "data.shoot=3: there is no such key; did you mean shot?",
-        "data.shot=0": "data.shot=0: should be greater than 0",
+        "data.shot=0": "data.shot=0: should be greater than or equal to 1",
+        "data.shot=1,2": "data.shot=1,2: one value at a time",
+        "data.a.b=1": "data.a.b=1: a has no keys",
+        "~data": "~data: a test needs every key",
+        "data=null": "",
+        "data.train_shot=3": "a test does not depend on data.train_shot",
         "data=binary_classification": "the run was trained with input_shape (1,), this data has (2,)",
         "nonsense": "nonsense: not of the form key=value",
     }.items():
@@ -201,6 +236,68 @@ def _last_table(run: Path) -> str:
     results = json.loads((run / "results.json").read_text())
     steps = [{"loss": Estimate(**entry["loss"])} for entry in results["curve"]]
     return curve_table(Curve("test", results["tasks"], steps))
+
+
+def test_a_killed_run_ends_with_the_same_bits(metarun, tmp_path: Path) -> None:
+    long = ["algo=metasgd", "train.steps=300", "train.log_every=7", "train.validate_every=20", *FEW[2:]]
+    long += ["device=cpu", "train.checkpoint_every=13"]
+    whole = metarun(*long, "hydra.run.dir=whole")
+    assert whole.returncode == 0, whole.stderr
+    expected = json.loads((tmp_path / "whole" / "results.json").read_text())
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for lines in (3, 20, 33):  # killed three times, each time a little later
+        command = [sys.executable, "-m", "metarun", *long, "hydra.run.dir=killed"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and not (
+                metrics.exists() and metrics.read_text().count("\n") > lines
+            ):
+                time.sleep(0.002)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    assert metarun("resume", "killed").returncode == 0
+    assert json.loads((tmp_path / "killed" / "results.json").read_text()) == expected
+    timing = {"time", "seconds", "tasks_per_second"}
+    records = [
+        [
+            {k: v for k, v in json.loads(line).items() if k not in timing}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("killed", "whole")
+    ]
+    assert records[0] == records[1]
+    ends = [
+        torch.load(tmp_path / n / "checkpoints" / "last.pt", weights_only=True) for n in ("killed", "whole")
+    ]
+    assert all(torch.equal(ends[0]["learner"][name], value) for name, value in ends[1]["learner"].items())
+
+
+def test_ctrl_c_while_testing_says_how_to_go_on(metarun, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "metarun", "train.steps=2", "train.test_tasks=1000000"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(tmp_path.glob("outputs/*/*/checkpoints/best.pt")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        last_line = process.stderr.read().splitlines()[-1]
+    assert process.returncode == 143
+    assert re.fullmatch(r"metarun: stopped .*; to go on: metarun resume .*", last_line), last_line
+
+
+def test_a_terminal_shows_a_bar_with_loss_rate_and_time_left(tmp_path: Path) -> None:
+    primary, secondary = pty.openpty()
+    fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [sys.executable, "-m", "metarun", "train.steps=500", "train.test_tasks=4"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=secondary) as process:
+        os.close(secondary)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+            while piece := os.read(primary, 4096):
+                shown += piece
+    os.close(primary)
+    assert process.returncode == 0
+    bar = r"training: +\d+%\|.*\| \d+/500 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ ?steps/s, loss [\d.]+\]"
+    assert re.search(bar, shown.decode())
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -241,7 +338,52 @@ def test_resume_of_something_else_says_what_a_run_is(metarun, tmp_path: Path) ->
     done = metarun("resume", str(tmp_path))
     assert done.returncode == 1
     assert "is not a run: expected a folder with config.yaml" in done.stderr
-    assert metarun("resume").returncode == 2
+
+
+def test_a_directory_that_holds_another_run_is_refused_and_left_alone(metarun, tmp_path: Path) -> None:
+    assert metarun(*FEW, "hydra.run.dir=here").returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    done = metarun(*FEW, "seed=2", "hydra.run.dir=here")
+    assert done.returncode == 2
+    assert "here holds a run that differs in seed, data.seed: type another hydra.run.dir" in done.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "here").rglob("*") if path.is_file()} == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(metarun, tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("in the way")
+    done = metarun(*FEW)
+    assert done.returncode == 1
+    assert done.stderr.startswith("metarun: Not a directory: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(metarun, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m metarun list | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("algo=\n", "")
+
+
+def test_a_users_own_data_can_be_evaluated_on(metarun, tmp_path: Path) -> None:
+    assert metarun(*FEW).returncode == 0
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    text = (CONF / "data" / "sinusoid.yaml").read_text().replace("amplitude: [0.1, 5.0]", "amplitude: [9, 9]")
+    (tmp_path / "own" / "data" / "tall.yaml").write_text(text.replace("metarun.tasks.Sinusoid", "mine.Tall"))
+    (tmp_path / "mine.py").write_text("from metarun.tasks import Sinusoid\nclass Tall(Sinusoid):\n    pass\n")
+    done = metarun("eval", str(the_run(tmp_path)), "data=tall", "--config-dir", "own")
+    assert done.returncode == 0, done.stderr
+    losses = [float(m) for m in re.findall(r"^\s*\d+  (\d+\.\d+) ± ", done.stdout, re.MULTILINE)]
+    assert losses[0] > 20  # half of 9² is 40; half of 5² is 12
+
+
+def test_eval_stays_on_the_split_that_was_trained_on(metarun, tmp_path: Path, omniglot_root: Path) -> None:
+    small = ["data=omniglot", "data.split=lake", "model.filters=4", *FEW]
+    assert metarun(*small).returncode == 0
+    run = str(the_run(tmp_path))
+    plain, again = metarun("eval", run), metarun("eval", run, "data=omniglot")
+    assert plain.returncode == again.returncode == 0
+    assert plain.stdout.split("kept")[0] == again.stdout.split("kept")[0]
+    assert "trained on" not in again.stderr
+    assert "test classes may have been trained on" in metarun("eval", run, "data.split=random").stderr
 
 
 USERS_MODULE = """
@@ -286,9 +428,9 @@ def test_shell_completion_and_config_printing_work(metarun) -> None:
 
 def test_a_missing_archive_without_network_says_where_to_put_it(metarun, tmp_path: Path) -> None:
     proxy = {"HTTPS_PROXY": "http://127.0.0.1:9", "METARUN_CACHE": str(tmp_path / "empty")}
-    done = metarun("data=omniglot", f"data.root={tmp_path / 'data'}", *FEW, **proxy)
+    done = metarun("data=omniglot", f"data.root={tmp_path}", *FEW, **proxy)
     assert done.returncode == 1
     assert re.search(
-        r"metarun: images_background\.zip is not in .*data/omniglot and cannot be downloaded", done.stderr
+        r"metarun: images_background\.zip is not in .*/omniglot and cannot be downloaded", done.stderr
     )
     assert "Traceback" not in done.stderr

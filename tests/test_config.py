@@ -50,7 +50,21 @@ def test_a_users_choice_wins_over_what_an_algorithm_or_dataset_brings() -> None:
     assert node["inner"]["lr"] == 0.3
     assert node["model"]["_target_"] == "metarun.models.MLP"
     assert node["train"]["meta_batch"] == 3
-    assert compose_config(["algo=maml", "data=omniglot"])["inner"]["lr"] == 0.4
+
+
+def test_what_the_data_suggests_is_for_sgd_only() -> None:
+    rates = {
+        inner: compose_config(["data=omniglot", f"inner={inner}"])["inner"]["lr"] for inner in ("sgd", "adam")
+    }
+    assert rates == {"sgd": 0.4, "adam": 0.001}
+    assert compose_config([])["inner"]["lr"] == 0.01
+
+
+@pytest.mark.parametrize("inner", ["sgd", "adam", "metasgd"])
+@pytest.mark.parametrize("algo", ["maml", "fomaml", "metasgd", "anil"])
+def test_every_algorithm_goes_with_every_rule(algo: str, inner: str) -> None:
+    config = read_config(compose_config([f"algo={algo}", f"inner={inner}"]))
+    build_metagradient(config, build(config).learner)
 
 
 def test_a_config_is_plain_values() -> None:
@@ -75,7 +89,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
 
 
 def test_reptile_refuses_a_rule_with_weights_of_its_own() -> None:
-    config = read_config(compose_config(["algo=reptile", "inner=metasgd", "~inner.beta1", "inner.lr=0.1"]))
+    config = read_config(compose_config(["algo=reptile", "inner=metasgd"]))
     learner = build(config).learner
     with pytest.raises(ConfigError, match="inner=sgd"):
         build_metagradient(config, learner)

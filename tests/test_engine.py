@@ -12,7 +12,7 @@ from metarun.rules import SGD
 from metarun.tasks import Sinusoid, TaskBatch
 
 
-def made(hidden: int = 40, steps: int = 1, tasks: int = 10) -> tuple[GradientAdaptation, TaskBatch]:
+def made(hidden: int = 40, steps: int = 1, tasks: int = 1) -> tuple[GradientAdaptation, TaskBatch]:
     source = Sinusoid(shot=10, query=10)
     learner = GradientAdaptation(
         model=MLP(input_shape=(1,), output_size=1, hidden=(hidden, hidden)),
@@ -24,21 +24,15 @@ def made(hidden: int = 40, steps: int = 1, tasks: int = 10) -> tuple[GradientAda
     return learner, source.batch("train", 0, tasks)
 
 
-def test_a_number_is_that_number_but_no_more_than_there_are_tasks() -> None:
-    learner, batch = made()
-    assert engine.chunk_size(3, Exact(), learner, batch) == 3
-    assert engine.chunk_size(300, Exact(), learner, batch) == 10
+def test_a_number_is_that_number() -> None:
+    assert engine.chunk_size(3, Exact(), *made()) == 3
 
 
 def test_auto_takes_what_fits_the_budget(monkeypatch) -> None:
-    learner, batch = made()
-    one = engine.bytes_of_one_task(Exact(), learner, batch)
-    monkeypatch.setattr(engine, "_CPU_BYTES", 4 * one + one // 2)
-    assert engine.chunk_size("auto", Exact(), learner, batch) == 4
-    monkeypatch.setattr(engine, "_CPU_BYTES", 1)
-    assert engine.chunk_size("auto", Exact(), learner, batch) == 1
-    monkeypatch.undo()
-    assert engine.chunk_size("auto", Exact(), learner, batch) == 10
+    one = engine.bytes_of_one_task(Exact(), *made())
+    for budget, chunk in ((4 * one + one // 2, 4), (1, 1), (1000 * one, 256)):
+        monkeypatch.setattr(engine, "_CPU_BYTES", budget)
+        assert engine.chunk_size("auto", Exact(), *made()) == chunk
 
 
 def test_bytes_grow_with_what_is_kept() -> None:

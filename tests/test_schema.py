@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import pytest
+import torch
 from pydantic import PositiveInt
 
 from metarun.errors import ConfigError
@@ -27,6 +28,15 @@ class Child(Parent):
 
 class Open:
     def __init__(self, known: bool = True, **anything: Any) -> None: ...
+
+
+class Plain(torch.nn.Module):
+    pass
+
+
+class HandsOn(Parent):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
 
 
 def problem(node: dict[str, Any], target: type = Child, given: tuple[str, ...] = ()) -> str:
@@ -53,7 +63,7 @@ def test_a_parents_arguments_count_where_a_child_hands_them_on() -> None:
             "data.shoot=2: there is no such key; did you mean shot?; choose from split, rates",
         ),
         ({"shot": 0}, "data.shot=0: should be greater than 0"),
-        ({"shot": "1"}, "data.shot=1: should be a valid integer"),
+        ({"shot": "1"}, "data.shot='1': should be a valid integer"),
         ({"shot": True}, "data.shot=true: should be a valid integer"),
         ({"shot": None}, "data.shot=null: should be a valid integer"),
         ({"shot": 1, "rates": [1]}, "data.rates=[1]: "),
@@ -72,6 +82,16 @@ def test_problems_are_one_line_that_names_the_key(node: dict[str, Any], expected
 
 def test_what_metarun_gives_itself_cannot_be_set() -> None:
     assert "there is no such key" in problem({"shot": 1, "seed": 3}, given=("seed",))
+
+
+def test_a_class_without_a_constructor_takes_nothing() -> None:
+    assert "there is no such key; choose from (it has none)" in problem({"a": 1}, Plain)
+    assert "there is no such key" in problem({"_partial_": True}, Plain)
+
+
+def test_a_constructor_that_only_hands_on_has_its_parents_arguments() -> None:
+    assert list(target_fields(HandsOn).types) == ["shot", "seed"]
+    assert "there is no such key" in problem({"shot": 1, "other": 1}, HandsOn)
 
 
 def test_a_constructor_open_to_anything_takes_anything() -> None:

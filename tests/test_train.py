@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.errors import ConfigError, MetarunError
+from metarun.evaluate import Curve, Estimate
 from metarun.runs.directory import Run
 from metarun.train import Training, train
 
@@ -32,7 +35,7 @@ def start(directory: Path, *overrides: str) -> tuple[Any, Run]:
 
 
 def untimed(run: Run) -> list[dict[str, Any]]:
-    timing = ("seconds", "tasks_per_second")
+    timing = ("seconds", "tasks_per_second", "time")
     return [{k: v for k, v in record.items() if k not in timing} for record in run.metrics.records()]
 
 
@@ -65,13 +68,28 @@ def test_training_lowers_the_loss_on_unseen_tasks(tmp_path: Path, algo: str) -> 
     assert final_loss(100) < 0.5 * final_loss(0)
 
 
+IMAGES = [
+    "data=omniglot",
+    "model.filters=4",
+    "outer.schedule=cosine",
+    "outer.clip_norm=0.1",
+    "engine.chunk=3",
+]
+
+
+@pytest.mark.parametrize("data", [[], IMAGES], ids=["sinusoid", "omniglot"])
 @pytest.mark.parametrize("algo", ["maml", "reptile", "metasgd"])
 @pytest.mark.parametrize("stopped_at", [1, 5, 6, 11])
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, algo: str, stopped_at: int) -> None:
-    config, whole = start(tmp_path / "whole", f"algo={algo}")
+def test_a_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, request: pytest.FixtureRequest, algo: str, stopped_at: int, data: list[str]
+) -> None:
+    if data:
+        request.getfixturevalue("omniglot_root")
+        request.getfixturevalue("shared_cache")
+    config, whole = start(tmp_path / "whole", f"algo={algo}", *data)
     expected = train(config, whole)
 
-    config, run = start(tmp_path / "stopped", f"algo={algo}")
+    config, run = start(tmp_path / "stopped", f"algo={algo}", *data)
     training = Training(config, run)
     training.restore()
     while training.step < stopped_at:  # then killed: whatever came after the last checkpoint is lost
@@ -90,7 +108,19 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, algo: str, stoppe
         a, b = run.load(which), whole.load(which)
         assert a is not None
         assert b is not None
-        assert all(torch.equal(a["learner"][name], value) for name, value in b["learner"].items())
+        assert_same(a["learner"], b["learner"])
+    assert_same(a["outer"], b["outer"])
+
+
+def assert_same(one: Any, other: Any) -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict | list):
+        assert len(one) == len(other)
+        for key in one if isinstance(one, dict) else range(len(one)):
+            assert_same(one[key], other[key])
+    else:
+        assert one == other
 
 
 def test_the_chunk_is_kept_for_the_whole_run(tmp_path: Path) -> None:
@@ -102,13 +132,32 @@ def test_the_chunk_is_kept_for_the_whole_run(tmp_path: Path) -> None:
     assert resumed.chunk == 3
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_type(tmp_path: Path) -> None:
-    config, run = start(tmp_path, "inner.lr=1e30", "train.log_every=1")
-    with pytest.raises(MetarunError, match=r"the loss is (nan|inf) at step \d+: lower inner\.lr"):
+@pytest.mark.parametrize(
+    "intervals",
+    [["train.log_every=1"], ["train.log_every=100", "train.checkpoint_every=1"], ["train.log_every=100"]],
+)
+def test_divergence_stops_the_run_says_what_to_type_and_spares_the_checkpoint(
+    tmp_path: Path, intervals: list[str]
+) -> None:
+    config, run = start(tmp_path, "inner.lr=1e30", *intervals)
+    with pytest.raises(MetarunError, match=r"(is nan|is inf|is not finite) at step \d+: lower inner\.lr"):
         train(config, run)
     state = run.load("last")
     assert state is not None
     assert all(p.isfinite().all() for p in state["learner"].values())
+
+
+def test_a_validation_that_is_no_number_does_not_stay_the_best(tmp_path: Path) -> None:
+    worst = Curve("validation", 2, [{"loss": Estimate(float("nan"), 0.0)}])
+    assert worst.quality == -math.inf
+
+
+def test_without_its_best_checkpoint_a_run_tests_its_last(tmp_path: Path) -> None:
+    config, run = start(tmp_path)
+    train(config, run)
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    train(config, run)
+    assert json.loads((tmp_path / "results.json").read_text())["checkpoint_step"] == 12
 
 
 def test_no_steps_tests_the_initialisation(tmp_path: Path) -> None:

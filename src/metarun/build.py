@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from metarun.config import Config
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
@@ -35,11 +35,11 @@ def build(config: Config) -> Parts:
         ConfigError: the groups do not fit together.
     """
     device = chosen_device(config.device)
-    source: TaskSource = _make(config.data)
+    source = build_source(config)
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         model: nn.Module = _make(config.model, input_shape=source.input_shape, output_size=source.output_size)
     loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
     rule = {key: value for key, value in config.inner.items() if key not in loop}
@@ -55,9 +55,17 @@ def build(config: Config) -> Parts:
     return Parts(device, source, learner.to(device))
 
 
+def build_source(config: Config) -> TaskSource:
+    """Build the task source; nothing is read from disk yet."""
+    source: TaskSource = _make(config.data)
+    return source
+
+
 def check_fit(config: Config) -> None:
     """Raise ConfigError where the groups do not fit together; nothing is read, kept, or put on a GPU."""
-    build_metagradient(config, build(config.model_copy(update={"device": "cpu"})).learner)
+    learner = build(config.model_copy(update={"device": "cpu"})).learner
+    build_metagradient(config, learner)
+    build_outer(config, learner)
 
 
 def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
@@ -70,7 +78,10 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
     make = _make(config.outer.optimizer, _partial_=True)
-    return Outer(config.outer, make, learner.parameters(), config.train.steps)
+    try:
+        return Outer(config.outer, make, learner.parameters(), config.train.steps)
+    except (TypeError, ValueError) as error:  # torch's optimizers check their own arguments
+        raise ConfigError(f"outer.optimizer: {error}") from error
 
 
 def _make(node: Mapping[str, Any], **given: Any) -> Any:

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.options import CONF, groups
 from metarun.suggest import did_you_mean
 
 # One verb a module of metarun.commands, imported when it is typed; each has `main(arguments)`.
@@ -35,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(stop), stop.exit_status)
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of a pipe, head or less, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe, head or less, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}", 1)
     return 0
 
 
@@ -50,8 +55,12 @@ def _command(given: list[str]) -> Callable[[list[str]], None]:
     if word == "--version":
         return _verb("version")
     if word and not word.startswith("-") and "=" not in word and word[0] not in "+~":
+        meant = next(
+            (f"{g}={word}" for g, each in groups([CONF]).items() if word in [o.name for o in each]), ""
+        )
+        hint = f"; did you mean {meant}?" if meant else did_you_mean(word, COMMANDS)
         raise ConfigError(
-            f"{word}: there is no such command{did_you_mean(word, COMMANDS)}; choose from "
+            f"{word}: there is no such command{hint}; choose from "
             f"{', '.join(COMMANDS)}, or type key=value to train (metarun --help)"
         )
     return _verb("run")

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metarun.config import read_config
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.options import CONF
 from metarun.suggest import did_you_mean
 
@@ -55,11 +55,16 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> d
         ConfigError: they do not make a config.
     """
     register_resolvers()
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    search = []
+    if config_dir:
+        quoted = str(Path(config_dir).absolute()).replace("'", r"\'")
+        search = [f"hydra.searchpath=['file://{quoted}']"]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return plain(compose("config", [*search, *overrides]))
-    except COMPOSITION_ERRORS as error:
+    except (*COMPOSITION_ERRORS, ValueError) as error:  # ValueError: a group replaced by a plain value
+        if isinstance(error, MetarunError):
+            raise
         raise explain(error, overrides, config_dir) from error
 
 
@@ -80,6 +85,8 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None =
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown:
         return _unknown_key(unknown[1], overrides, config_dir)
+    if isinstance(error, ValueError):
+        return ConfigError(f"{' '.join(overrides)}: {text}; a group takes one of its options: metarun list")
     return ConfigError(text)
 
 

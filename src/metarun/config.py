@@ -11,11 +11,13 @@ from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
 from metarun.schema import check, locate, settings_fields, target_fields
+from metarun.suggest import did_you_mean
+from metarun.values import Count, Seed
 
 
 def _device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):
-        raise ValueError("should be auto, cpu, cuda or cuda:N")
+        raise ValueError(f"should be auto, cpu, cuda or cuda:N{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
     return name
 
 
@@ -23,12 +25,12 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     """Attributes are the keys of conf/train, in words there."""
 
     steps: NonNegativeInt
-    meta_batch: PositiveInt
+    meta_batch: Count
     log_every: PositiveInt
     validate_every: NonNegativeInt
-    validation_tasks: PositiveInt
+    validation_tasks: Count
     checkpoint_every: NonNegativeInt
-    test_tasks: PositiveInt
+    test_tasks: Count
 
 
 class EngineSettings(BaseModel, extra="forbid", frozen=True):
@@ -40,7 +42,7 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
 class Config(BaseModel, extra="forbid", frozen=True):
     """One whole config; groups that name a class stay plain values until it is built."""
 
-    seed: NonNegativeInt
+    seed: Seed
     device: Annotated[str, AfterValidator(_device)]
     algo: dict[str, Any]
     metagradient: dict[str, Any]
@@ -50,6 +52,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     outer: OuterSettings
     train: TrainSettings
     engine: EngineSettings
+    suggested: dict[str, float]
 
 
 # What metarun passes to each group's class itself, so that nobody types it.
@@ -70,12 +73,20 @@ def read_config(node: Mapping[str, Any]) -> Config:
     """
     root = settings_fields(Config)
     # The groups' own contents are checked below, where a message can name the key inside.
-    for group in root.types.keys() - {"seed", "device"}:
+    for group in root.types.keys() - {"seed", "device", "suggested"}:
         root.types[group] = dict[str, Any]
     check("", node, root)
     for group, given in GIVEN.items():
         fields = target_fields(locate(group, node[group]), given)
-        check(group, node[group], fields | settings_fields(InnerLoop) if group == "inner" else fields)
+        if group == "inner":
+            loop = settings_fields(InnerLoop)
+            if taken := sorted(fields.types.keys() & loop.types.keys()):
+                raise ConfigError(
+                    f"inner._target_={node[group]['_target_']}: {taken[0]} is the inner loop's own key; "
+                    f"give the rule's argument another name"
+                )
+            fields |= loop
+        check(group, node[group], fields)
     for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
         check(group, node[group], settings_fields(settings))
     optimizer = node["outer"]["optimizer"]

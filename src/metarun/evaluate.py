@@ -51,7 +51,8 @@ class Curve:
     @property
     def quality(self) -> float:
         """What model selection maximises: accuracy where there is one, else minus the loss."""
-        return self.final["accuracy"].mean if "accuracy" in self.final else -self.final["loss"].mean
+        value = self.final["accuracy"].mean if "accuracy" in self.final else -self.final["loss"].mean
+        return value if math.isfinite(value) else -math.inf
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""

@@ -37,5 +37,6 @@ def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
     for folder in folders:
         for group in sorted(path for path in folder.iterdir() if path.is_dir()):
             options = [Option.read(path) for path in sorted(group.glob("*.yaml"))]
-            found.setdefault(group.name, []).extend(options)
+            if options:
+                found.setdefault(group.name, []).extend(options)
     return found

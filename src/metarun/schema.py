@@ -21,8 +21,6 @@ from typing_extensions import TypedDict
 from metarun.errors import ConfigError
 from metarun.suggest import did_you_mean
 
-_HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-
 
 def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     """Import what a node's `_target_` names.
@@ -36,7 +34,7 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
     if not callable(found):
         raise ConfigError(f"{group}._target_={target}: expected a class or a function")
@@ -68,13 +66,17 @@ def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fi
     """Return the arguments of a class or function, less those that metarun gives itself."""
     types: dict[str, Any] = {}
     required = set()
+    open_ended = False
     for make in _makers(target):
         try:
             hints = get_type_hints(make, include_extras=True)
         except (NameError, TypeError):  # annotations that exist for a type checker only
             hints = {}
+        parameters = inspect.signature(make).parameters
+        if {p.kind for name, p in parameters.items() if name != "self"} == _PASSED_ON:
+            continue  # (*args, **kwargs): object's, torch.nn.Module's, or one that only hands them on
         open_ended = False
-        for name, parameter in inspect.signature(make).parameters.items():
+        for name, parameter in parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 open_ended = True
             elif name not in ("self", *types, *given) and parameter.kind is not parameter.VAR_POSITIONAL:
@@ -84,6 +86,9 @@ def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fi
         if not open_ended:
             break
     return Fields(types, frozenset(required), open_ended)
+
+
+_PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
@@ -105,10 +110,10 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
         ConfigError: a key is unknown or missing, or its value has the wrong type or is out of range.
     """
     for key, value in node.items():
-        if key not in (*fields.types, *_HYDRA_KEYS) and not fields.open_ended:
+        if key not in (*fields.types, "_target_") and not fields.open_ended:
             raise ConfigError(
-                f"{_path(group, key)}={value}: there is no such key{did_you_mean(key, fields.types)}; "
-                f"choose from {', '.join(fields.types)}"
+                f"{_path(group, key)}={_typed(value)}: there is no such key{did_you_mean(key, fields.types)}; "
+                f"choose from {', '.join(fields.types) or '(it has none)'}"
             )
     missing = [key for key in fields.types if key in fields.required - node.keys()]
     if missing:
@@ -134,7 +139,11 @@ def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> st
     value = node[key]
     # A value that may be of several types has an error for each of them.
     causes = [each for each in error.errors() if each["loc"][0] == key]
-    messages = [each["msg"].removeprefix("Value error, ") for each in causes]
+    messages = [
+        each["msg"].removeprefix("Value error, ")
+        for each in causes
+        if each["type"] != "needs_python_object"  # what JSON cannot hold nobody can type
+    ]
     wanted = " or ".join(dict.fromkeys(m.removeprefix("Input ") for m in messages))
     choices = [
         choice
@@ -148,4 +157,7 @@ def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> st
 
 def _typed(value: Any) -> str:
     """Return a value as one would type it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    # A text that looks like a number was typed in quotes, and they are what is wrong.
+    return repr(value) if isinstance(value, str) and value.replace(".", "").isdigit() else str(value)

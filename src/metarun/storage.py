@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 import os
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,10 +57,39 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values so that path holds either the old content or the new."""
-    replace(path, lambda file: torch.save(dict(content), file))
+    # Through memory, so that a full disk is an OSError and not one of torch's.
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    replace(path, lambda file: file.write(buffer.getbuffer()))
 
 
-def read_tensors(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read what write_atomically wrote; nothing in the file is executed."""
-    content: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+class DamagedFileError(Exception):
+    """A file that write_atomically did not write, or that was changed since."""
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read what write_atomically wrote, to the CPU; nothing in the file is executed.
+
+    Raises:
+        DamagedFileError: it is something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError, pickle.UnpicklingError) as error:
+        raise DamagedFileError(f"{path} is damaged, or holds something else") from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} holds something else")
     return content
+
+
+def as_json(content: Any, indent: int | None = None) -> str:
+    """Return JSON that every reader takes: numbers that are not finite become null."""
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

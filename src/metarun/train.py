@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -36,23 +36,24 @@ def train(config: Config, run: Run) -> Curve:
         MetarunError: data is missing, a checkpoint is damaged, or the loss is no longer a number.
         Interrupted: SIGINT or SIGTERM came; the run can be resumed.
     """
-    training = Training(config, run)
-    training.restore()
-    steps = config.train.steps
-    with StopSignals() as signals, TrainingProgress(training.step, steps) as progress:
-        while training.step < steps:
-            training.take_step()
-            progress.step()
-            if training.is_due(config.train.log_every):
-                progress.scores(training.step, training.log_scores())
-            if training.is_due(config.train.validate_every):
-                training.validate()
-            if training.is_due(config.train.checkpoint_every) or training.step == steps or signals.received:
-                training.save()
-            signals.stop_if_received(
-                f"stopped after step {training.step} of {steps}; to go on: metarun resume {run.directory}"
-            )
-    return training.test()
+    to_go_on = f"to go on: metarun resume {run.directory}"
+    with StopSignals() as signals:
+        training = Training(config, run)
+        training.restore()
+        steps = config.train.steps
+        with TrainingProgress(training.step, steps) as progress:
+            while training.step < steps:
+                training.take_step()
+                progress.step()
+                if training.is_due(config.train.log_every):
+                    progress.scores(training.step, training.log_scores())
+                if training.is_due(config.train.validate_every):
+                    training.validate()
+                stopping = signals.received is not None or training.step == steps
+                if stopping or training.is_due(config.train.checkpoint_every):
+                    training.save()
+                signals.stop_if_received(f"stopped after step {training.step} of {steps}; {to_go_on}")
+        return training.test(lambda: signals.stop_if_received(f"stopped while testing; {to_go_on}"))
 
 
 class Training:
@@ -73,7 +74,7 @@ class Training:
         self.source.prepare(self.parts.device)
         self.step = 0
         self.best: dict[str, Any] | None = None
-        first = self.source.batch("train", 0, self.settings.meta_batch)
+        first = self.source.batch("train", 0, 1)
         self.chunk = chunk_size(config.engine.chunk, self.metagradient, self.learner, first)
         self._meter = Meter(self.settings.meta_batch)
 
@@ -92,7 +93,12 @@ class Training:
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
 
     def save(self) -> None:
-        """Write the checkpoint from which restore goes on."""
+        """Write the checkpoint from which restore goes on.
+
+        Raises:
+            MetarunError: a meta-parameter is not finite; the checkpoint before is left as it is.
+        """
+        self._check_finite()
         state = {
             "step": self.step,
             "learner": self.learner.state_dict(),
@@ -124,10 +130,7 @@ class Training:
         """
         means, timing = self._meter.read()
         if not math.isfinite(means["loss"]):
-            raise MetarunError(
-                f"the loss is {means['loss']} at step {self.step}: lower inner.lr or outer.lr, or type "
-                f"outer.clip_norm=1; the last good checkpoint is in {self.run.directory / 'checkpoints'}"
-            )
+            raise self._diverged(f"the loss is {means['loss']}")
         self.run.metrics.append({"step": self.step, "split": "train", **means, **timing})
         return means
 
@@ -145,18 +148,34 @@ class Training:
             self.best = {"step": self.step, "quality": curve.quality}
             self.run.save("best", {**self.best, "learner": self.learner.state_dict()})
 
-    def test(self) -> Curve:
+    def _check_finite(self) -> None:
+        for name, p in self.learner.named_parameters():
+            if not p.isfinite().all():
+                raise self._diverged(f"{name} is not finite")
+
+    def _diverged(self, what: str) -> MetarunError:
+        return MetarunError(
+            f"{what} at step {self.step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; "
+            f"the last good checkpoint is in {self.run.directory / 'checkpoints'}"
+        )
+
+    def test(self, between_chunks: Callable[[], None] = lambda: None) -> Curve:
         """Score the best learner (the last, where none was validated) on the test tasks."""
-        best = self.run.load("best") if self.best else self.run.load("last")
-        assert best is not None
+        best = self.run.load("best") if self.best else None
+        best = best or self.run.load("last")
+        assert best is not None  # the last step was saved
         self.learner.load_state_dict(best["learner"])
-        curve = self._evaluate("test", self.settings.test_tasks)
+        curve = self._evaluate("test", self.settings.test_tasks, between_chunks)
         self.run.write_json("results.json", {"checkpoint_step": best["step"], **curve.as_dict()})
         return curve
 
-    def _evaluate(self, split: Split, tasks: int) -> Curve:
-        bar = partial(chunks_bar, split)
-        return evaluate(self.learner, self.source, split, tasks, chunk=self.chunk, progress=bar)
+    def _evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
+        def progress(firsts: range) -> Iterator[int]:
+            for first in chunks_bar(split, firsts):
+                between_chunks()
+                yield first
+
+        return evaluate(self.learner, self.source, split, tasks, chunk=self.chunk, progress=progress)
 
 
 class Meter:
@@ -170,11 +189,12 @@ class Meter:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums since the last reading, so that a resumed run writes the same means."""
-        return {"sums": self._sums, "steps": self._steps}
+        return {"sums": self._sums, "steps": self._steps, "seconds": time.monotonic() - self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's sums."""
         self._sums, self._steps = state["sums"], state["steps"]
+        self._since = time.monotonic() - state["seconds"]
 
     def add(self, scores: Scores) -> None:
         """Add the scores of one meta-step, [B]."""

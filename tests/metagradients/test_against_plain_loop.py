@@ -26,8 +26,20 @@ ALGORITHMS = {
     "reptile": (Adam, Reptile, "all"),
     "metasgd": (MetaSGD, Exact, "all"),
     "anil": (SGD, Exact, "head"),
+    "maml-adam": (Adam, Exact, "all"),
 }
-MODELS = ["linear", "mlp", "mlp-batch", "conv4-none", "conv4-batch", "conv4-stride-batch"]
+MODELS = [
+    "linear",
+    "mlp",
+    "mlp-batch",
+    "mlp-layer",
+    "conv4-none",
+    "conv4-batch",
+    "conv4-group",
+    "conv4-layer",
+    "conv4-stride-batch",
+    "conv4-stride-batch-mean",
+]
 
 
 def task_batch(model: str, tasks: int = TASKS) -> TaskBatch:
@@ -42,14 +54,17 @@ def task_batch(model: str, tasks: int = TASKS) -> TaskBatch:
 def network(model: str) -> nn.Module:
     torch.manual_seed(0)
     name, *options = model.split("-")
-    norm = "batch" if "batch" in options else "none"
+    norm = next((each for each in ("batch", "group", "layer") if each in options), "none")
     if name == "linear":
         net: nn.Module = Linear(input_shape=(1,), output_size=1)
     elif name == "mlp":
         net = MLP(input_shape=(1,), output_size=1, hidden=(8, 8), norm=norm)
     else:
         halve = "stride" if "stride" in options else "pool"
-        net = Conv4(input_shape=(1, 16, 16), output_size=3, filters=4, norm=norm, halve=halve)
+        features = "mean" if "mean" in options else "flatten"
+        net = Conv4(
+            input_shape=(1, 16, 16), output_size=3, filters=4, norm=norm, halve=halve, features=features
+        )
     # Larger weights than an initialisation's, so that no derivative is nearly zero.
     for p in net.parameters():
         nn.init.normal_(p, std=0.5)
@@ -103,10 +118,10 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
             exact = algorithm not in ("fomaml", "reptile")
             found = torch.autograd.grad(loss, [params[n] for n in adapted_names], create_graph=exact)
             for n, g in zip(adapted_names, found, strict=True):
-                if algorithm == "reptile":
+                if algorithm in ("reptile", "maml-adam"):
                     second_moment[n] = 0.999 * second_moment[n] + 0.001 * g**2
                     unbiased = second_moment[n] / (1 - 0.999 ** (step + 1))
-                    params[n] = params[n] - RATE * g / (unbiased.sqrt() + EPS)
+                    params[n] = params[n] - RATE * g / (unbiased.clamp_min(1e-30).sqrt() + EPS)
                 else:
                     params[n] = params[n] - rates[n] * g
         if algorithm == "reptile":
@@ -148,27 +163,38 @@ def test_equals_a_plain_loop_over_tasks(algorithm: str, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("algorithm", ["maml", "metasgd", "anil"])
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "reptile", "metasgd", "anil"])
 def test_equals_higher(algorithm: str, model: str) -> None:
     learner, metagradient = make_learner(algorithm, model)
+    if algorithm == "reptile":  # higher's Adam adds eps elsewhere; test_rules has Adam against torch.optim's
+        learner.rule = SGD(lr=RATE)
     batch = task_batch(model)
     found = by_engine(learner, metagradient, batch, chunk=TASKS)
 
     learner.zero_grad()
-    names = [n for n, _ in learner.model.named_parameters() if algorithm != "anil" or n.startswith("head.")]
-    adapted = dict(learner.model.named_parameters())
-    optimizer = torch.optim.SGD([{"params": [adapted[n]]} for n in names], lr=RATE)
+    initial = dict(learner.model.named_parameters())
+    names = [n for n in initial if algorithm != "anil" or n.startswith("head.")]
+    one_by_one = [{"params": [initial[n]]} for n in names]
     rates = [learner.rule.rates[n.replace(".", "/")] if algorithm == "metasgd" else RATE for n in names]
+    optimizer = torch.optim.SGD(one_by_one, lr=RATE)
+    exact = algorithm in ("maml", "metasgd", "anil")
     for t in range(TASKS):
-        with higher.innerloop_ctx(learner.model, optimizer, copy_initial_weights=False) as (
-            model_t,
-            optimizer_t,
-        ):
+        with higher.innerloop_ctx(
+            learner.model, optimizer, copy_initial_weights=False, track_higher_grads=exact
+        ) as (model_t, optimizer_t):
             for _ in range(STEPS):
                 loss = learner.loss(model_t(batch.support.x[t])[None], batch.support.y[t : t + 1])[0]
                 optimizer_t.step(loss, override={"lr": rates})
             query = learner.loss(model_t(batch.query.x[t])[None], batch.query.y[t : t + 1])[0]
-            (query / TASKS).backward()
+            if exact:
+                (query / TASKS).backward()
+                continue
+            # Without its graph, higher leaves the adapted parameters as leaves.
+            adapted = list(model_t.parameters())
+            first_order = torch.autograd.grad(query, adapted)
+            for p, phi, g in zip(initial.values(), adapted, first_order, strict=True):
+                part = (g if algorithm == "fomaml" else (p - phi).detach()) / TASKS
+                p.grad = part if p.grad is None else p.grad + part
     assert worst(found, gradients(learner)) < 1e-8
 
 
@@ -206,7 +232,10 @@ def test_comparison_notices_vmap_over_grad_through_batch_norm() -> None:
             params, batch.support.x, batch.support.y, batch.query.x, batch.query.y
         )
     losses.mean().backward()
-    assert worst({f"model.{n}": p.grad for n, p in params.items()}, expected) > 1e-4
+    error = worst({f"model.{n}": p.grad for n, p in params.items()}, expected)
+    if error < 1e-8:
+        pytest.skip("this version of torch differentiates a batch norm correctly under vmap and grad")
+    assert error > 1e-4
 
 
 def test_maml_on_linear_regression_by_hand() -> None:

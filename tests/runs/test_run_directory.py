@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from metarun import storage
-from metarun.errors import MetarunError
-from metarun.runs.directory import Run
+from metarun.errors import ConfigError, MetarunError
+from metarun.runs.directory import Run, differing_keys
 
 
 @pytest.fixture
@@ -25,6 +25,20 @@ def run(tmp_path: Path) -> Run:
 def test_config_and_manifest_come_back(run: Run) -> None:
     assert Run.open(run.directory).config() == {"seed": 3, "text": "φ"}
     assert json.loads((run.directory / "manifest.json").read_text()) == {"command": "metarun"}
+
+
+def test_a_directory_with_another_run_is_refused_and_left_alone(run: Run) -> None:
+    with pytest.raises(
+        ConfigError, match=r"holds a run that differs in seed, text: type another hydra\.run\.dir"
+    ):
+        Run.create(run.directory, {"seed": 4, "text": "ψ"}, {})
+    assert run.config() == {"seed": 3, "text": "φ"}
+    Run.create(run.directory, {"seed": 3, "text": "φ"}, {})
+    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3}) == [
+        "a.c",
+        "d",
+        "e",
+    ]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -68,7 +82,7 @@ def test_a_damaged_checkpoint_is_named(run: Run, damage: str) -> None:
             damage
         ]
     )
-    with pytest.raises(MetarunError, match=r"last\.pt cannot be read"):
+    with pytest.raises(MetarunError, match=r"last\.pt (is damaged|holds)"):
         run.load("last")
 
 
@@ -77,15 +91,37 @@ class Malice:
         return os.mkdir, ("harm",)
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"a: [", b"\xff\xfe", b"seed"])
+def test_a_damaged_config_is_named(run: Run, content: bytes) -> None:
+    (run.directory / "config.yaml").write_bytes(content)
+    with pytest.raises(MetarunError, match=r"config\.yaml (is damaged|holds no config)"):
+        run.config()
+
+
+def test_what_a_killed_writer_left_is_cleared_away(run: Run) -> None:
+    run.save("last", {"step": 1})
+    (run.directory / "checkpoints" / ".last.pt-abc").write_bytes(b"half")
+    with run.occupied():
+        assert [path.name for path in (run.directory / "checkpoints").iterdir()] == ["last.pt"]
+
+
+def test_a_failure_is_in_the_log_with_where_it_came_from(run: Run) -> None:
+    with pytest.raises(ZeroDivisionError), run.occupied():
+        _ = 1 / 0
+    text = (run.directory / "metarun.log").read_text()
+    assert "ERROR division by zero" in text
+    assert "test_run_directory.py" in text
+
+
 def test_a_checkpoint_cannot_run_code(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run.save("last", {"step": 1})
     path = run.directory / "checkpoints" / "last.pt"
     torch.save({"format": 1, "step": Malice()}, path)
-    with pytest.raises(MetarunError, match="cannot be read"):
+    with pytest.raises(MetarunError, match="is damaged, or holds something else"):
         run.load("last")
     path.write_bytes(pickle.dumps(Malice()))
-    with pytest.raises(MetarunError, match="cannot be read"):
+    with pytest.raises(MetarunError, match="is damaged, or holds something else"):
         run.load("last")
     assert not (tmp_path / "harm").exists()
 
@@ -105,7 +141,15 @@ def test_metrics_are_cut_back_to_a_position(run: Run) -> None:
     run.metrics.append({"step": 3})
     run.metrics.cut(position)
     run.metrics.append({"step": 2, "again": True})
-    assert run.metrics.records() == [{"step": 1}, {"step": 2, "again": True}]
+    records = run.metrics.records()
+    assert all(record.pop("time").endswith("+00:00") for record in records)
+    assert records == [{"step": 1}, {"step": 2, "again": True}]
+
+
+def test_metrics_that_somebody_shortened_are_left_as_they_are(run: Run) -> None:
+    run.metrics.append({"loss": float("nan")})
+    run.metrics.cut(10_000)
+    assert [record["loss"] for record in run.metrics.records()] == [None]
 
 
 def test_a_second_process_is_refused_and_a_crash_frees_the_run(run: Run) -> None:

@@ -21,12 +21,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("METARUN_CACHE", str(cache))
-    return cache
-
-
 def test_images_are_the_drawings(omniglot_root: Path, shared_cache: Path) -> None:
     images = load_images(omniglot_root)
     assert images.shape == (1623, 20, 28, 28)
@@ -88,15 +82,19 @@ def test_no_drawing_is_in_two_splits(omniglot_root: Path, shared_cache: Path) ->
 
 
 def test_a_cache_alone_will_do_and_an_older_one_is_made_again(
-    omniglot_root: Path, shared_cache: Path, own_cache: Path, tmp_path: Path
+    omniglot_root: Path, shared_cache: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = load_images(omniglot_root)  # reads the archives into an empty cache
     kept = own_cache / "omniglot-28.pt"
-    assert torch.equal(load_images(tmp_path / "nothing here"), images)
+    with monkeypatch.context() as patch:
+        patch.setenv("METARUN_DATA", str(tmp_path / "nothing here"))
+        assert torch.equal(load_images(None), images)
     content = torch.load(kept, weights_only=True)
     torch.save({**content, "version": 0, "images": content["images"] * 0}, kept)
     assert torch.equal(load_images(omniglot_root), images)
     assert torch.load(kept, weights_only=True)["version"] > 0
+    kept.write_bytes(kept.read_bytes()[:1000])  # damaged: made again too
+    assert torch.equal(load_images(omniglot_root), images)
 
 
 def write_archives(folder: Path, characters: int = 964, size: tuple[int, int] = (105, 105)) -> None:

@@ -15,9 +15,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from metarun.build import Parts, build
+from metarun.build import build, build_source
+from metarun.commands.arguments import parse
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain
-from metarun.config import read_config
+from metarun.config import Config, read_config
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import evaluate
 from metarun.reports.table import curve_table
@@ -47,36 +48,46 @@ def main(arguments: list[str]) -> None:
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
     parser = argparse.ArgumentParser(
-        "metarun",
+        "metarun eval",
         description="Test a run's best checkpoint again.",
         epilog=f"overrides of: {', '.join(_OPEN)}",
     )
-    parser.add_argument("eval", help=argparse.SUPPRESS)
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
     parser.add_argument("overrides", nargs="*", help="key=value, as in data.shot=5 inner.test_steps=10")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--config-dir", help="a folder of your own groups and options")
+    given = parse(parser, arguments[1:])
     run = Run.open(given.run)
     trained = run.config()
-    config = read_config(override(trained, given.overrides))
-    state = run.load("best") or run.load("last")
+    node = override(trained, given.overrides, given.config_dir)
+    config = read_config(node)
+    _check_shapes(read_config({**trained, "device": "cpu"}), config)
+    best, last = run.load("best"), run.load("last")
+    state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type metarun resume {run.directory}")
     parts = build(config)
-    _check_shapes(build(read_config(trained)), parts)
     parts.learner.load_state_dict(state["learner"])
     parts.source.prepare(parts.device)
-    last = run.load("last")
-    chunk = config.engine.chunk if isinstance(config.engine.chunk, int) else last["chunk"] if last else 1
-    bar = partial(chunks_bar, "test")
-    tasks = config.train.test_tasks
-    curve = evaluate(parts.learner, parts.source, "test", tasks, chunk=chunk, progress=bar)
+    # The chunk that the run chose, unless another is typed: with it the last bits are those of its own test.
+    typed = config.engine.chunk if node["engine"] != trained["engine"] else "auto"
+    chunk = typed if typed != "auto" else (last or {}).get("chunk", 1)
+    curve = evaluate(
+        parts.learner,
+        parts.source,
+        "test",
+        config.train.test_tasks,
+        chunk=chunk,
+        progress=partial(chunks_bar, "test"),
+    )
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}.json"
     content = {"overrides": given.overrides, "checkpoint_step": state["step"], **curve.as_dict()}
     run.write_json(name, content)
     print(f"{curve_table(curve)}\n\nkept: {run.directory / name}")
 
 
-def override(trained: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def override(
+    trained: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None
+) -> dict[str, Any]:
     """Return a run's config with some keys, or the whole data group, replaced.
 
     Raises:
@@ -89,38 +100,46 @@ def override(trained: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     config = deepcopy(trained)
     # The group first: single keys are meant for the option that was chosen.
     for each in sorted(parsed, key=lambda each: each.key_or_group != "data"):
-        _apply(config, each)
+        if each.is_delete():
+            raise ConfigError(f"{each.input_line}: a test needs every key")
+        if each.is_sweep_override():
+            raise ConfigError(f"{each.input_line}: one value at a time; quote a text that has commas")
+        _apply(config, each, config_dir)
+    if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
+        log.warning("other split, seed or rotations than in training: test classes may have been trained on")
     return config
 
 
-def _apply(config: dict[str, Any], each: Override) -> None:
+def _apply(config: dict[str, Any], each: Override, config_dir: str | None) -> None:
     key = each.key_or_group
-    if not any(key == allowed or (allowed == "data" and key.startswith("data.")) for allowed in _OPEN):
+    if key == "data.train_shot" or not any(
+        key == allowed or (allowed == "data" and key.startswith("data.")) for allowed in _OPEN
+    ):
         raise ConfigError(
             f"{each.input_line}: a test does not depend on {key}{did_you_mean(key, _OPEN)}; "
             f"choose from {', '.join(_OPEN)}"
         )
     if key == "data":
-        # A choice for the run as a whole, such as its seed, holds for the other data too.
-        config["data"] = compose_config([str(each.input_line), f"seed={config['seed']}"])["data"]
+        chosen = compose_config([str(each.input_line), f"seed={config['seed']}"], config_dir)["data"]
+        # The run's own dataset stays as it was trained on; its default split could be another.
+        if chosen.get("_target_") != config["data"]["_target_"]:
+            config["data"] = chosen
         return
-    if key in ("data.split", "data.seed", "data.rotations"):
-        log.warning(
-            "%s: the test classes may be others now, and some may have been trained on", each.input_line
-        )
     *parents, name = key.split(".")
-    node = config
+    node: Any = config
     for parent in parents:
-        node = node[parent]
+        node = node.get(parent)
+        if not isinstance(node, dict):
+            raise ConfigError(f"{each.input_line}: {parent} has no keys")
     node[name] = each.value()
 
 
-def _check_shapes(trained: Parts, now: Parts) -> None:
+def _check_shapes(trained: Config, now: Config) -> None:
     """Raise ConfigError where the data does not fit the network that was trained."""
+    before, after = build_source(trained), build_source(now)
     for what in ("input_shape", "output_size"):
-        before, after = getattr(trained.source, what), getattr(now.source, what)
-        if before != after:
+        if getattr(before, what) != getattr(after, what):
             raise ConfigError(
-                f"data: the run was trained with {what} {before}, this data has {after}; "
-                f"type data and data.way as in the run"
+                f"data: the run was trained with {what} {getattr(before, what)}, this data has "
+                f"{getattr(after, what)}; type data and data.way as in the run"
             )

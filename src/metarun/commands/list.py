@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from metarun.commands.arguments import parse
 from metarun.errors import ConfigError
 from metarun.options import CONF, groups
 from metarun.suggest import did_you_mean
@@ -16,13 +17,12 @@ def main(arguments: list[str]) -> None:
     Raises:
         ConfigError: there is no such group, or no such folder.
     """
-    parser = argparse.ArgumentParser("metarun", description="Print what can be chosen, a line each.")
-    parser.add_argument("list", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser("metarun list", description="Print what can be chosen, a line each.")
     parser.add_argument("group", nargs="?", help="one group: algo, model, data, …")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own groups and options")
-    given = parser.parse_args(arguments)
+    given = parse(parser, arguments[1:])
     if given.config_dir and not given.config_dir.is_dir():
-        raise ConfigError(f"--config-dir {given.config_dir}: there is no such folder")
+        raise ConfigError(f"--config-dir {given.config_dir}: it is not a folder")
     found = groups([folder for folder in (CONF, given.config_dir) if folder])
     if given.group and given.group not in found:
         raise ConfigError(

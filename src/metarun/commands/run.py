@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from metarun.build import check_fit, chosen_device
-from metarun.commands.resume import train_and_report
+from metarun.commands.arguments import parse
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
 from metarun.config import read_config
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
+from metarun.launch import launch
 from metarun.options import CONF
 from metarun.runs.directory import Run
 from metarun.runs.manifest import manifest
@@ -26,7 +31,10 @@ from metarun.runs.manifest import manifest
 log = logging.getLogger("metarun")
 
 # What ended the run of this process. Raised inside Hydra's job it would print lines of Hydra's own.
-_failures: list[MetarunError] = []
+_failures: list[MetarunError | OSError] = []
+
+# A mistake shows in the first jobs of a sweep as a rule; checking takes a tenth of a second each.
+_CHECKED_JOBS = 64
 
 
 def main(arguments: list[str]) -> None:
@@ -39,10 +47,17 @@ def main(arguments: list[str]) -> None:
     register_resolvers()
     parser = get_args_parser()
     parser.prog = "metarun"
-    flags = parser.parse_intermixed_args(arguments)
-    if not (flags.cfg or flags.info or flags.hydra_help or flags.shell_completion or flags.multirun):
-        # Hydra makes the run's directory before it calls us, and a wrong config should not leave one.
-        check_fit(read_config(compose_config(flags.overrides, flags.config_dir)))
+    flags = parse(parser, arguments)
+    shows_only = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
+    own_root = flags.config_name or flags.config_path or flags.experimental_rerun
+    if flags.config_dir and not Path(flags.config_dir).is_dir():
+        raise ConfigError(f"--config-dir {flags.config_dir}: it is not a folder")
+    # Another sweeper makes its own combinations, and has its own words for them.
+    other_sweeper = any(word.lstrip("+").startswith("hydra/sweeper") for word in flags.overrides)
+    if not (shows_only or own_root or other_sweeper):
+        # Hydra makes directories before it calls us, and a wrong config should not leave any.
+        for overrides in _jobs(flags.overrides) if flags.multirun else [flags.overrides]:
+            check_fit(read_config(compose_config(overrides, flags.config_dir)))
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Its own parser wants all overrides in one place.
@@ -55,6 +70,21 @@ def main(arguments: list[str]) -> None:
         raise _failures.pop()
 
 
+def _jobs(overrides: list[str]) -> list[list[str]]:
+    """Return the overrides of the first jobs of a sweep, as Hydra's own sweeper combines them."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):  # glob(…) asks it for a group's options
+            loader = GlobalHydra.instance().config_loader()
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+        combined = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except COMPOSITION_ERRORS as error:
+        raise explain(error, overrides) from error
+    jobs: list[list[str]] = [list(job) for batch in combined for job in batch]
+    if not jobs:
+        raise ConfigError(f"{' '.join(overrides)}: these choices make no job")
+    return jobs[:_CHECKED_JOBS]
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra_main(node: DictConfig) -> None:
     hydra_config = HydraConfig.get()
@@ -62,7 +92,7 @@ def _hydra_main(node: DictConfig) -> None:
     if hydra_config.mode == RunMode.MULTIRUN:
         log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "the defaults")
     try:
-        _one_run(plain(node), directory)
+        _one_run(plain(node), directory, list(hydra_config.overrides.task))
     except MetarunError as error:
         if (
             hydra_config.mode == RunMode.MULTIRUN
@@ -72,8 +102,8 @@ def _hydra_main(node: DictConfig) -> None:
         _failures.append(error)
 
 
-def _one_run(node: dict[str, Any], directory: Path) -> None:
-    """Check a composed config, train in a directory, and print the table."""
+def _one_run(node: dict[str, Any], directory: Path, overrides: list[str]) -> None:
+    """Check a composed config, and train in a directory."""
     config = read_config(node)
-    run = Run.create(directory, node, manifest(sys.argv[1:], config.seed, chosen_device(config.device)))
-    train_and_report(config, run)
+    run = Run.create(directory, node, manifest(overrides, config.seed, chosen_device(config.device)))
+    launch(config, run)

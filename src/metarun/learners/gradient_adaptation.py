@@ -48,7 +48,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         seed: of the rule's own random initial weights.
 
     Raises:
-        ConfigError: no parameter matches `adapts`, or the model keeps running statistics.
+        ConfigError: no parameter matches `adapts`, or the model keeps running statistics or drops out.
     """
 
     def __init__(
@@ -74,6 +74,11 @@ class GradientAdaptation(Learner[AdaptedParameters]):
                 raise ConfigError(
                     f"model: {name} keeps running statistics, which tasks would share: "
                     f"build it with track_running_stats=False"
+                )
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                raise ConfigError(
+                    f"model: {name} drops out at random, from a generator that a resumed run would not have; "
+                    f"build it with p=0"
                 )
         rule.prepare(self._initial(), torch.Generator().manual_seed(seed))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, NonNegativeInt
 
 from metarun.tasks import Examples
+from metarun.values import Count
 
 
 class InnerLoop(BaseModel, extra="forbid", frozen=True):
@@ -20,8 +21,8 @@ class InnerLoop(BaseModel, extra="forbid", frozen=True):
 
     steps: NonNegativeInt
     test_steps: NonNegativeInt | None = None
-    batch: PositiveInt | None = None
-    test_batch: PositiveInt | None = None
+    batch: Count | None = None
+    test_batch: Count | None = None
 
     def count(self, training: bool) -> int:
         """Return the number of steps."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import AfterValidator, NonNegativeFloat
 from torch import Tensor, nn
 
 from metarun.rules.rule import Parameters, UpdateRule
+from metarun.values import ordered
+
+RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 
 
 class MetaSGD(UpdateRule):
@@ -22,7 +25,7 @@ class MetaSGD(UpdateRule):
             interval (the paper: [0.005, 0.1]).
     """
 
-    def __init__(self, *, lr: NonNegativeFloat | tuple[NonNegativeFloat, NonNegativeFloat]) -> None:
+    def __init__(self, *, lr: NonNegativeFloat | RateInterval) -> None:
         super().__init__()
         self.lr = lr
         # Parameter names hold dots, which a ParameterDict's keys cannot.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from metarun.storage import as_json
 
 
 class MetricsFile:
@@ -16,9 +19,10 @@ class MetricsFile:
         self.path = path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line."""
+        """Add one line, with the time."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(as_json({**record, "time": time}) + "\n")
 
     def position(self) -> int:
         """Return the length of the file in bytes, after it has reached the disk."""
@@ -30,7 +34,7 @@ class MetricsFile:
 
     def cut(self, position: int) -> None:
         """Forget what was written after a position: the steps after a checkpoint are taken again."""
-        if self.path.exists():
+        if self.position() > position:
             os.truncate(self.path, position)
 
     def records(self) -> list[dict[str, Any]]:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
 from metarun.tasks.losses import accuracy, cross_entropy
+from metarun.values import Count, Seed
 
 Way = Annotated[int, Field(ge=2)]
 
@@ -41,10 +42,10 @@ class ClassEpisodes(ABC):
         self,
         *,
         way: Way,
-        shot: PositiveInt,
-        query: PositiveInt,
-        train_shot: PositiveInt | None = None,
-        seed: NonNegativeInt = 0,
+        shot: Count,
+        query: Count,
+        train_shot: Count | None = None,
+        seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.way, self.shot, self.query, self.train_shot = way, shot, query, train_shot or shot
@@ -76,8 +77,22 @@ class ClassEpisodes(ABC):
         """Return the images by split: uint8 [classes, images, *input_shape], 255 = 1."""
 
     def prepare(self, device: torch.device) -> None:
-        """Read the images, or fetch and read them, and keep them on the device."""
-        self._images = {split: images.to(device) for split, images in self.load().items()}
+        """Read the images, or fetch and read them, and keep them on the device.
+
+        Raises:
+            MetarunError: there are other images than `classes` and `images_per_class` say, or none.
+        """
+        loaded = self.load()
+        for split in SPLITS:
+            found, expected = (
+                loaded[split].shape,
+                (self.classes(split), self.images_per_class, *self.input_shape),
+            )
+            if found != expected:
+                raise MetarunError(
+                    f"{type(self).__name__}.load: {split} has shape {list(found)}, not {expected}"
+                )
+        self._images = {split: images.to(device) for split, images in loaded.items()}
 
     def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].

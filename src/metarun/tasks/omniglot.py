@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt
 from torch import Tensor
 
+from metarun.errors import ConfigError
 from metarun.tasks.batch import Split
 from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, load_images
+from metarun.values import Seed
 
 # The lake split validates on characters cut from the background set; as many as the random split does.
 _COUNTS: dict[str, dict[Split, int]] = {
@@ -32,6 +33,9 @@ class Omniglot(ClassEpisodes):
         root: folder of the archives, or one to download them to; null is the environment variable
             METARUN_DATA, else the user's cache directory.
         **shared: way, shot, query, train_shot and seed (ClassEpisodes).
+
+    Raises:
+        ConfigError: `root` is no folder, or an episode needs more than there is.
     """
 
     images_per_class = DRAWINGS
@@ -43,11 +47,16 @@ class Omniglot(ClassEpisodes):
         split: Literal["random", "lake"] = "random",
         rotations: Literal["all", "train", "none"] = "all",
         root: str | None = None,
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
         **shared: Any,
     ) -> None:
         self.split, self.rotations = split, rotations
         self.root = None if root is None else Path(root).expanduser()
+        if self.root is not None and not self.root.is_dir():
+            raise ConfigError(
+                f"data.root={root}: there is no such folder; make it to download the archives to it, or type "
+                f"the one where they lie"
+            )
         super().__init__(seed=seed, **shared)
 
     def _turns(self, split: Split) -> int:

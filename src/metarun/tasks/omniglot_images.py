@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +15,14 @@ from tqdm import tqdm
 
 from metarun.downloads import download
 from metarun.errors import MetarunError
-from metarun.storage import cache_directory, data_directory, lock, read_tensors, write_atomically
+from metarun.storage import (
+    DamagedFileError,
+    cache_directory,
+    data_directory,
+    lock,
+    read_tensors,
+    write_atomically,
+)
 
 BACKGROUND, CHARACTERS, DRAWINGS, SIZE = 964, 964 + 659, 20, 28
 _SCAN = 105
@@ -41,7 +49,7 @@ def load_images(root: Path | None) -> Tensor:
     folder = _folder(root or data_directory())
     cache = cache_directory() / "omniglot-28.pt"
     with lock(cache):
-        kept = _read_cache(cache, folder)
+        kept = _read_cache(cache, folder, without_archives=root is None)
         if kept is not None:
             return kept
         parts = []
@@ -66,13 +74,15 @@ def _sizes(folder: Path) -> list[int]:
     return [archive.stat().st_size for archive in archives if archive.exists()]
 
 
-def _read_cache(cache: Path, folder: Path) -> Tensor | None:
+def _read_cache(cache: Path, folder: Path, *, without_archives: bool) -> Tensor | None:
     """Return the prepared images, or None where they must be made (again)."""
-    if not cache.exists():
+    try:
+        kept = read_tensors(cache) if cache.exists() else {}
+    except DamagedFileError:
         return None
-    kept = read_tensors(cache)
-    # Where no archive lies the cache alone will do: it was made from checked ones.
-    if kept.get("version") != _VERSION or _sizes(folder) not in ([], kept.get("archives")):
+    # Where nobody named a folder the cache alone will do: it was made from checked archives.
+    made_from_these = _sizes(folder) == kept.get("archives") or (without_archives and _sizes(folder) == [])
+    if kept.get("version") != _VERSION or not made_from_these:
         return None
     images = kept["images"]
     assert isinstance(images, Tensor)
@@ -91,7 +101,7 @@ def _read_archive(path: Path, characters: int) -> Tensor:
                 raise MetarunError(f"{wrong}, found {len(drawings)} characters, {len(names)} drawings: {fix}")
             bar = tqdm(names, f"reading {path.name} (once)", unit=" images", disable=None, leave=False)
             pixels = b"".join(_read_drawing(archive.read(name)) for name in bar)
-    except (zipfile.BadZipFile, UnidentifiedImageError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:  # OSError: what Pillow raises
         raise MetarunError(f"{wrong}, found a damaged file ({error}): {fix}") from error
     return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(characters, DRAWINGS, SIZE, SIZE)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metarun.tasks.draws import Draws
 from metarun.tasks.losses import mean_squared_error
-from metarun.tasks.synthetic import Interval, SyntheticSource, stretch
+from metarun.tasks.synthetic import SyntheticSource, stretch
+from metarun.values import Interval
 
 
 class Sinusoid(SyntheticSource):

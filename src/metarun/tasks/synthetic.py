@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
-
-
-def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError("should be [low, high] with low ≤ high")
-    return interval
-
-
-Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+from metarun.values import Count, Interval, Seed
 
 
 def stretch(uniform: Tensor, interval: Interval) -> Tensor:
@@ -48,10 +38,10 @@ class SyntheticSource(ABC):
     def __init__(
         self,
         *,
-        shot: PositiveInt,
-        query: PositiveInt,
-        train_shot: PositiveInt | None = None,
-        seed: NonNegativeInt = 0,
+        shot: Count,
+        query: Count,
+        train_shot: Count | None = None,
+        seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shot, self.query, self.train_shot = shot, query, train_shot or shot
