@@ -12,6 +12,7 @@ import torch
 
 from metarun.compose import compose_config
 from metarun.config import read_config
+from metarun.engine import Engine
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import Curve, Estimate
 from metarun.runs.directory import Run
@@ -123,13 +124,13 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
-def test_the_chunk_is_kept_for_the_whole_run(tmp_path: Path) -> None:
-    config, run = start(tmp_path, "engine.chunk=3")
+def test_the_engine_is_kept_for_the_whole_run(tmp_path: Path) -> None:
+    config, run = start(tmp_path, "engine.chunk=3", "engine.threads=1")
     training = Training(config, run)
     training.restore()
     resumed = Training(read_config(compose_config([*SMALL, "engine.chunk=2"])), run)
     resumed.restore()
-    assert resumed.chunk == 3
+    assert resumed.engine == Engine(3, 1)
 
 
 @pytest.mark.parametrize(

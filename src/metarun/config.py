@@ -37,6 +37,7 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
     """Attributes are the keys of conf/engine, in words there."""
 
     chunk: Literal["auto"] | PositiveInt
+    threads: Literal["auto"] | PositiveInt
 
 
 class Config(BaseModel, extra="forbid", frozen=True):

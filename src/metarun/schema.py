@@ -111,9 +111,10 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
     """
     for key, value in node.items():
         if key not in (*fields.types, "_target_") and not fields.open_ended:
+            known = ", ".join(fields.types) or "(it has none)"
             raise ConfigError(
-                f"{_path(group, key)}={_typed(value)}: there is no such key{did_you_mean(key, fields.types)}; "
-                f"choose from {', '.join(fields.types) or '(it has none)'}"
+                f"{_path(group, key)}={_typed(value)}: there is no such key"
+                f"{did_you_mean(key, fields.types)}; choose from {known}"
             )
     missing = [key for key in fields.types if key in fields.required - node.keys()]
     if missing:

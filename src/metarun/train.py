@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from metarun.build import build, build_metagradient, build_outer
 from metarun.config import Config
-from metarun.engine import chunk_size
+from metarun.engine import Engine, choose
 from metarun.errors import MetarunError
 from metarun.evaluate import Curve, evaluate
 from metarun.learners import Scores
@@ -62,7 +63,7 @@ class Training:
     Attributes:
         step: meta-steps taken so far.
         best: step and quality of the best validation so far.
-        chunk: tasks in memory at once; chosen once and kept for the whole run, so that bits do not change.
+        engine: tasks in memory at once, and threads; chosen once and kept for the whole run.
     """
 
     def __init__(self, config: Config, run: Run) -> None:
@@ -75,7 +76,16 @@ class Training:
         self.step = 0
         self.best: dict[str, Any] | None = None
         first = self.source.batch("train", 0, 1)
-        self.chunk = chunk_size(config.engine.chunk, self.metagradient, self.learner, first)
+        chosen = config.engine
+        self.engine = choose(
+            chosen.chunk,
+            chosen.threads,
+            self.metagradient,
+            self.learner,
+            first,
+            meta_batch=self.settings.meta_batch,
+        )
+        self.engine.use()
         self._meter = Meter(self.settings.meta_batch)
 
     def restore(self) -> None:
@@ -88,7 +98,8 @@ class Training:
         self.learner.load_state_dict(state["learner"])
         self.outer.load_state_dict(state["outer"])
         self._meter.load_state_dict(state["meter"])
-        self.step, self.best, self.chunk = state["step"], state["best"], state["chunk"]
+        self.step, self.best, self.engine = state["step"], state["best"], Engine(**state["engine"])
+        self.engine.use()
         self.run.metrics.cut(state["metrics_bytes"])
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
 
@@ -105,7 +116,7 @@ class Training:
             "outer": self.outer.state_dict(),
             "meter": self._meter.state_dict(),
             "best": self.best,
-            "chunk": self.chunk,
+            "engine": asdict(self.engine),
             "metrics_bytes": self.run.metrics.position(),
         }
         self.run.save("last", state)
@@ -118,7 +129,7 @@ class Training:
         """Take one meta-step on the next episodes."""
         count = self.settings.meta_batch
         batch = self.source.batch("train", self.step * count, count)
-        self._meter.add(self.metagradient(self.learner, batch, self.chunk))
+        self._meter.add(self.metagradient(self.learner, batch, self.engine.chunk))
         self.outer.step(self.step)
         self.step += 1
 
@@ -146,7 +157,8 @@ class Training:
         log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
         if self.best is None or curve.quality > self.best["quality"]:
             self.best = {"step": self.step, "quality": curve.quality}
-            self.run.save("best", {**self.best, "learner": self.learner.state_dict()})
+            engine = asdict(self.engine)
+            self.run.save("best", {**self.best, "engine": engine, "learner": self.learner.state_dict()})
 
     def _check_finite(self) -> None:
         for name, p in self.learner.named_parameters():
@@ -175,7 +187,7 @@ class Training:
                 between_chunks()
                 yield first
 
-        return evaluate(self.learner, self.source, split, tasks, chunk=self.chunk, progress=progress)
+        return evaluate(self.learner, self.source, split, tasks, chunk=self.engine.chunk, progress=progress)
 
 
 class Meter:

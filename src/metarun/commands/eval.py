@@ -19,6 +19,7 @@ from metarun.build import build, build_source
 from metarun.commands.arguments import parse
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain
 from metarun.config import Config, read_config
+from metarun.engine import Engine
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import evaluate
 from metarun.reports.table import curve_table
@@ -37,6 +38,7 @@ _OPEN = (
     "train.test_tasks",
     "device",
     "engine.chunk",
+    "engine.threads",
 )
 
 
@@ -68,15 +70,17 @@ def main(arguments: list[str]) -> None:
     parts = build(config)
     parts.learner.load_state_dict(state["learner"])
     parts.source.prepare(parts.device)
-    # The chunk that the run chose, unless another is typed: with it the last bits are those of its own test.
-    typed = config.engine.chunk if node["engine"] != trained["engine"] else "auto"
-    chunk = typed if typed != "auto" else (last or {}).get("chunk", 1)
+    # What the run chose, unless something else is typed: with it the last bits are those of its own test.
+    chosen = dict((last or state)["engine"])
+    chosen |= {key: value for key, value in config.engine if value not in ("auto", trained["engine"][key])}
+    engine = Engine(**chosen)
+    engine.use()
     curve = evaluate(
         parts.learner,
         parts.source,
         "test",
         config.train.test_tasks,
-        chunk=chunk,
+        chunk=engine.chunk,
         progress=partial(chunks_bar, "test"),
     )
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}.json"

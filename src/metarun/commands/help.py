@@ -30,7 +30,7 @@ Then set single keys, as in inner.lr=0.05. Often used:
   data.root, data.split  where the archives lie; random or lake
   inner.lr, inner.steps  the rate and number of inner steps; inner.test_steps: at test
   model.filters          channels; model.norm: batch, group, layer, none
-  engine.chunk           tasks in memory at once
+  engine.chunk           tasks in memory at once; engine.threads: of torch on a CPU
 
 Runs land in outputs/DATE/TIME: config, metrics, checkpoints, results. Your own options: --config-dir FOLDER.
 Shell completion: eval "$(metarun -sc install=bash)" (bash, zsh or fish). Hydra's flags: metarun --hydra-help.
