@@ -185,6 +185,8 @@ def test_a_sweep_runs_every_combination_and_a_failing_job_does_not_stop_it(metar
     assert "job 2 failed: " in done.stderr
     assert "Traceback" not in done.stderr
     (sweep,) = tmp_path.glob("outputs/multirun/*/*")
+    manifest = json.loads((sweep / "3" / "manifest.json").read_text())
+    assert manifest["command"].startswith("metarun algo=metasgd inner.lr=0.1 device=cpu")
     assert sorted(path.parent.name for path in sweep.glob("*/results.json")) == ["1", "3"]
 
 
@@ -409,6 +411,8 @@ def test_a_users_own_rule_from_outside_the_package(metarun, tmp_path: Path) -> N
     script = [str(Path(sys.executable).parent / "metarun"), "inner=sign", "--config-dir", "myconf", *FEW]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
+    manifest = json.loads((the_run(tmp_path) / "manifest.json").read_text())
+    assert "myconf inner=sign" in manifest["command"]
     listed = metarun("list", "inner", "--config-dir", "myconf").stdout
     assert re.search(r"^  sign +Steps of a fixed size\.$", listed, re.MULTILINE)
     wrong = metarun("inner=sign", "inner.lr=x", "--config-dir", "myconf")

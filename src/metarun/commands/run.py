@@ -89,21 +89,22 @@ def _jobs(overrides: list[str]) -> list[list[str]]:
 def _hydra_main(node: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode == RunMode.MULTIRUN:
+    one_of_many = hydra_config.mode == RunMode.MULTIRUN
+    if one_of_many:
         log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "the defaults")
+    own = [each.path for each in hydra_config.runtime.config_sources if each.provider == "command-line"]
+    words = [*(f"--config-dir={folder}" for folder in own), *hydra_config.overrides.task]
     try:
-        _one_run(plain(node), directory, list(hydra_config.overrides.task))
-    except MetarunError as error:
-        if (
-            hydra_config.mode == RunMode.MULTIRUN
-        ):  # the other jobs go on, and Hydra shows the first failure only
+        _one_run(plain(node), directory, words)
+    except (MetarunError, OSError) as error:
+        if one_of_many:  # the other jobs go on, and Hydra shows the first failure only
             log.error("job %d failed: %s", hydra_config.job.num, error)
             raise
         _failures.append(error)
 
 
-def _one_run(node: dict[str, Any], directory: Path, overrides: list[str]) -> None:
+def _one_run(node: dict[str, Any], directory: Path, words: list[str]) -> None:
     """Check a composed config, and train in a directory."""
     config = read_config(node)
-    run = Run.create(directory, node, manifest(overrides, config.seed, chosen_device(config.device)))
+    run = Run.create(directory, node, manifest(words, config.seed, chosen_device(config.device)))
     launch(config, run)
