@@ -19,6 +19,7 @@ COMMANDS = {
     "resume": "continue a stopped run where it was",
     "eval": "test a run's best checkpoint again, under other conditions",
     "list": "print what can be chosen",
+    "bench": "time this machine against other ways to the same meta-gradient",
 }
 
 

@@ -92,11 +92,12 @@ def read_config(node: Mapping[str, Any]) -> Config:
         check(group, node[group], settings_fields(settings))
     optimizer = node["outer"]["optimizer"]
     check("outer.optimizer", optimizer, target_fields(locate("outer.optimizer", optimizer), ("params", "lr")))
-    _check_device(node["device"])
+    check_device(node["device"])
     return Config.model_validate(dict(node))
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise ConfigError where there is no such device on this machine."""
     import torch
 
     if not name.startswith("cuda"):

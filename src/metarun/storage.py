@@ -55,6 +55,11 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text so that path holds either the old one or the new."""
+    replace(path, lambda file: file.write(text.encode()))
+
+
 def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values so that path holds either the old content or the new."""
     # Through memory, so that a full disk is an OSError and not one of torch's.

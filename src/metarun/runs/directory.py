@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from metarun.errors import ConfigError, MetarunError
 from metarun.runs.metrics import MetricsFile
-from metarun.storage import DamagedFileError, as_json, read_tensors, replace, write_atomically
+from metarun.storage import DamagedFileError, as_json, read_tensors, write_atomically, write_text
 
 # Raised whenever an older metarun could not read what this one writes.
 CHECKPOINT_FORMAT = 1
@@ -85,7 +85,7 @@ class Run:
         return self.directory / name
 
     def _write_text(self, name: str, text: str) -> None:
-        replace(self._path(name), lambda file: file.write(text.encode()))
+        write_text(self._path(name), text)
 
     def _checkpoint(self, which: str) -> Path:
         return self.directory / "checkpoints" / f"{which}.pt"
