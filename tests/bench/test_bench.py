@@ -11,7 +11,6 @@ import torch
 from metarun.bench import measure, peers
 from metarun.bench.cases import CASES, make_work
 
-
 AGREE = ["sinusoid-5", "sinusoid-5-first-order", "sinusoid-5-metasgd", "conv4-5q", "conv4-5q-first-order"]
 
 
