@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 
 from metarun import engine
+from metarun.allocator import keep_large_blocks
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, Reptile
 from metarun.models import MLP
@@ -24,12 +27,13 @@ def made(hidden: int = 40, steps: int = 1, tasks: int = 1) -> tuple[GradientAdap
     return learner, source.batch("train", 0, tasks)
 
 
-def choose(chunk: str | int = "auto", threads: str | int = "auto", meta_batch: int = 10) -> engine.Engine:
-    return engine.choose(chunk, threads, Exact(), *made(), meta_batch=meta_batch)
+def choose(meta_batch: int = 10, **settings: str | int) -> engine.Engine:
+    return engine.choose(engine.EngineSettings(**settings), Exact(), *made(), meta_batch=meta_batch)
 
 
 def test_a_number_is_that_number() -> None:
-    assert choose(chunk=3, threads=5) == engine.Engine(3, 5)
+    chosen = choose(chunk=3, threads=5, workers=4)
+    assert (chosen.chunk, chosen.threads, chosen.workers) == (3, 5, 4)
 
 
 def test_an_automatic_chunk_is_what_fits_the_budget(monkeypatch) -> None:
@@ -39,20 +43,32 @@ def test_an_automatic_chunk_is_what_fits_the_budget(monkeypatch) -> None:
         assert choose().chunk == chunk
 
 
-def test_small_work_has_one_thread_and_large_work_all(monkeypatch) -> None:
+def test_small_work_has_one_thread_and_large_work_all_cores(monkeypatch) -> None:
     one = engine.bytes_of_one_task(Exact(), *made())
     monkeypatch.setattr(engine, "_THREADS", 7)
     monkeypatch.setattr(engine, "_SMALL_BYTES", 5 * one)
-    assert choose(meta_batch=4).threads == 1
-    assert choose(meta_batch=6).threads == 7
-    assert choose(meta_batch=6, chunk=4).threads == 1
+
+    def chosen(**settings: int) -> tuple[int, int, bool]:
+        made = choose(**settings)
+        return made.workers, made.threads, made.keep_memory
+
+    assert chosen(meta_batch=4) == (1, 1, False)
+    assert chosen(meta_batch=6) == (6, 1, True)  # no more workers than tasks
+    assert chosen(meta_batch=60) == (7, 1, True)
+    assert chosen(meta_batch=60, workers=1) == (1, 7, True)
+    assert chosen(meta_batch=60, workers=2, threads=3) == (2, 3, True)
 
 
 def test_the_threads_are_used() -> None:
     before = torch.get_num_threads()
-    engine.Engine(1, 2).use()
+    assert engine.Engine(1, 2, 3, False).use().count == 3
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+def test_memory_is_kept_where_the_c_library_is_glibc() -> None:
+    on_glibc = platform.libc_ver()[0] == "glibc"
+    assert keep_large_blocks() == on_glibc
 
 
 def test_bytes_grow_with_what_is_kept() -> None:
@@ -68,7 +84,7 @@ def test_bytes_grow_with_what_is_kept() -> None:
 def test_measuring_leaves_no_trace() -> None:
     learner, batch = made()
     state, random = {k: v.clone() for k, v in learner.state_dict().items()}, torch.get_rng_state()
-    engine.choose("auto", "auto", Exact(), learner, batch, meta_batch=25)
+    engine.choose(engine.EngineSettings(), Exact(), learner, batch, meta_batch=25)
     assert all(torch.equal(v, state[k]) for k, v in learner.state_dict().items())
     assert all(p.grad is None for p in learner.parameters())
     assert torch.equal(torch.get_rng_state(), random)

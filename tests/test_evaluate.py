@@ -14,6 +14,7 @@ from metarun.models import MLP
 from metarun.reports.table import curve_table
 from metarun.rules import SGD
 from metarun.tasks import BinaryClassification, Sinusoid
+from metarun.workers import Workers
 
 
 def learner(source: Sinusoid, **loop: int) -> GradientAdaptation:
@@ -55,17 +56,25 @@ def test_any_chunk_size_gives_the_same_curve_and_leaves_the_mode_alone() -> None
             assert a["loss"].ci95 == pytest.approx(b["loss"].ci95, rel=1e-12)
 
 
-def test_progress_walks_through_all_chunks() -> None:
+def test_workers_give_the_same_curve() -> None:
     source = Sinusoid(shot=5, query=5, dtype=torch.float64)
-    seen: list[int] = []
+    made = learner(source)
+    assert evaluate(made, source, "test", 10, chunk=3, workers=Workers(2)) == evaluate(
+        made, source, "test", 10, chunk=3
+    )
 
-    def progress(firsts: range):
-        for first in firsts:
-            seen.append(first)
-            yield first
+
+def test_progress_sees_every_chunk() -> None:
+    source = Sinusoid(shot=5, query=5, dtype=torch.float64)
+    seen: list[tuple[int, int]] = []
+
+    def progress(chunks, total: int):
+        for chunk in chunks:
+            seen.append((len(chunk[0]["loss"]), total))
+            yield chunk
 
     evaluate(learner(source), source, "test", 10, chunk=4, progress=progress)
-    assert seen == [0, 4, 8]
+    assert seen == [(4, 3), (4, 3), (2, 3)]
 
 
 def test_quality_is_accuracy_where_there_is_one_else_minus_the_loss() -> None:

@@ -125,12 +125,12 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 def test_the_engine_is_kept_for_the_whole_run(tmp_path: Path) -> None:
-    config, run = start(tmp_path, "engine.chunk=3", "engine.threads=1")
+    config, run = start(tmp_path, "engine.chunk=3", "engine.threads=1", "engine.workers=2")
     training = Training(config, run)
     training.restore()
     resumed = Training(read_config(compose_config([*SMALL, "engine.chunk=2"])), run)
     resumed.restore()
-    assert resumed.engine == Engine(3, 1)
+    assert resumed.engine == Engine(3, 1, 2, False)
 
 
 @pytest.mark.parametrize(

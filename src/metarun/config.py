@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt
 
+from metarun.engine import EngineSettings
 from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
@@ -31,13 +32,6 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     validation_tasks: Count
     checkpoint_every: NonNegativeInt
     test_tasks: Count
-
-
-class EngineSettings(BaseModel, extra="forbid", frozen=True):
-    """Attributes are the keys of conf/engine, in words there."""
-
-    chunk: Literal["auto"] | PositiveInt
-    threads: Literal["auto"] | PositiveInt
 
 
 class Config(BaseModel, extra="forbid", frozen=True):

@@ -1,4 +1,4 @@
-"""How the work is computed (`engine=`): tasks in memory at once, and threads."""
+"""How the work is computed (`engine=`): tasks in memory at once, threads, workers."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
+from metarun.allocator import keep_large_blocks
 from metarun.learners import Learner
 from metarun.metagradients import MetaGradient
 from metarun.tasks import TaskBatch
+from metarun.workers import Workers
 
 _THREADS = torch.get_num_threads()
 # Work below this size gains nothing from a second thread, and loses much where another process wants the
 # core: the default run takes 15 s with one thread; with two the same, and 57 s beside one busy process.
 _SMALL_BYTES = 2**23
 
-# Larger chunks on a CPU gain nothing and soon lose: the same step of Conv4 with 5 query images a class takes
-# 0.47 s in chunks of 4 tasks (140 MiB) and 0.65 s in one of 16 (570 MiB), 2 cores, torch 2.13.
-_CPU_BYTES = 2**27
+# Larger chunks on a CPU gain nothing and soon lose: a step of Conv4 on 32 tasks with 5 query images takes
+# 0.41 s in chunks of 4 tasks (46 MiB) and 0.53 s in chunks of 11, 2 cores, torch 2.13.
+_CPU_BYTES = 2**25
 _CUDA_SHARE = 0.25
 # Beyond this a chunk is no faster, however small its tasks are.
 _MOST_TASKS = 256
+
+
+class EngineSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/engine, in words there."""
+
+    chunk: Literal["auto"] | PositiveInt = "auto"
+    threads: Literal["auto"] | PositiveInt = "auto"
+    workers: Literal["auto"] | PositiveInt = "auto"
 
 
 @dataclass(frozen=True)
@@ -30,21 +41,27 @@ class Engine:
     """What was chosen for a run, once and for all of it, so that its bits do not change.
 
     Attributes:
-        chunk: tasks in memory at once, while training and while evaluating.
-        threads: of torch's operations on a CPU.
+        chunk: tasks in memory at once, for each worker, while training and while evaluating.
+        threads: of each operation of torch on a CPU.
+        workers: chunks computed at once.
+        keep_memory: whether the C library keeps large blocks for the next step.
     """
 
     chunk: int
     threads: int
+    workers: int
+    keep_memory: bool
 
-    def use(self) -> None:
-        """Make torch work like this from now on."""
+    def use(self) -> Workers:
+        """Make torch work like this from now on, and return the workers."""
         torch.set_num_threads(self.threads)
+        if self.keep_memory:
+            keep_large_blocks()
+        return Workers(self.workers)
 
 
 def choose(
-    chunk: Literal["auto"] | int,
-    threads: Literal["auto"] | int,
+    settings: EngineSettings,
     metagradient: MetaGradient,
     learner: Learner[Any],
     task: TaskBatch,
@@ -53,15 +70,24 @@ def choose(
 ) -> Engine:
     """Choose what is `auto`, by measuring what the meta-gradient of one task keeps for its backward pass.
 
-    As many tasks form a chunk as fit into 128 MiB, or into a quarter of a GPU's memory, 256 at most. There is
-    one thread where a chunk of the meta-batch keeps less than 8 MiB, else as many as torch starts with. Both
-    depend on nothing that changes between two runs on one machine, so neither do the results.
+    As many tasks form a chunk as fit into 32 MiB, or into a quarter of a GPU's memory, 256 at most. Work on
+    a CPU whose meta-batch keeps 8 MiB or more is large: it has a worker for every core, as far as there are
+    tasks, with one thread each, and keeps its memory. Nothing of this changes between two runs on one
+    machine, so neither do the results.
     """
+    device = task.support.x.device
     one = bytes_of_one_task(metagradient, learner, task)
-    fitting = max(1, min(_MOST_TASKS, _budget(task.support.x.device) // one))
-    tasks = fitting if chunk == "auto" else chunk
-    enough = 1 if one * min(tasks, meta_batch) < _SMALL_BYTES else _THREADS
-    return Engine(tasks, enough if threads == "auto" else threads)
+    fitting = max(1, min(_MOST_TASKS, _budget(device) // one))
+    large = device.type == "cpu" and one * meta_batch >= _SMALL_BYTES
+    many = min(_THREADS, meta_batch) if large else 1
+    count = many if settings.workers == "auto" else settings.workers
+    each = _THREADS if large and count == 1 else 1
+    return Engine(
+        chunk=fitting if settings.chunk == "auto" else settings.chunk,
+        threads=each if settings.threads == "auto" else settings.threads,
+        workers=count,
+        keep_memory=large,
+    )
 
 
 def _budget(device: torch.device) -> int:
@@ -71,7 +97,7 @@ def _budget(device: torch.device) -> int:
 
 
 def bytes_of_one_task(metagradient: MetaGradient, learner: Learner[Any], task: TaskBatch) -> int:
-    """Return the bytes that autograd keeps for one task's meta-gradient; gradients are left as None."""
+    """Return the bytes that autograd keeps for one task's meta-gradient."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -80,6 +106,5 @@ def bytes_of_one_task(metagradient: MetaGradient, learner: Learner[Any], task: T
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        metagradient.accumulate(learner, task, 1.0)
-    learner.zero_grad(set_to_none=True)
+        metagradient.gradients(learner, task, 1.0)
     return max(1, sum(kept.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,11 +13,15 @@ from torch import Tensor
 
 from metarun.learners import Learner
 from metarun.tasks import Split, TaskSource
+from metarun.workers import Workers
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
-Progress = Callable[[range], Iterable[int]]
-"""Walks through the first episodes of the chunks, showing how far it is."""
+Chunk = list[dict[str, Tensor]]
+"""[step] → scores of the tasks of a chunk by name, [T]."""
+
+Progress = Callable[[Iterator[Chunk], int], Iterable[Chunk]]
+"""Hands through so many chunks, showing how far it is."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +79,19 @@ def evaluate(
     tasks: int,
     *,
     chunk: int,
-    progress: Progress = iter,
+    workers: Workers | None = None,
+    progress: Progress = lambda chunks, total: chunks,  # noqa: ARG005
 ) -> Curve:
     """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets."""
     was_training = learner.training
     learner.eval()
-    chunks: list[list[dict[str, Tensor]]] = []  # [chunk][step] → scores [T]
+    firsts = range(0, tasks, chunk)
+
+    def scores(first: int) -> Chunk:
+        return list(learner.curve(source.batch(split, first, min(chunk, tasks - first))))
+
     try:
-        for first in progress(range(0, tasks, chunk)):
-            batch = source.batch(split, first, min(chunk, tasks - first))
-            chunks.append(list(learner.curve(batch)))
+        chunks = list(progress((workers or Workers(1)).map(scores, firsts), len(firsts)))
     finally:
         learner.train(was_training)
     steps = [

@@ -16,7 +16,7 @@ from metarun.build import build, build_metagradient, build_outer
 from metarun.config import Config
 from metarun.engine import Engine, choose
 from metarun.errors import MetarunError
-from metarun.evaluate import Curve, evaluate
+from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
 from metarun.runs.directory import Run
 from metarun.runs.progress import TrainingProgress, chunks_bar, describe
@@ -63,7 +63,7 @@ class Training:
     Attributes:
         step: meta-steps taken so far.
         best: step and quality of the best validation so far.
-        engine: tasks in memory at once, and threads; chosen once and kept for the whole run.
+        engine: how the work is computed; chosen once and kept for the whole run.
     """
 
     def __init__(self, config: Config, run: Run) -> None:
@@ -76,16 +76,14 @@ class Training:
         self.step = 0
         self.best: dict[str, Any] | None = None
         first = self.source.batch("train", 0, 1)
-        chosen = config.engine
         self.engine = choose(
-            chosen.chunk,
-            chosen.threads,
+            config.engine,
             self.metagradient,
             self.learner,
             first,
             meta_batch=self.settings.meta_batch,
         )
-        self.engine.use()
+        self._workers = self.engine.use()
         self._meter = Meter(self.settings.meta_batch)
 
     def restore(self) -> None:
@@ -99,7 +97,7 @@ class Training:
         self.outer.load_state_dict(state["outer"])
         self._meter.load_state_dict(state["meter"])
         self.step, self.best, self.engine = state["step"], state["best"], Engine(**state["engine"])
-        self.engine.use()
+        self._workers = self.engine.use()
         self.run.metrics.cut(state["metrics_bytes"])
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
 
@@ -129,7 +127,8 @@ class Training:
         """Take one meta-step on the next episodes."""
         count = self.settings.meta_batch
         batch = self.source.batch("train", self.step * count, count)
-        self._meter.add(self.metagradient(self.learner, batch, self.engine.chunk))
+        scores = self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
+        self._meter.add(scores)
         self.outer.step(self.step)
         self.step += 1
 
@@ -182,12 +181,20 @@ class Training:
         return curve
 
     def _evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
-        def progress(firsts: range) -> Iterator[int]:
-            for first in chunks_bar(split, firsts):
+        def progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
+            for chunk in chunks_bar(split, chunks, total):
                 between_chunks()
-                yield first
+                yield chunk
 
-        return evaluate(self.learner, self.source, split, tasks, chunk=self.engine.chunk, progress=progress)
+        return evaluate(
+            self.learner,
+            self.source,
+            split,
+            tasks,
+            chunk=self.engine.chunk,
+            workers=self._workers,
+            progress=progress,
+        )
 
 
 class Meter:

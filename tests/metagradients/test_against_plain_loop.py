@@ -16,6 +16,7 @@ from metarun.models import MLP, Conv4, Linear
 from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
 from metarun.tasks import BinaryClassification, Examples, Sinusoid, TaskBatch
 from metarun.tasks.losses import cross_entropy, mean_squared_error
+from metarun.workers import Workers
 
 TASKS, STEPS, RATE, EPS = 3, 2, 0.05, 0.1
 Gradients = dict[str, Tensor]
@@ -205,6 +206,36 @@ def test_is_the_same_for_any_chunk_size(algorithm: str, chunk: int) -> None:
     batch = task_batch("conv4-batch")
     whole = by_engine(learner, metagradient, batch, chunk=TASKS)
     assert worst(by_engine(learner, metagradient, batch, chunk), whole) < 1e-10
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("model", ["mlp-batch", "conv4-batch"])
+def test_workers_compute_the_same_and_always_with_the_same_bits(algorithm: str, model: str) -> None:
+    learner, metagradient = make_learner(algorithm, model)
+    batch = task_batch(model, tasks=7)
+    alone = by_engine(learner, metagradient, batch, chunk=7)
+    by_three = []
+    for _ in range(5):
+        learner.zero_grad()
+        scores = metagradient(learner, batch, 2, Workers(3))
+        by_three.append(gradients(learner))
+    assert scores["loss"].shape == (7,)
+    assert worst(by_three[0], alone) < 1e-8
+    for again in by_three[1:]:
+        assert all(torch.equal(again[name], g) for name, g in by_three[0].items())
+
+
+def test_workers_follow_a_learner_to_another_type() -> None:
+    learner, metagradient = make_learner("maml", "conv4-batch")
+    batch = task_batch("conv4-batch")
+    metagradient(learner, batch, 1, Workers(2))
+    learner.float()
+    single = TaskBatch(
+        Examples(batch.support.x.float(), batch.support.y), Examples(batch.query.x.float(), batch.query.y)
+    )
+    learner.zero_grad()
+    metagradient(learner, single, 1, Workers(2))
+    assert {p.grad.dtype for p in learner.parameters()} == {torch.float32}
 
 
 def test_comparison_notices_vmap_over_grad_through_batch_norm() -> None:

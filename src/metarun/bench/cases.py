@@ -9,7 +9,7 @@ import torch
 from metarun.build import build, build_metagradient
 from metarun.compose import compose_config
 from metarun.config import read_config
-from metarun.engine import Engine, choose
+from metarun.engine import Engine, EngineSettings, choose
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import MetaGradient
 from metarun.tasks import Examples, TaskBatch
@@ -64,7 +64,10 @@ def make_work(
     batch = TaskBatch(support, query)
     one = next(batch.chunks(1))
     return Work(
-        learner, metagradient, batch, choose("auto", "auto", metagradient, learner, one, meta_batch=count)
+        learner,
+        metagradient,
+        batch,
+        choose(EngineSettings(), metagradient, learner, one, meta_batch=count),
     )
 
 

@@ -39,6 +39,7 @@ _OPEN = (
     "device",
     "engine.chunk",
     "engine.threads",
+    "engine.workers",
 )
 
 
@@ -74,13 +75,13 @@ def main(arguments: list[str]) -> None:
     chosen = dict((last or state)["engine"])
     chosen |= {key: value for key, value in config.engine if value not in ("auto", trained["engine"][key])}
     engine = Engine(**chosen)
-    engine.use()
     curve = evaluate(
         parts.learner,
         parts.source,
         "test",
         config.train.test_tasks,
         chunk=engine.chunk,
+        workers=engine.use(),
         progress=partial(chunks_bar, "test"),
     )
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}.json"

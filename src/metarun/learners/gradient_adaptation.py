@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +70,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self.model: nn.Module = model
         self.rule: UpdateRule = rule
         self.loop = loop
+        self._copies: dict[int, nn.Module] = {}
         self.transductive = transductive
         self.adapted_names = _matching(adapts, [name for name, _ in model.named_parameters()])
         for name, module in model.named_modules():
@@ -125,12 +129,30 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         return torch.stack(alone, 1)
 
     def _forward(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        model = self._model_of_this_thread()
+
         def one_task(params: Parameters, x: Tensor) -> Tensor:
-            output: Tensor = functional_call(self.model, {**params, **shared}, (x,))
+            output: Tensor = functional_call(model, {**params, **shared}, (x,))
             return output
 
+        if len(x) == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
+            return one_task({name: p[0] for name, p in params.items()}, x[0])[None]
         output: Tensor = vmap(one_task)(params, x)
         return output
+
+    def _model_of_this_thread(self) -> nn.Module:
+        """Return a copy for every other thread: functional_call puts its parameters into the module."""
+        if threading.current_thread() is threading.main_thread():
+            return self.model
+        thread = threading.get_ident()
+        if thread not in self._copies:
+            self._copies[thread] = copy.deepcopy(self.model)
+        return self._copies[thread]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._copies.clear()  # of another device or type now
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _leaves(params: Parameters) -> Parameters:

@@ -1,7 +1,7 @@
 """What the outer loop follows (`metagradient=`): exact, first-order, Reptile."""
 
-from metarun.metagradients.metagradient import MetaGradient
+from metarun.metagradients.metagradient import Gradients, MetaGradient
 from metarun.metagradients.query_loss import Exact, FirstOrder
 from metarun.metagradients.reptile import Reptile
 
-__all__ = ["Exact", "FirstOrder", "MetaGradient", "Reptile"]
+__all__ = ["Exact", "FirstOrder", "Gradients", "MetaGradient", "Reptile"]

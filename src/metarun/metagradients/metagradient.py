@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarun.learners import Learner, Scores
 from metarun.tasks import TaskBatch
+from metarun.workers import Workers
+
+Gradients = dict[str, Tensor]
+"""By the name of a meta-parameter; one without a gradient is left out."""
 
 
 class MetaGradient(ABC):
     """Fills `.grad` of the meta-parameters with the mean over the tasks of a meta-batch."""
 
     @abstractmethod
-    def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
-        """Add weight · Σ over tasks of each one's meta-gradient to `.grad`; return the query scores [T]."""
+    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+        """Return weight · Σ over tasks of each one's meta-gradient, and the query scores [T].
+
+        Called by several threads at once: it writes nothing that they share.
+        """
 
     def check(self, learner: Learner[Any]) -> None:  # noqa: B027  (most can train any learner)
         """Raise ConfigError where this meta-gradient cannot train this learner."""
 
-    def __call__(self, learner: Learner[Any], batch: TaskBatch, chunk: int) -> Scores:
-        """Process a meta-batch, `chunk` tasks at a time so that memory is bounded; return its scores [B]."""
-        parts = [self.accumulate(learner, tasks, 1 / len(batch)) for tasks in batch.chunks(chunk)]
-        return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
+    def __call__(
+        self, learner: Learner[Any], batch: TaskBatch, chunk: int, workers: Workers | None = None
+    ) -> Scores:
+        """Process a meta-batch, at most `chunk` tasks a time and worker so that memory is bounded.
+
+        Returns:
+            The query scores of all its tasks, [B].
+        """
+        workers = workers or Workers(1)
+        size = min(chunk, math.ceil(len(batch) / workers.count))
+        parameters = dict(learner.named_parameters())
+        scores = []
+        # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
+        for gradients, part in workers.map(
+            lambda tasks: self.gradients(learner, tasks, 1 / len(batch)), batch.chunks(size)
+        ):
+            for name, gradient in gradients.items():
+                p = parameters[name]
+                p.grad = gradient if p.grad is None else p.grad + gradient
+            scores.append(part)
+        return {name: torch.cat([part[name].detach() for part in scores]) for name in scores[0]}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from metarun.learners import Graph, Learner, Scores
-from metarun.metagradients.metagradient import MetaGradient
+from metarun.metagradients.metagradient import Gradients, MetaGradient
 from metarun.tasks import TaskBatch
 
 
@@ -14,11 +16,14 @@ class Exact(MetaGradient):
 
     graph: Graph = "exact"
 
-    def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
+    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Differentiate the query loss of these tasks through their inner loops."""
         scores = learner.scores(learner.adapt(tasks.support, self.graph), tasks.query)
-        (weight * scores["loss"].sum()).backward()  # type: ignore[no-untyped-call]
-        return scores
+        parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        found = torch.autograd.grad(
+            weight * scores["loss"].sum(), list(parameters.values()), allow_unused=True
+        )
+        return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}, scores
 
 
 class FirstOrder(Exact):

@@ -8,7 +8,7 @@ import torch
 
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import MetaGradient
+from metarun.metagradients.metagradient import Gradients, MetaGradient
 from metarun.tasks import TaskBatch
 
 
@@ -31,13 +31,14 @@ class Reptile(MetaGradient):
                 "its own: type inner=sgd or inner=adam, or metagradient=exact"
             )
 
-    def accumulate(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Scores:
-        """Add weight · Σ (θ − θ_K) to the gradient of θ."""
+    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+        """Return weight · Σ (θ − θ_K), and the query scores at θ_K."""
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
         adapted = learner.adapt(tasks.support, "none")
         with torch.no_grad():
-            for name, p in learner.model.named_parameters():
-                if name in adapted.params:
-                    difference = weight * (p - adapted.params[name]).sum(0)
-                    p.grad = difference if p.grad is None else p.grad + difference
-            return learner.scores(adapted, tasks.query)
+            differences = {
+                f"model.{name}": weight * (p - adapted.params[name]).sum(0)
+                for name, p in learner.model.named_parameters()
+                if name in adapted.params
+            }
+            return differences, learner.scores(adapted, tasks.query)

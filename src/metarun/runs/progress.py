@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
+from typing import TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger("metarun")
+
+Item = TypeVar("Item")
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -60,6 +63,6 @@ class TrainingProgress:
             log.info("step %d/%d: %s; %.3g steps/s, %s left", step, self._steps, describe(scores), rate, left)
 
 
-def chunks_bar(description: str, firsts: range) -> Iterator[int]:
-    """Walk through the chunks of an evaluation with a bar."""
-    yield from tqdm(firsts, desc=description, unit=" chunks", disable=None, leave=False)
+def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:
+    """Hand through the chunks of an evaluation with a bar."""
+    yield from tqdm(chunks, desc=description, total=total, unit=" chunks", disable=None, leave=False)
