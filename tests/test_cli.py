@@ -242,7 +242,7 @@ def _last_table(run: Path) -> str:
 
 def test_a_killed_run_ends_with_the_same_bits(metarun, tmp_path: Path) -> None:
     long = ["algo=metasgd", "train.steps=300", "train.log_every=7", "train.validate_every=20", *FEW[2:]]
-    long += ["device=cpu", "train.checkpoint_every=13"]
+    long += ["device=cpu", "train.checkpoint_every=13", "engine.workers=2", "engine.chunk=1"]
     whole = metarun(*long, "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr
     expected = json.loads((tmp_path / "whole" / "results.json").read_text())

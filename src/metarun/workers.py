@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,9 +27,10 @@ class Workers:
         """Yield the results in the order of the items."""
         if self.count == 1:
             return map(function, items)
-        return _pool(self.count).map(function, items)
+        return _pool(self.count, torch.get_num_threads()).map(function, items)
 
 
 @cache
-def _pool(count: int) -> ThreadPoolExecutor:
+def _pool(count: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    # A thread asks once how many threads torch's operations have in it, so each number has a pool of its own.
     return ThreadPoolExecutor(count, thread_name_prefix="metarun")
