@@ -9,7 +9,7 @@ import torch
 from metarun import engine
 from metarun.allocator import keep_large_blocks
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Exact, Reptile
+from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
 from metarun.models import MLP
 from metarun.rules import SGD
 from metarun.tasks import Sinusoid, TaskBatch
@@ -79,6 +79,17 @@ def test_bytes_grow_with_what_is_kept() -> None:
     assert engine.bytes_of_one_task(Reptile(), *made(steps=5)) < engine.bytes_of_one_task(
         Exact(), *made(steps=5)
     )
+
+
+def test_bytes_are_of_what_is_kept_at_once() -> None:
+    def measured(metagradient: MetaGradient, steps: int) -> int:
+        return engine.bytes_of_one_task(metagradient, *made(steps=steps))
+
+    # Reptile forgets a step before the next; the exact meta-gradient keeps them all.
+    assert measured(Reptile(), 20) == measured(Reptile(), 2)
+    assert measured(Exact(), 20) > 5 * measured(Exact(), 2)
+    assert measured(FirstOrder(), 20) < measured(Exact(), 2)
+    assert len({measured(FirstOrder(), 5) for _ in range(5)}) == 1
 
 
 def test_measuring_leaves_no_trace() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,14 +98,36 @@ def _budget(device: torch.device) -> int:
 
 
 def bytes_of_one_task(metagradient: MetaGradient, learner: Learner[Any], task: TaskBatch) -> int:
-    """Return the bytes that autograd keeps for one task's meta-gradient."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    """Return the most bytes that autograd keeps at once during one task's meta-gradient."""
+    ledger = _Ledger()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: _Kept(tensor, ledger), lambda kept: kept.tensor
+    ):
         metagradient.gradients(learner, task, 1.0)
-    return max(1, sum(kept.values()))
+    return max(1, ledger.most)
+
+
+class _Ledger:
+    """Bytes of the storages that are kept now, and the most there were; several tensors may share one."""
+
+    def __init__(self) -> None:
+        self.holders: Counter[int] = Counter()
+        self.now = self.most = 0
+
+
+class _Kept:
+    """A tensor that autograd keeps, counted for as long as it does."""
+
+    def __init__(self, tensor: Tensor, ledger: _Ledger) -> None:
+        self.tensor, self._ledger = tensor, ledger
+        storage = tensor.untyped_storage()
+        self._place, self._bytes = storage.data_ptr(), storage.nbytes()
+        ledger.holders[self._place] += 1
+        if ledger.holders[self._place] == 1:
+            ledger.now += self._bytes
+            ledger.most = max(ledger.most, ledger.now)
+
+    def __del__(self) -> None:
+        self._ledger.holders[self._place] -= 1
+        if self._ledger.holders[self._place] == 0:
+            self._ledger.now -= self._bytes
