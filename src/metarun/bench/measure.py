@@ -53,7 +53,7 @@ def alternate(work: Work, peer: peers.Peer, seconds: float) -> tuple[float, floa
 def _once(work: Work, side: peers.Peer) -> float:
     """Return the milliseconds of one meta-gradient; a peer has the threads that torch starts with."""
     device = work.batch.support.x.device
-    torch.set_num_threads(work.engine.threads if side is peers.metarun else THREADS)
+    torch.set_num_threads(THREADS)
     work.learner.zero_grad(set_to_none=True)
     _finish(device)
     began = time.perf_counter()

@@ -13,7 +13,6 @@ from torch.func import functional_call, grad, vmap
 from metarun.bench.cases import Work
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD, MetaSGD
-from metarun.workers import Workers
 
 Peer = Callable[[Work], None]
 Rates = dict[str, Tensor | float]
@@ -22,7 +21,7 @@ Task = tuple[Tensor, Tensor]
 
 def metarun(work: Work) -> None:
     """The engine, as a training uses it."""
-    work.metagradient(work.learner, work.batch, work.engine.chunk, Workers(work.engine.workers))
+    work.metagradient(work.learner, work.batch, work.engine.chunk, work.engine.use())
 
 
 def per_task_loop(work: Work) -> None:
