@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from metarun.batched import batched_forward
 from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.learners.learner import Graph, Learner
@@ -33,7 +34,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
     """Every task starts from the model's own parameters θ and takes a few steps of an update rule.
 
     All T tasks are adapted together: their parameters carry a leading task dimension, the forward pass is
-    vectorised over it, and one ordinary `autograd.grad` of the summed losses gives every task's own
+    batched over it (layer by layer for a sequence of known layers, by vmap otherwise), and one ordinary `autograd.grad` of the summed losses gives every task's own
     gradient, since no task's loss depends on another's parameters. functorch's grad is never nested with
     vmap: over a batch norm in training mode its second derivatives are silently wrong (torch 2.13).
 
@@ -70,6 +71,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self.model: nn.Module = model
         self.rule: UpdateRule = rule
         self.loop = loop
+        self._batched = batched_forward(model)
         self._copies: dict[int, nn.Module] = {}
         self.transductive = transductive
         self.adapted_names = _matching(adapts, [name for name, _ in model.named_parameters()])
@@ -92,10 +94,13 @@ class GradientAdaptation(Learner[AdaptedParameters]):
     def trajectory(self, support: Examples, graph: Graph) -> Iterator[AdaptedParameters]:
         """Yield θ, expanded to T tasks, and the adapted parameters after each inner step."""
         tasks = support.x.shape[0]
-        shared: Parameters = {
-            name: p for name, p in self.model.named_parameters() if name not in self.adapted_names
-        }
-        params: Parameters = {name: p.expand(tasks, *p.shape) for name, p in self._initial().items()}
+        params: Parameters = {}
+        shared: Parameters = {}
+        for name, p in self.model.named_parameters():
+            if name in self.adapted_names:
+                params[name] = p.expand(tasks, *p.shape)
+            else:
+                shared[name] = p
         if graph == "none":
             shared = {name: p.detach() for name, p in shared.items()}
             params = _leaves(params)
@@ -129,14 +134,18 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         return torch.stack(alone, 1)
 
     def _forward(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        tasks = x.shape[0]
+        if self._batched is not None:
+            everyones = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
+            return self._batched({**params, **everyones}, x)
         model = self._model_of_this_thread()
 
         def one_task(params: Parameters, x: Tensor) -> Tensor:
             output: Tensor = functional_call(model, {**params, **shared}, (x,))
             return output
 
-        if len(x) == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
-            return one_task({name: p[0] for name, p in params.items()}, x[0])[None]
+        if tasks == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
+            return one_task({name: p.squeeze(0) for name, p in params.items()}, x.squeeze(0))[None]
         output: Tensor = vmap(one_task)(params, x)
         return output
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from typing import Literal
 
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from metarun.errors import ConfigError
 from metarun.models.norms import Norm, norm_layer
@@ -14,7 +14,7 @@ from metarun.models.norms import Norm, norm_layer
 BLOCKS = 4
 
 
-class Conv4(nn.Module):
+class Conv4(nn.Sequential):
     """Four blocks of 3 × 3 convolution, norm, ReLU and halving, then a linear head.
 
     Convolutions and head start from Xavier's uniform distribution (Glorot & Bengio 2010) and biases from
@@ -69,17 +69,12 @@ class Conv4(nn.Module):
                     f"model=conv4 halves four times, the data's images are {list(input_shape)}: "
                     "type model=mlp"
                 )
-        self.features = features
+        if features == "mean":
+            self.mean = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
         self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), output_size)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [n, channels, height, width] to [n, output_size]."""
-        maps: Tensor = self.body(x)
-        features = maps.flatten(1) if self.features == "flatten" else maps.mean((2, 3))
-        output: Tensor = self.head(features)
-        return output

@@ -8,27 +8,23 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from metarun.models.norms import Norm, norm_layer
 
 
-class Linear(nn.Module):
+class Linear(nn.Sequential):
     """One linear layer on the flattened input, starting from zero (closed forms are easy there)."""
 
     def __init__(self, *, input_shape: tuple[int, ...], output_size: int) -> None:
         super().__init__()
+        self.flatten = nn.Flatten()
         self.head = nn.Linear(math.prod(input_shape), output_size)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [n, *input_shape] to [n, output_size]."""
-        output: Tensor = self.head(x.flatten(1))
-        return output
 
-
-class MLP(nn.Module):
+class MLP(nn.Sequential):
     """Linear layers with ReLU between them: MAML's regression network by default.
 
     Weights start from a normal with standard deviation 0.01 cut at two deviations and biases from zero,
@@ -51,6 +47,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [math.prod(input_shape), *hidden]
+        self.flatten = nn.Flatten()
         self.body = nn.Sequential()
         for index, (before, after) in enumerate(pairwise(sizes), start=1):
             layer = OrderedDict(linear=nn.Linear(before, after), norm=norm_layer(norm, after), relu=nn.ReLU())
@@ -60,8 +57,3 @@ class MLP(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
                 nn.init.zeros_(module.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x [n, *input_shape] to [n, output_size]."""
-        output: Tensor = self.head(self.body(x.flatten(1)))
-        return output

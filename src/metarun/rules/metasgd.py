@@ -42,7 +42,9 @@ class MetaSGD(UpdateRule):
 
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:  # noqa: ARG002
         """Return the parameters moved against the gradient, each entry at its own rate."""
-        return {name: p - self.rates[_key(name)] * grads[name] for name, p in params.items()}, state
+        return {
+            name: p.addcmul(self.rates[_key(name)], grads[name], value=-1) for name, p in params.items()
+        }, state
 
 
 def _key(name: str) -> str:

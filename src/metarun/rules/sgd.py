@@ -22,4 +22,4 @@ class SGD(UpdateRule):
 
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:  # noqa: ARG002
         """Return the parameters one step down the gradient."""
-        return {name: p - self.lr * grads[name] for name, p in params.items()}, state
+        return {name: p.sub(grads[name], alpha=self.lr) for name, p in params.items()}, state

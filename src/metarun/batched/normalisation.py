@@ -1,0 +1,177 @@
+"""Batch norm, max-pooling and ReLU as one function whose second derivative costs a few passes over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.errors import MetarunError
+
+_HALVES = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+
+
+def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool, relu: bool) -> Tensor:
+    """Return relu(max-pool(γ ŷ + β)) with ŷ = (y − μ) / √(σ² + eps) over all but the channels of y [n, C, …].
+
+    Statistics are those of the batch at hand. Pooling comes before the affine map, as it may where no γ is
+    negative; then only the statistics, and one affine pass a derivative, see y at its full size.
+
+    Args:
+        y: to be normalised; images in channels_last, where these kernels are fastest.
+        gamma: scale [C]; with `pool` no entry may be negative.
+        beta: shift [C].
+        eps: added to the variance.
+        pool: whether 2 × 2 windows are max-pooled.
+        relu: whether negative outputs are cut.
+
+    Raises:
+        MetarunError: there is one value a channel, which is its own mean.
+    """
+    if y.numel() == y.shape[1]:
+        raise MetarunError(
+            "a batch norm cannot normalise one example by itself: take more with data.shot or inner.batch, "
+            "or type model.norm=group"
+        )
+    result: Tensor = _Normalise.apply(y, gamma, beta, eps, pool, relu)
+    return result
+
+
+def _wide(v: Tensor, y: Tensor) -> Tensor:
+    """Give a vector over channels the dimensions of y."""
+    return v.view(-1, *[1] * (y.dim() - 2))
+
+
+def _affine(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(_wide(shift, y), y, _wide(scale, y))
+
+
+def _sums(g: Tensor, y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Σ g·(y − μ)·r and Σ g over all but the channels, in one pass."""
+    _, of_gamma, of_beta = torch.ops.aten.native_batch_norm_backward(
+        g, y, None, None, None, mu, r, True, 0.0, [False, True, True]
+    )
+    return of_gamma, of_beta
+
+
+def _pick(full: Tensor, index: Tensor | None) -> Tensor:
+    """Return the entries that max-pooling chose."""
+    if index is None:
+        return full
+    n, channels, height, width = index.shape
+    rows = full.permute(0, 2, 3, 1).reshape(n, -1, channels)
+    chosen = rows.gather(1, index.permute(0, 2, 3, 1).reshape(n, -1, channels))
+    return chosen.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _place(pooled: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
+    """Put entries back where max-pooling chose them, between zeros."""
+    if index is None:
+        return pooled
+    return torch.ops.aten.max_pool2d_with_indices_backward(pooled, y, *_HALVES, index)
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, y: Tensor, gamma: Tensor, beta: Tensor, eps: float, pool: bool, relu: bool
+    ) -> Tensor:
+        mu, variance = torch.batch_norm_update_stats(y, None, None, 0.0)
+        r = (variance + eps).rsqrt_()
+        pooled, index = torch.ops.aten.max_pool2d_with_indices(y, *_HALVES) if pool else (y, None)
+        a = gamma * r
+        out = _affine(pooled, a, beta - a * mu)
+        if relu:
+            out = out.relu_()
+        ctx.save_for_backward(y, gamma, mu, r, pooled, index, out if relu else None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+        return *_NormaliseBackward.apply(g, *ctx.saved_tensors), None, None, None
+
+
+class _NormaliseBackward(torch.autograd.Function):
+    """h = g where ReLU let through, dβ = Σ h, dγ = Σ h p̂ with p̂ the normalised pooled entries, and
+
+    dy = place(a h) − a/n · (dβ + dγ ŷ), where a = γ r, r = 1/√(σ² + eps) and n entries share a channel.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        g: Tensor,
+        y: Tensor,
+        gamma: Tensor,
+        mu: Tensor,
+        r: Tensor,
+        pooled: Tensor,
+        index: Tensor | None,
+        out: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        h = g if out is None else torch.ops.aten.threshold_backward(g, out, 0)
+        dgamma, dbeta = _sums(h, pooled, mu, r)
+        n = y.numel() // y.shape[1]
+        a = gamma * r
+        slope = -a * dgamma * r / n
+        shift = -slope * mu - a * dbeta / n
+        if index is None:
+            dy = _affine(y, slope, shift).addcmul_(h, _wide(a, y))
+        else:
+            dy = _place(h * _wide(a, y), y, index).add_(_affine(y, slope, shift))
+        ctx.save_for_backward(h, y, gamma, mu, r, pooled, index, out, dgamma, dbeta)
+        return dy, dgamma, dbeta
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor, u_gamma: Tensor, u_beta: Tensor) -> Any:  # type: ignore[override]
+        """Map cotangents of dy, dγ and dβ to those of g, y and γ."""
+        return *_NormaliseTwice.apply(u, u_gamma, u_beta, *ctx.saved_tensors), None, None, None, None, None
+
+
+class _NormaliseTwice(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ARG004
+        u: Tensor,
+        u_gamma: Tensor,
+        u_beta: Tensor,
+        h: Tensor,
+        y: Tensor,
+        gamma: Tensor,
+        mu: Tensor,
+        r: Tensor,
+        pooled: Tensor,
+        index: Tensor | None,
+        out: Tensor | None,
+        dgamma: Tensor,
+        dbeta: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        n = y.numel() // y.shape[1]
+        a = gamma * r
+        u_yhat, u_sum = _sums(u, y, mu, r)
+        picked = _pick(u, index)
+        # ⟨u, dy⟩ = a · inner, in terms of a, h, dγ, dβ and ŷ.
+        inner = (picked * h).sum([0, *range(2, y.dim())]) - (dbeta * u_sum + dgamma * u_yhat) / n
+        of_dbeta = u_beta - a * u_sum / n
+        of_dgamma = u_gamma - a * u_yhat / n
+
+        scale = of_dgamma * r
+        of_h = _affine(pooled, scale, of_dbeta - scale * mu).addcmul_(picked, _wide(a, y))
+        of_g = of_h if out is None else torch.ops.aten.threshold_backward(of_h, out, 0)
+
+        # ŷ takes part directly (weight t), through the pooled entries in dγ, and through μ and r.
+        t = -a * dgamma / n
+        slope = -(a * inner + t * u_yhat + of_dgamma * dgamma) * r * r / n
+        shift = -(t * u_sum + of_dgamma * dbeta) * r / n - slope * mu
+        of_y = _affine(y, slope, shift).addcmul_(u, _wide(t * r, y))
+        if index is None:
+            of_y = of_y.addcmul_(h, _wide(scale, y))
+        else:
+            of_y = of_y.add_(_place(h * _wide(scale, y), y, index))
+        return of_g, of_y, r * inner
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # type: ignore[override]  # noqa: ARG004
+        # torch's once_differentiable says nothing where autograd.grad is asked for certain inputs.
+        raise NotImplementedError("third derivatives of a batch norm over tasks")
