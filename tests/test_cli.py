@@ -48,6 +48,7 @@ def test_the_default_run(metarun, tmp_path: Path) -> None:
     assert done.stdout.rstrip().endswith(f"run: {run}")
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "config.yaml",
+        "engine.json",
         "manifest.json",
         "metrics.jsonl",
         "checkpoints",

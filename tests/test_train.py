@@ -15,7 +15,9 @@ from metarun.config import read_config
 from metarun.engine import Engine
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import Curve, Estimate
+from metarun.metagradients import Exact
 from metarun.runs.directory import Run
+from metarun.tasks import TaskBatch
 from metarun.train import Training, train
 
 SMALL = [
@@ -170,3 +172,43 @@ def test_groups_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     config, run = start(tmp_path, "model=conv4")
     with pytest.raises(ConfigError, match="model=conv4 needs images"):
         train(config, run)
+
+
+class Greedy(Exact):
+    """An exact meta-gradient that needs more memory than there is, from so many tasks on."""
+
+    def __init__(self, most: int, from_step: int = 0) -> None:
+        self.most, self.calls_left = most, 2 * from_step
+
+    def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
+        self.calls_left -= 1
+        if self.calls_left < 0 and len(tasks) > self.most:
+            torch.empty(2**60, dtype=torch.uint8)
+        return super().gradients(learner, tasks, weight)
+
+
+def test_where_memory_runs_out_chunks_are_halved_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, _ = finished(tmp_path / "enough", "engine.chunk=1")
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=1, from_step=3))
+    state, run = finished(tmp_path / "little", "engine.chunk=2")
+    assert "memory ran out: from now on in chunks of 1 tasks" in caplog.text
+    assert state["engine"]["chunk"] == 1
+    assert json.loads((run.directory / "engine.json").read_text())["strategy"] == "per_task"
+    for name, p in expected["learner"].items():
+        torch.testing.assert_close(state["learner"][name], p)
+
+
+def test_one_task_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=0))
+    with pytest.raises(MetarunError, match=r"one task does not fit.*engine\.rematerialise=true"):
+        finished(tmp_path, "engine.chunk=4")
+
+
+def finished(directory: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
+    config, run = start(directory, *overrides)
+    train(config, run)
+    state = run.load("last")
+    assert state is not None
+    return state, run

@@ -7,23 +7,28 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from metarun.build import build, build_metagradient, build_outer
+from metarun.choice import choose
+from metarun.compiled import Compiled
 from metarun.config import Config
-from metarun.engine import Engine, choose
+from metarun.engine import Engine
 from metarun.errors import MetarunError
 from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
+from metarun.ledger import is_out_of_memory, too_large
 from metarun.runs.directory import Run
 from metarun.runs.progress import TrainingProgress, chunks_bar, describe
 from metarun.runs.signals import StopSignals
 from metarun.tasks import Split
 
 log = logging.getLogger("metarun")
+
+T = TypeVar("T")
 
 
 def train(config: Config, run: Run) -> Curve:
@@ -75,31 +80,50 @@ class Training:
         self.source.prepare(self.parts.device)
         self.step = 0
         self.best: dict[str, Any] | None = None
-        first = self.source.batch("train", 0, 1)
-        self.engine = choose(
-            config.engine,
-            self.metagradient,
-            self.learner,
-            first,
-            meta_batch=self.settings.meta_batch,
-        )
-        self._workers = self.engine.use()
+        self._engine_settings = config.engine
         self._meter = Meter(self.settings.meta_batch)
 
     def restore(self) -> None:
         """Go back to the run's last checkpoint, or make the first one (and find out that one can)."""
         state = self.run.load("last")
         if state is None:
+            batch = self.source.batch("train", 0, self.settings.meta_batch)
+            self._use(choose(self._engine_settings, self.metagradient, self.learner, batch))
             self.run.metrics.cut(0)
             self.save()
             return
         self.learner.load_state_dict(state["learner"])
         self.outer.load_state_dict(state["outer"])
         self._meter.load_state_dict(state["meter"])
-        self.step, self.best, self.engine = state["step"], state["best"], Engine(**state["engine"])
-        self._workers = self.engine.use()
+        self.step, self.best = state["step"], state["best"]
+        self._use(Engine(**state["engine"]))
         self.run.metrics.cut(state["metrics_bytes"])
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
+
+    def _use(self, engine: Engine) -> None:
+        """Compute like this from now on; the run's engine.json says how, for people to read."""
+        self.engine, self._workers = engine, engine.use(self.learner)
+        plain = self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
+        self.metagradient = Compiled(plain, engine.chunk) if engine.compile else plain
+        self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
+
+    def _within_memory(self, work: Callable[[], T]) -> T:
+        """Do some work; each time memory runs out, do it again in chunks of half the size.
+
+        Raises:
+            MetarunError: not even one task fits.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.engine.chunk == 1:
+                    raise too_large() from error
+            self.learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
+            self._use(self.engine.halved())
+            log.warning("memory ran out: from now on in chunks of %d tasks", self.engine.chunk)
 
     def save(self) -> None:
         """Write the checkpoint from which restore goes on.
@@ -127,7 +151,9 @@ class Training:
         """Take one meta-step on the next episodes."""
         count = self.settings.meta_batch
         batch = self.source.batch("train", self.step * count, count)
-        scores = self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
+        scores = self._within_memory(
+            lambda: self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
+        )
         self._meter.add(scores)
         self.outer.step(self.step)
         self.step += 1
@@ -186,14 +212,16 @@ class Training:
                 between_chunks()
                 yield chunk
 
-        return evaluate(
-            self.learner,
-            self.source,
-            split,
-            tasks,
-            chunk=self.engine.chunk,
-            workers=self._workers,
-            progress=progress,
+        return self._within_memory(
+            lambda: evaluate(
+                self.learner,
+                self.source,
+                split,
+                tasks,
+                chunk=self.engine.chunk,
+                workers=self._workers,
+                progress=progress,
+            )
         )
 
 

@@ -92,11 +92,17 @@ class Own(nn.Sequential):
         return super().forward(x) + 1
 
 
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
 @pytest.mark.parametrize(
     "model",
     [
         Own(nn.Linear(2, 2)),
         nn.Sequential(nn.Linear(2, 2), Own(nn.ReLU())),
+        convolution(OwnNorm(4)),
         hooked(),
         nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
         nn.Sequential(nn.Flatten(2), nn.Linear(2, 2)),

@@ -14,9 +14,9 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 def convolve(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     """Return the convolution of x [n, T·C, H, W] with w [T·O, C, h, w] in T groups: [n, T·O, H′, W′].
 
-    Tasks are groups of channels, so in channels_last one grouped convolution serves all tasks, at the speed of
-    a single large one. Its second derivatives are four convolutions of the same shapes; autograd's own write
-    weight gradients as convolutions whose batch is the channels, which takes the libraries twice the time.
+    Tasks are groups of channels: in channels_last one grouped convolution serves all of them at the speed of
+    a plain one. Its second derivatives are four convolutions of the same shapes; autograd's own write weight
+    gradients as convolutions whose batch is the channels, which takes the libraries twice the time.
     """
     result: Tensor = _Convolution.apply(x, w, geometry)
     return result
@@ -28,10 +28,11 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, w)
         ctx.geometry = geometry
         stride, padding, dilation, groups = geometry
-        return torch.ops.aten.convolution(x, w, None, stride, padding, dilation, False, [0, 0], groups)
+        y: Tensor = torch.ops.aten.convolution(x, w, None, stride, padding, dilation, False, [0, 0], groups)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, w = ctx.saved_tensors
         gx, gw = _ConvolutionBackward.apply(g, x, w, ctx.geometry, list(ctx.needs_input_grad[:2]))
         return gx, gw, None
@@ -54,13 +55,15 @@ class _ConvolutionBackward(torch.autograd.Function):
         return gx, gw
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> Any:
         """Map cotangents u of gx and v of gw to those of g, x and w."""
         g, x, w = ctx.saved_tensors
         need_g, need_x, need_w = ctx.needs_input_grad[:3]
         of_g = of_x = of_w = None
         if need_g:
-            terms = [convolve(*each, ctx.geometry) for each in ((u, w), (x, v)) if None not in each]
+            terms = [
+                convolve(a, b, ctx.geometry) for a, b in ((u, w), (x, v)) if not (a is None or b is None)
+            ]
             of_g = sum(terms[1:], start=terms[0]) if terms else None
         if v is not None and need_x:
             of_x, _ = _ConvolutionBackward.apply(g, x, v, ctx.geometry, [True, False])

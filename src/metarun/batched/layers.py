@@ -53,6 +53,8 @@ def batched_forward(model: nn.Module) -> Forward | None:
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
     layers = list(_layers(model, ""))
+    if not all(type(layer).__module__.startswith("torch.nn.modules.") for _, layer in layers):
+        return None  # a class of somebody's own may do more than the one it inherits from
     steps: list[Step] = []
     layout: Layout = "rows"
     while layers:
@@ -84,7 +86,7 @@ def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
         yield prefix, module
 
 
-def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:
+def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  # noqa: PLR0911  (a kind a line)
     """Return the next step, or None where the next layer is not known."""
     name, layer = layers[0]
     kind, following = type(layer), [type(module) for _, module in layers[1:]]
@@ -96,11 +98,11 @@ def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:
         return Plan(1, "rows", "rows", lambda params, x, tasks: x.flatten(2))  # noqa: ARG005
     if kind is nn.Linear:
         return Plan(1, "rows", "rows", _linear(name))
-    if kind is nn.LayerNorm:
+    if isinstance(layer, nn.LayerNorm):
         return Plan(1, "rows", "rows", _layer_norm(name, layer))
-    if kind is nn.GroupNorm:
+    if isinstance(layer, nn.GroupNorm):
         return Plan(1, layout, layout, _per_channel(layout, _group_norm(name, layer)))
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
         relu = following[:1] == [nn.ReLU]
         return Plan(1 + relu, layout, layout, _per_channel(layout, _batch_norm(name, layer, relu=relu)))
     if kind is nn.Conv2d:
@@ -129,7 +131,8 @@ def _per_channel(layout: Layout, step: Step) -> Step:
 
     def on_rows(params: Parameters, x: Tensor, tasks: int) -> Tensor:
         together = step(params, x.transpose(0, 1).flatten(1, 2), tasks)
-        return together.unflatten(1, (tasks, -1)).transpose(0, 1)
+        apart: Tensor = together.unflatten(1, (tasks, -1))
+        return apart.transpose(0, 1)
 
     return on_rows
 
@@ -168,7 +171,7 @@ def _group_norm(name: str, layer: nn.GroupNorm) -> Step:
     return step
 
 
-def _batch_norm(name: str, layer: nn.Module, *, relu: bool) -> Step:
+def _batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, *, relu: bool) -> Step:
     def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
         gamma, beta = _scale_and_shift(name, params, x, x.shape[1])
         return normalise(x, gamma, beta, layer.eps, pool=False, relu=relu)
@@ -189,7 +192,7 @@ def _plan_convolution(layers: list[tuple[str, nn.Module]]) -> Plan | None:
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return None
-    if not following or type(following[0]) is not nn.BatchNorm2d:
+    if not following or not isinstance(following[0], nn.BatchNorm2d):
         return Plan(1, "folded", "folded", _convolution(name, layer))
     pool = len(following) > 1 and _halves(following[1])
     relu = [type(module) for module in following[1 + pool : 2 + pool]] == [nn.ReLU]

@@ -69,7 +69,8 @@ def _place(pooled: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
     """Put entries back where max-pooling chose them, between zeros."""
     if index is None:
         return pooled
-    return torch.ops.aten.max_pool2d_with_indices_backward(pooled, y, *_HALVES, index)
+    full: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(pooled, y, *_HALVES, index)
+    return full
 
 
 class _Normalise(torch.autograd.Function):
@@ -88,14 +89,14 @@ class _Normalise(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         return *_NormaliseBackward.apply(g, *ctx.saved_tensors), None, None, None
 
 
 class _NormaliseBackward(torch.autograd.Function):
-    """h = g where ReLU let through, dβ = Σ h, dγ = Σ h p̂ with p̂ the normalised pooled entries, and
+    """With h = g where ReLU let through: dβ = Σ h, dγ = Σ h p̂, dy = place(a h) − a/n · (dβ + dγ ŷ).
 
-    dy = place(a h) − a/n · (dβ + dγ ŷ), where a = γ r, r = 1/√(σ² + eps) and n entries share a channel.
+    p̂ are the normalised pooled entries, a = γ r, r = 1/√(σ² + eps), and n entries share a channel.
     """
 
     @staticmethod
@@ -124,7 +125,7 @@ class _NormaliseBackward(torch.autograd.Function):
         return dy, dgamma, dbeta
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor, u_gamma: Tensor, u_beta: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor, u_gamma: Tensor, u_beta: Tensor) -> Any:
         """Map cotangents of dy, dγ and dβ to those of g, y and γ."""
         return *_NormaliseTwice.apply(u, u_gamma, u_beta, *ctx.saved_tensors), None, None, None, None, None
 
@@ -172,6 +173,6 @@ class _NormaliseTwice(torch.autograd.Function):
         return of_g, of_y, r * inner
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
         # torch's once_differentiable says nothing where autograd.grad is asked for certain inputs.
         raise NotImplementedError("third derivatives of a batch norm over tasks")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from metarun.build import build, build_metagradient
+from metarun.choice import choose
+from metarun.compiled import Compiled
 from metarun.compose import compose_config
 from metarun.config import read_config
-from metarun.engine import Engine, EngineSettings, choose
+from metarun.engine import Engine
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import MetaGradient
 from metarun.tasks import Examples, TaskBatch
@@ -24,6 +26,9 @@ CASES: dict[str, list[str]] = {
     "conv4-5q": [*_CONV4, "data.query=1"],
     "conv4-5q-first-order": [*_CONV4, "data.query=1", "metagradient=first_order"],
     "conv4-5q-metasgd": [*_CONV4, "algo=metasgd", "data.query=1"],
+    "sinusoid-5-compiled": ["inner.steps=5", "engine.compile=true"],
+    "conv4-5q-compiled": [*_CONV4, "data.query=1", "engine.compile=true"],
+    "conv4-75q-compiled": [*_CONV4, "data.query=15", "engine.compile=true"],
     "conv4-75q": [*_CONV4, "data.query=15"],
     "conv4-5q-5steps": [*_CONV4, "data.query=1", "inner.steps=5"],
 }
@@ -62,13 +67,10 @@ def make_work(
     support = Examples(batch.support.x.to(device, dtype), _target(batch.support.y, device, dtype))
     query = Examples(batch.query.x.to(device, dtype), _target(batch.query.y, device, dtype))
     batch = TaskBatch(support, query)
-    one = next(batch.chunks(1))
-    return Work(
-        learner,
-        metagradient,
-        batch,
-        choose(EngineSettings(), metagradient, learner, one, meta_batch=count),
-    )
+    engine = choose(config.engine, metagradient, learner, batch)
+    if engine.compile:
+        metagradient = Compiled(metagradient, engine.chunk)
+    return Work(learner, metagradient, batch, engine)
 
 
 def _target(y: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

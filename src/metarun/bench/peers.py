@@ -21,7 +21,7 @@ Task = tuple[Tensor, Tensor]
 
 def metarun(work: Work) -> None:
     """The engine, as a training uses it."""
-    work.metagradient(work.learner, work.batch, work.engine.chunk, work.engine.use())
+    work.metagradient(work.learner, work.batch, work.engine.chunk, work.engine.use(work.learner))
 
 
 def per_task_loop(work: Work) -> None:

@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
         "test",
         config.train.test_tasks,
         chunk=engine.chunk,
-        workers=engine.use(),
+        workers=engine.use(parts.learner),
         progress=partial(chunks_bar, "test"),
     )
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}.json"

@@ -7,16 +7,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from metarun.batched import batched_forward
 from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.learners.learner import Graph, Learner
+from metarun.learners.rematerialise import rematerialised
 from metarun.rules import Parameters, UpdateRule
 from metarun.tasks import Examples, Loss
 
@@ -34,9 +36,10 @@ class GradientAdaptation(Learner[AdaptedParameters]):
     """Every task starts from the model's own parameters θ and takes a few steps of an update rule.
 
     All T tasks are adapted together: their parameters carry a leading task dimension, the forward pass is
-    batched over it (layer by layer for a sequence of known layers, by vmap otherwise), and one ordinary `autograd.grad` of the summed losses gives every task's own
-    gradient, since no task's loss depends on another's parameters. functorch's grad is never nested with
-    vmap: over a batch norm in training mode its second derivatives are silently wrong (torch 2.13).
+    batched over it (layer by layer for a sequence of known layers, else by vmap), and one ordinary
+    `autograd.grad` of the summed losses gives every task's own gradient, since no task's loss depends on
+    another's parameters. functorch's grad is never nested with vmap: over a batch norm in training mode its
+    second derivatives are silently wrong (torch 2.13).
 
     Args:
         model: the network; its parameters are the initialisation θ.
@@ -93,7 +96,33 @@ class GradientAdaptation(Learner[AdaptedParameters]):
 
     def trajectory(self, support: Examples, graph: Graph) -> Iterator[AdaptedParameters]:
         """Yield θ, expanded to T tasks, and the adapted parameters after each inner step."""
-        tasks = support.x.shape[0]
+        params, shared = self._start(support.x.shape[0], graph)
+        yield AdaptedParameters(params, shared, support.x)
+        state = self.rule.init(params)
+        for step in range(self.loop.count(self.training)):
+            params, state = self._step((params, state), shared, support, step, graph)
+            yield AdaptedParameters(params, shared, support.x)
+
+    def adapt(self, support: Examples, graph: Graph = "exact") -> AdaptedParameters:
+        """Return the adapted parameters after the last step; see `rematerialise`."""
+        steps = self.loop.count(self.training)
+        if not self.rematerialise or graph != "exact" or steps == 0:
+            return super().adapt(support, graph)
+        params, shared = self._start(support.x.shape[0], graph)
+        values, structure = tree_flatten((params, self.rule.init(params)))
+
+        def one_step(values: tuple[Tensor, ...], step: int, differentiable: bool) -> tuple[Tensor, ...]:
+            kind: Graph = "exact" if differentiable else "none"
+            after = self._step(tree_unflatten(values, structure), shared, support, step, kind)
+            return tuple(tree_flatten(after)[0])
+
+        weights = [*shared.values(), *self.rule.parameters()]
+        after = rematerialised(one_step, values, weights, steps)
+        params, _ = tree_unflatten(after, structure)
+        return AdaptedParameters(params, shared, support.x)
+
+    def _start(self, tasks: int, graph: Graph) -> tuple[Parameters, Parameters]:
+        """Return the parameters that adapt, for T tasks, and those that tasks share."""
         params: Parameters = {}
         shared: Parameters = {}
         for name, p in self.model.named_parameters():
@@ -104,24 +133,26 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         if graph == "none":
             shared = {name: p.detach() for name, p in shared.items()}
             params = _leaves(params)
-        yield AdaptedParameters(params, shared, support.x)
-        state = self.rule.init(params)
-        for step in range(self.loop.count(self.training)):
-            examples = self.loop.minibatch(support, step, self.training)
-            with torch.enable_grad():
-                losses = self.loss(self._forward(params, shared, examples.x), examples.y)
-                grads = torch.autograd.grad(
-                    losses.sum(),
-                    list(params.values()),
-                    create_graph=graph == "exact",
-                    materialize_grads=True,
-                )
-            with torch.set_grad_enabled(graph != "none"):
-                named = dict(zip(params, grads, strict=True))
-                params, state = self.rule.update(params, named, state, step)
-            if graph == "none":
-                params = _leaves(params)
-            yield AdaptedParameters(params, shared, support.x)
+        return params, shared
+
+    def _step(
+        self, before: tuple[Parameters, Any], shared: Parameters, support: Examples, step: int, graph: Graph
+    ) -> tuple[Parameters, Any]:
+        """Return the parameters and the rule's state after one inner step, given those before it."""
+        params, state = before
+        if graph == "none":
+            params = _leaves(params)
+        examples = self.loop.minibatch(support, step, self.training)
+        with torch.enable_grad():
+            losses = self.loss(self._forward(params, shared, examples.x), examples.y)
+            grads = torch.autograd.grad(
+                losses.sum(),
+                list(params.values()),
+                create_graph=graph == "exact",
+                materialize_grads=True,
+            )
+        with torch.set_grad_enabled(graph != "none"):
+            return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
 
     def predict(self, adapted: AdaptedParameters, x: Tensor) -> Tensor:
         """Map x [T, n, …] to predictions [T, n, out]."""

@@ -27,10 +27,15 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     Args:
         loss: of predictions and targets, one value a task.
         metrics: more of the same, for people to read.
+
+    Attributes:
+        rematerialise: whether the steps of `adapt` are computed again in the backward pass instead of kept;
+            a learner without steps has nothing to gain from it.
     """
 
     def __init__(self, loss: Loss, metrics: Mapping[str, Loss]) -> None:
         super().__init__()
+        self.rematerialise = False
         self.loss = loss
         self.metrics = dict(metrics)
 

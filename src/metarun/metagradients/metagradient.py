@@ -39,7 +39,8 @@ class MetaGradient(ABC):
             The query scores of all its tasks, [B].
         """
         workers = workers or Workers(1)
-        size = min(chunk, math.ceil(len(batch) / workers.count))
+        most = min(chunk, math.ceil(len(batch) / workers.count))
+        size = math.ceil(len(batch) / math.ceil(len(batch) / most))  # of equal size, as far as that goes
         parameters = dict(learner.named_parameters())
         scores = []
         # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.

@@ -20,8 +20,8 @@ class UpdateRule(nn.Module, ABC):
         """Make the rule's own weights, if it has any, for parameters of these names and shapes (no T)."""
 
     def init(self, params: Parameters) -> Any:  # noqa: ARG002  (rules with a state read it)
-        """Return the state before the first step (momenta and the like), each entry [T, …]."""
-        return None
+        """Return the state before the first step: tuples and dicts of momenta and the like, each [T, …]."""
+        return ()
 
     @abstractmethod
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:

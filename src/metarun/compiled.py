@@ -1,0 +1,119 @@
+"""The meta-gradient as one compiled graph (`engine.compile=true`)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarun.learners import Learner, Scores
+from metarun.metagradients import Gradients, MetaGradient
+from metarun.storage import cache_directory
+from metarun.tasks import Examples, TaskBatch
+
+log = logging.getLogger("metarun")
+
+Results = dict[str, dict[str, Tensor]]
+Graph = Callable[..., Results]
+
+
+class Compiled(MetaGradient):
+    """Another meta-gradient, traced with all its derivatives for chunks of one size, and compiled.
+
+    What a step does is fixed at the first: only tensors of the learner and the tasks may change between
+    meta-steps. Chunks of other sizes, such as the last of a meta-batch, are computed without the compiler.
+    Where there is no compiler a warning says so, and nothing is compiled.
+
+    Args:
+        plain: what is compiled.
+        chunk: tasks of the chunks that are.
+    """
+
+    def __init__(self, plain: MetaGradient, chunk: int) -> None:
+        self.plain, self.chunk = plain, chunk
+        self._lock = threading.Lock()
+        self._graph: Graph | None = None
+        self._gave_up = False
+
+    def check(self, learner: Learner[Any]) -> None:
+        """Raise ConfigError where the plain meta-gradient cannot train this learner."""
+        self.plain.check(learner)
+
+    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+        """Return what the plain meta-gradient returns, up to rounding."""
+        if len(tasks) != self.chunk:
+            return self.plain.gradients(learner, tasks, weight)
+        with self._lock:  # the first worker compiles, the others wait for it
+            if self._graph is None and not self._gave_up:
+                self._graph = self._compile(learner, tasks, weight)
+                self._gave_up = self._graph is None
+        if self._graph is None:
+            return self.plain.gradients(learner, tasks, weight)
+        with torch.no_grad():
+            results = self._graph(*_inputs(learner, tasks))
+        return results["gradients"], results["scores"]
+
+    def _compile(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Graph | None:
+        # Where torch keeps compiled code by default, a reboot clears it.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
+        import torch._inductor
+        from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        log.info("compiling the meta-step: up to a minute the first time, seconds once it is in the cache")
+        began = time.monotonic()
+        inputs = _inputs(learner, tasks)
+        with torch.enable_grad():
+            traced = make_fx(_Traceable(self.plain, learner, weight))(*inputs)
+        try:
+            with torch.no_grad():
+                graph: Graph = torch._inductor.compile(traced, [*inputs])
+                graph(*inputs)  # what is left to the first call is compiled now
+        except (InvalidCxxCompiler, CppCompileError, TritonMissing, InductorError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("engine.compile: going on without, since nothing can be compiled here: %s", reason)
+            return None
+        log.info("compiled in %.0f s", time.monotonic() - began)
+        return graph
+
+
+def _inputs(learner: Learner[Any], tasks: TaskBatch) -> list[Tensor]:
+    parameters = [p.detach() for p in learner.parameters()]
+    return [*parameters, tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y]
+
+
+class _Traceable:
+    """The meta-gradient as a function of tensors alone, for a tracer to look at."""
+
+    def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
+        self._names = [name for name, _ in learner.named_parameters()]
+        self._step = _Step(metagradient, copy.deepcopy(learner), weight)
+
+    def __call__(self, *tensors: Tensor) -> Results:
+        count = len(self._names)
+        values = (each.detach().requires_grad_() for each in tensors[:count])
+        parameters = {f"learner.{name}": p for name, p in zip(self._names, values, strict=True)}
+        results: Results = torch.func.functional_call(self._step, parameters, tensors[count:])
+        return {
+            kind: {name: each.detach() for name, each in found.items()} for kind, found in results.items()
+        }
+
+
+class _Step(nn.Module):
+    """So that functional_call can put other tensors in the place of the learner's parameters."""
+
+    def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
+        super().__init__()
+        self.metagradient, self.learner, self.weight = metagradient, learner, weight
+
+    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Results:
+        tasks = TaskBatch(Examples(support_x, support_y), Examples(query_x, query_y))
+        gradients, scores = self.metagradient.gradients(self.learner, tasks, self.weight)
+        return {"gradients": gradients, "scores": scores}

@@ -1,0 +1,128 @@
+"""A rematerialised inner loop: the same meta-gradient, in memory that does not grow with the steps."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.learners.rematerialise import rematerialised
+from metarun.metagradients import Exact
+from metarun.models import MLP
+from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
+from metarun.tasks import Sinusoid
+from metarun.tasks.losses import mean_squared_error
+
+
+def learner(rule: UpdateRule, steps: int, adapts: str = "all", **loop: int) -> GradientAdaptation:
+    torch.manual_seed(0)
+    model = MLP(input_shape=(1,), output_size=1, hidden=(8, 8))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    return GradientAdaptation(
+        model=model,
+        rule=rule,
+        loop=InnerLoop(steps=steps, **loop),
+        loss=mean_squared_error,
+        metrics={},
+        adapts=adapts,
+    ).double()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 6, 17, 40])
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (lambda: SGD(lr=0.02), {}),
+        (lambda: SGD(lr=0.02), {"adapts": "head"}),
+        (lambda: MetaSGD(lr=0.02), {"adapts": "body", "batch": 3}),
+        (lambda: Adam(lr=0.01), {}),
+    ],
+)
+def test_the_meta_gradient_is_the_same(rule, options: dict, steps: int) -> None:
+    made = learner(rule(), steps, **options)
+    batch = Sinusoid(shot=5, query=4, dtype=torch.float64).batch("train", 0, 3)
+    expected, scores = Exact().gradients(made, batch, 0.5)
+    made.rematerialise = True
+    found, again = Exact().gradients(made, batch, 0.5)
+    torch.testing.assert_close(again["loss"], scores["loss"], rtol=1e-12, atol=0)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("steps", "most"), [(5, 1), (15, 2), (35, 3), (70, 4)])
+def test_steps_are_repeated_as_seldom_as_four_kept_states_allow(steps: int, most: int) -> None:
+    """C(4 + r, 4) steps need r passes over each at most, besides the first one."""
+    assert math.comb(4 + most, 4) == steps
+    passes = [0] * steps
+    kept = [0]
+
+    def step(state: tuple[torch.Tensor, ...], index: int, differentiable: bool) -> tuple[torch.Tensor, ...]:
+        kept[0] += 1
+        if not differentiable:
+            passes[index] += 1
+        return (state[0] * 1.5,)
+
+    x = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (after,) = rematerialised(step, [x], [], steps)
+    passes = [0] * steps
+    after.backward()
+    assert x.grad.item() == pytest.approx(1.5**steps)
+    assert max(passes) == most
+
+
+def test_derivatives_of_the_derivatives_are_refused_and_not_wrong() -> None:
+    x = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (after,) = rematerialised(lambda state, *_: (state[0] ** 2,), [x], [], 3)
+    with pytest.raises(NotImplementedError):
+        torch.autograd.grad(after, x, create_graph=True)
+
+
+class Heap(TorchDispatchMode):
+    """The most bytes that the C library has handed out, looked up after every operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+        kind = type(
+            "mallinfo2", (ctypes.Structure,), {"_fields_": [(n, ctypes.c_size_t) for n in names.split()]}
+        )
+        self._ask = ctypes.CDLL(None).mallinfo2
+        self._ask.restype = kind
+        self.start = self.most = self.now()
+
+    def now(self) -> int:
+        found = self._ask()
+        return found.uordblks + found.hblkhd
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.most = max(self.most, self.now())
+        return result
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc 2.33 or later")
+def test_memory_does_not_grow_with_the_steps() -> None:
+    def peak(steps: int, rematerialise: bool) -> int:
+        source = Sinusoid(shot=10, query=10)
+        made = GradientAdaptation(
+            model=MLP(input_shape=(1,), output_size=1),
+            rule=SGD(lr=0.01),
+            loop=InnerLoop(steps=steps),
+            loss=source.loss,
+            metrics={},
+        )
+        made.rematerialise = rematerialise
+        batch = source.batch("train", 0, 64)
+        for _ in range(2):  # in the first, modules are loaded and kept
+            with Heap() as heap:
+                Exact().gradients(made, batch, 1.0)
+        return heap.most - heap.start
+
+    assert peak(50, rematerialise=True) < 1.3 * peak(5, rematerialise=True)
+    assert peak(50, rematerialise=False) > 5 * peak(5, rematerialise=False)
