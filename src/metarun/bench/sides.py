@@ -1,0 +1,68 @@
+"""Who takes part in a race: metarun, and its peers as far as they are installed and can do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+
+from metarun.bench import torch_peers
+from metarun.bench.work import Side, Work
+from metarun.metagradients import FirstOrder
+
+Start = Callable[[Work], Side]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another way to the same meta-gradient.
+
+    Attributes:
+        start: makes it ready for a work.
+        can: whether it can do a work on a device.
+        package: what must be installed for it.
+    """
+
+    start: Start
+    can: Callable[[Work, torch.device], bool]
+    package: str
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package is there."""
+        return find_spec(self.package) is not None
+
+
+def metarun(work: Work) -> Side:
+    """The engine, as a training uses it."""
+    engine = work.engine
+    workers = engine.use()
+    return Side(lambda: work.metagradient(work.learner, work.batch, engine.chunk, workers))
+
+
+def _torch(function: Callable[[Work], None]) -> Start:
+    return lambda work: Side(partial(function, work))
+
+
+def _anything(work: Work, device: torch.device) -> bool:  # noqa: ARG001
+    return True
+
+
+def _second_order(work: Work, device: torch.device) -> bool:  # noqa: ARG001
+    # higher, asked for no graph, leaves the initialisation without a gradient too.
+    return not isinstance(work.metagradient, FirstOrder)
+
+
+PEERS: dict[str, Peer] = {
+    "loop": Peer(_torch(torch_peers.per_task_loop), _anything, "torch"),
+    "nested": Peer(_torch(torch_peers.nested_functorch), _anything, "torch"),
+    "higher": Peer(_torch(torch_peers.higher_library), _second_order, "higher"),
+}
+
+
+def start(name: str, work: Work) -> Side:
+    """Return a side by its name, ready for a work."""
+    return metarun(work) if name == "metarun" else PEERS[name].start(work)

@@ -1,0 +1,50 @@
+"""The table that `metarun bench` prints, and what went wrong below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+from metarun.bench.rows import Row
+
+_Columns = dict[str, Callable[[Row], str]]
+
+
+def _text(key: str) -> Callable[[Row], str]:
+    return lambda row: str(row[key])
+
+
+def _number(key: str, form: str) -> Callable[[Row], str]:
+    return lambda row: format(row[key], form) if key in row else "–"
+
+
+def _mebibytes(key: str) -> Callable[[Row], str]:
+    return lambda row: "–" if row.get(key) is None else f"{row[key] / 2**20:.0f}"
+
+
+def _times_faster(row: Row) -> str:
+    if "ratio" in row:
+        return f"{row['ratio']:.2f}"
+    return "failed" if "failed" in row else f"wrong: {row['error']:.0e}"
+
+
+_RACE: _Columns = {
+    "case": _text("case"),
+    "peer": _text("peer"),
+    "times faster": _times_faster,
+    "metarun ms": _number("metarun_ms", ".1f"),
+    "peer ms": _number("peer_ms", ".1f"),
+    "metarun MiB": _mebibytes("metarun_peak_bytes"),
+    "peer MiB": _mebibytes("peer_peak_bytes"),
+}
+_WORDS = {"case", "peer"}
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return the table, if there is a row, and a line for each failure."""
+    cells = [[show(row) for show in _RACE.values()] for row in rows]
+    align = ["left" if head in _WORDS else "right" for head in _RACE]
+    shown = tabulate(cells, list(_RACE), tablefmt="simple", disable_numparse=True, colalign=align)
+    failures = [f"{row['case']}, {row['peer']} failed: {row['failed']}" for row in rows if "failed" in row]
+    return "\n\n".join([*([shown] if cells else []), *(["\n".join(failures)] if failures else [])])
