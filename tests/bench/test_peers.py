@@ -16,12 +16,16 @@ from metarun.bench.work import Side, make_work
 CPU = torch.device("cpu")
 SINUSOID = ["sinusoid-5", "sinusoid-5-first-order", "sinusoid-5-metasgd"]
 CONV4 = ["conv4-5q", "conv4-5q-first-order"]
-WITH_TORCH = ["loop", "nested", "higher"]
-AGREE = [*product([*SINUSOID, *CONV4], WITH_TORCH)]
+WITH_TORCH = ["loop", "nested", "higher", "torchopt"]
+COMPILED = pytest.param("conv4-5q", "jax", marks=pytest.mark.slow)
+AGREE = [*product([*SINUSOID, *CONV4], WITH_TORCH), *product(SINUSOID, ["jax"]), COMPILED]
 # What cannot be done, and what torch.func does wrong.
 UNABLE = {
     ("sinusoid-5-first-order", "higher"),
+    ("sinusoid-5-first-order", "torchopt"),
+    ("sinusoid-5-metasgd", "torchopt"),
     ("conv4-5q-first-order", "higher"),
+    ("conv4-5q-first-order", "torchopt"),
 }
 WRONG = {("conv4-5q", "nested")}
 
@@ -40,6 +44,12 @@ def test_the_sides_agree_except_where_functorch_is_wrong(case: str, peer: str) -
     assert PEERS[peer].can(check.work(), CPU) == ((case, peer) not in UNABLE)
     if (case, peer) not in UNABLE:
         assert is_the_same(check.relative_error(PEERS[peer].start)) == ((case, peer) not in WRONG)
+
+
+def test_jax_is_for_cpus() -> None:
+    work = make_work(CASES["sinusoid-1"], CPU, tasks=1)
+    assert not PEERS["jax"].can(work, torch.device("cuda"))
+    assert PEERS["loop"].can(work, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("wrong", ["model.body.layer1.linear.weight", "model.head.bias"])

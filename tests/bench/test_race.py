@@ -38,13 +38,15 @@ def test_a_race_has_every_side_take_as_many_turns() -> None:
 def test_a_side_that_dies_is_reported_and_the_others_are_raced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A package that does this when it is imported, in the peer's process only: here all is well.
+    # Packages that do this when they are imported, in the peers' processes only: here all is well.
     (tmp_path / "higher.py").write_text("print('noise')\nraise ImportError('out of luck')")
+    (tmp_path / "torchopt.py").write_text("import os; os.kill(os.getpid(), 9)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    peers = ["higher", "loop"]
-    higher, loop = rows.compare("sinusoid-1", CASES["sinusoid-1"], peers, "cpu", 0.1)
+    peers = ["higher", "torchopt", "loop"]
+    higher, torchopt, loop = rows.compare("sinusoid-1", CASES["sinusoid-1"], peers, "cpu", 0.1)
     assert higher["failed"] == "ImportError: out of luck"
-    assert not MEASURED & higher.keys()
+    assert torchopt["failed"] == "ended by SIGKILL, perhaps for want of memory"
+    assert not MEASURED & (higher.keys() | torchopt.keys())
     assert loop.keys() == KEYS | MEASURED | PEAKS
 
 

@@ -23,6 +23,8 @@ from metarun.bench.work import make_work
 def main(name: str, device_name: str, *overrides: str) -> None:
     """Take turns until standard input ends."""
     answers = _own_stdout()
+    if "OMP_NUM_THREADS" in os.environ:
+        os.environ["NPROC"] = str(torch.get_num_threads())  # XLA reads this one alone
     device = torch.device(device_name)
     work = make_work(overrides, device)
     side = sides.start(name, work)

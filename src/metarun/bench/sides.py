@@ -12,6 +12,7 @@ import torch
 from metarun.bench import torch_peers
 from metarun.bench.work import Side, Work
 from metarun.metagradients import FirstOrder
+from metarun.rules import SGD
 
 Start = Callable[[Work], Side]
 
@@ -47,19 +48,37 @@ def _torch(function: Callable[[Work], None]) -> Start:
     return lambda work: Side(partial(function, work))
 
 
+def _jax(work: Work) -> Side:
+    from metarun.bench.jax_peer import jax_library  # and JAX with it, which may be absent
+
+    return jax_library(work)
+
+
 def _anything(work: Work, device: torch.device) -> bool:  # noqa: ARG001
     return True
 
 
 def _second_order(work: Work, device: torch.device) -> bool:  # noqa: ARG001
-    # higher, asked for no graph, leaves the initialisation without a gradient too.
+    # higher, asked for no graph, leaves the initialisation without a gradient too; TorchOpt always makes one.
     return not isinstance(work.metagradient, FirstOrder)
+
+
+def _one_rate(work: Work, device: torch.device) -> bool:
+    # TorchOpt's optimizers take a number or a schedule of numbers for a rate, no tensors to be learned.
+    return _second_order(work, device) and isinstance(work.learner.rule, SGD)
+
+
+def _on_cpu(work: Work, device: torch.device) -> bool:  # noqa: ARG001
+    # The JAX that the extra installs is the one for CPUs; accelerators have builds of their own.
+    return device.type == "cpu"
 
 
 PEERS: dict[str, Peer] = {
     "loop": Peer(_torch(torch_peers.per_task_loop), _anything, "torch"),
     "nested": Peer(_torch(torch_peers.nested_functorch), _anything, "torch"),
     "higher": Peer(_torch(torch_peers.higher_library), _second_order, "higher"),
+    "torchopt": Peer(_torch(torch_peers.torchopt_library), _one_rate, "torchopt"),
+    "jax": Peer(_jax, _on_cpu, "jax"),
 }
 
 

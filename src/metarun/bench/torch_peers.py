@@ -76,6 +76,24 @@ def higher_library(work: Work) -> None:
             torch.autograd.backward(query / len(batch))
 
 
+def torchopt_library(work: Work) -> None:
+    """The package TorchOpt (Ren et al. 2022, arXiv:2211.06934): its MetaSGD, as in its MAML example."""
+    import torchopt
+
+    learner, batch = work.learner, work.batch
+    assert isinstance(learner.rule, SGD)
+    inner = torchopt.MetaSGD(learner.model, lr=learner.rule.lr)
+    model_state = torchopt.extract_state_dict(learner.model, by="reference", detach_buffers=True)
+    inner_state = torchopt.extract_state_dict(inner, by="reference")
+    for t in range(len(batch)):
+        for _ in range(learner.loop.steps):
+            inner.step(_own_loss(work, learner.model, batch.support.x[t], batch.support.y[t]))
+        query = _own_loss(work, learner.model, batch.query.x[t], batch.query.y[t])
+        torch.autograd.backward(query / len(batch))
+        torchopt.recover_state_dict(learner.model, model_state)
+        torchopt.recover_state_dict(inner, inner_state)
+
+
 def _loss(work: Work, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Return one task's loss with these parameters."""
     model: nn.Module = work.learner.model

@@ -17,7 +17,7 @@ from metarun.errors import ConfigError
 from metarun.storage import as_json, write_text
 from metarun.suggest import did_you_mean
 
-_INSTALL = "pip install higher"
+_INSTALL = "pip install 'metarun[bench]'"
 
 
 def main(arguments: list[str]) -> None:
