@@ -75,9 +75,14 @@ def test_work_is_the_published_size() -> None:
     for case, support, query in [
         ("sinusoid-5", (25, 10, 1), (25, 10, 1)),
         ("conv4-75q", (32, 5, 1, 28, 28), (32, 75, 1, 28, 28)),
+        ("conv4-20way-5shot", (16, 100, 1, 28, 28), (16, 100, 1, 28, 28)),
+        ("conv4-84", (4, 5, 3, 84, 84), (4, 75, 3, 84, 84)),
     ]:
         batch = make_work(CASES[case], CPU).batch
         assert (batch.support.x.shape, batch.query.x.shape) == (support, query), case
+    work = make_work(CASES["conv4-84"], CPU, tasks=1)
+    assert work.learner.model.body.block1.conv.weight.shape == (32, 3, 3, 3)
+    assert (work.learner.loop.steps, work.learner.rule.lr, work.meta_batch) == (5, 0.01, 4)
 
 
 def test_engine_settings_of_a_case_count() -> None:

@@ -18,6 +18,22 @@ CASES: dict[str, list[str]] = {
     "conv4-5q-first-order": [*_CONV4_5Q, _FIRST_ORDER],
     "conv4-5q-metasgd": [*_CONV4_5Q, _METASGD],
     "conv4-5q-5steps": [*_CONV4_5Q, _5_STEPS],
+    "conv4-5q-5steps-first-order": [*_CONV4_5Q, _5_STEPS, _FIRST_ORDER],
+    "conv4-5q-5steps-metasgd": [*_CONV4_5Q, _5_STEPS, _METASGD],
     "conv4-75q": _CONV4_75Q,
+    "conv4-75q-first-order": [*_CONV4_75Q, _FIRST_ORDER],
+    "conv4-75q-metasgd": [*_CONV4_75Q, _METASGD],
+    "conv4-75q-5steps": [*_CONV4_75Q, _5_STEPS],
+    # MAML's own meta-batch for 20-way (arXiv:1703.03400, appendix A.1): a task is four times the size.
+    "conv4-20way-5shot": [*_CONV4, "train.meta_batch=16", "data.way=20", "data.shot=5", "data.query=5"],
+    # miniImageNet in the settings of MAML's code; three colours at 84 × 84.
+    "conv4-84": [
+        *_CONV4_75Q,
+        _5_STEPS,
+        "data.image=[3,84,84]",
+        "model.filters=32",
+        "inner.lr=0.01",
+        "train.meta_batch=4",
+    ],
 }
 """Overrides of the default config, by name. The number before q is of query images a task."""
