@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.bench import rows
+from metarun.bench import plot, rows
+from metarun.bench.cases import GROWTH, Growth
 from metarun.bench.sides import PEERS
 from metarun.commands import bench
 from metarun.errors import ConfigError
@@ -30,6 +31,39 @@ def test_the_command_writes_a_row_for_each_peer(metarun, tmp_path: Path) -> None
         assert f"{row['metarun_ms']:.1f}" in done.stdout
         assert row["torch"] == torch.__version__
         assert (row["tasks"], row["steps"]) == (25, 1)
+
+
+def test_growth_is_measured_and_drawn(tmp_path: Path, monkeypatch, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(GROWTH, "growth-steps", Growth([], "steps", (1, 2)))
+    picture, written = tmp_path / "growth.png", tmp_path / "rows.json"
+    flags = ["--only", "growth-steps", "--seconds", "0.1", "--plot", str(picture), "--json", str(written)]
+    bench.main(["bench", *flags])
+    found = json.loads(written.read_text())
+    assert [(row["case"], row["peer"], row["tasks"], row["steps"]) for row in found] == [
+        ("growth-steps", "loop", 25, 1),
+        ("growth-steps", "loop", 25, 2),
+    ]
+    assert all(row["metarun_ms"] > 0 and row["peer_ms"] > 0 for row in found)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert header[:4] == ["case", "tasks", "steps", "peer"]
+
+
+def test_a_line_is_drawn_for_each_side() -> None:
+    def row(case: str, peer: str, tasks: int, ours: float, theirs: float) -> rows.Row:
+        times = {"ratio": theirs / ours, "metarun_ms": ours, "peer_ms": theirs}
+        return {"case": case, "peer": peer, "tasks": tasks, "steps": 1, **times}
+
+    assert plot.lines(
+        [
+            row("growth-tasks", "loop", 1, 2.0, 3.0),
+            row("growth-tasks", "loop", 4, 2.5, 12.0),
+            {"case": "growth-tasks", "peer": "higher", "tasks": 4, "steps": 1, "failed": "it died"},
+            row("growth-steps", "loop", 25, 7.0, 8.0),
+        ],
+        "growth-tasks",
+    ) == {"metarun": {1: 2.0, 4: 2.5}, "loop": {1: 3.0, 4: 12.0}}
 
 
 def test_failures_wrong_sides_and_absent_packages_are_named(monkeypatch, capsys) -> None:
@@ -58,25 +92,33 @@ def test_what_no_peer_can_do_is_said(capsys) -> None:
     assert "left out: sinusoid-5-first-order: it is no work for higher" in capsys.readouterr().out
 
 
-def test_an_extra_that_is_missing_is_named_before_anything_is_measured(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "jax", None)
+def test_an_extra_that_is_missing_is_named_before_anything_is_measured(monkeypatch, tmp_path: Path) -> None:
+    for package in ("jax", "matplotlib"):
+        monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delattr(bench, "compare")
-    with pytest.raises(
-        ConfigError, match=r"^--peer jax: jax is not installed: pip install 'metarun\[bench\]'$"
-    ):
-        bench.main(["bench", "--only", "sinusoid-1", "--peer", "jax"])
+    for flags, message in {
+        ("--plot", "g.png"): r"^--plot g.png: matplotlib is not installed: pip install 'metarun\[bench\]'$",
+        ("--peer", "jax"): r"^--peer jax: jax is not installed: pip install 'metarun\[bench\]'$",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            bench.main(["bench", "--only", "growth-tasks", *flags])
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     {
         ("--only", "sinusoid"): "--only sinusoid: there is no such case; did you mean sinusoid-",
+        ("--only", "growth"): "--only growth: there is no such case; did you mean growth-",
         ("--peer", "jaxx"): "--peer jaxx: there is no such peer; did you mean jax?; choose from loop, ",
         ("--device", "cuda:99"): "device=cuda:99: ",
         ("--seconds", "x"): "argument --seconds: invalid float value",
+        ("--plot", "g.png"): "--plot g.png draws growth curves: add --only growth-tasks or --only growth-",
+        ("--plot", "g.what"): "--plot g.what: its ending says what to draw; choose from ",
     }.items(),
 )
 def test_what_is_not_there_is_refused(flags: tuple[str, str], message: str) -> None:
+    if "--plot" in flags:
+        pytest.importorskip("matplotlib")
     with pytest.raises(ConfigError) as raised:
         bench.main(["bench", *flags])
     assert str(raised.value).startswith(message)

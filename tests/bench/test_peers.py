@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from metarun.bench.cases import CASES
+from metarun.bench.cases import CASES, GROWTH
 from metarun.bench.check import Check, is_the_same
 from metarun.bench.sides import PEERS
 from metarun.bench.torch_peers import per_task_loop
@@ -88,3 +88,13 @@ def test_work_is_the_published_size() -> None:
 def test_engine_settings_of_a_case_count() -> None:
     work = make_work([*CASES["conv4-5q"], "engine.chunk=2", "engine.workers=1"], CPU, tasks=4)
     assert (work.engine.chunk, work.engine.workers) == (2, 1)
+
+
+def test_growth_is_in_one_number() -> None:
+    for growth in GROWTH.values():
+        works = [make_work(point, CPU, tasks=1) for point in growth.points()]
+        tasks = tuple(work.meta_batch for work in works)
+        steps = tuple(work.learner.loop.steps for work in works)
+        grows, stays = (tasks, steps) if growth.over == "tasks" else (steps, tasks)
+        assert grows == growth.values
+        assert len(set(stays)) == 1

@@ -1,6 +1,9 @@
-"""What is measured: published kinds of work."""
+"""What is measured: published kinds of work, and what else `metarun bench` knows by name."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 _CONV4 = ["data=noise", "inner.lr=0.1", "train.meta_batch=32"]
 _CONV4_5Q = [*_CONV4, "data.query=1"]
@@ -37,3 +40,31 @@ CASES: dict[str, list[str]] = {
     ],
 }
 """Overrides of the default config, by name. The number before q is of query images a task."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A curve of times over one number of a case.
+
+    Attributes:
+        base: overrides of every point.
+        over: what grows: tasks of a meta-batch or inner steps.
+        values: of it, a point each.
+    """
+
+    base: list[str]
+    over: Literal["tasks", "steps"]
+    values: tuple[int, ...]
+
+    def points(self) -> list[list[str]]:
+        """Return the overrides of each point."""
+        key = "train.meta_batch" if self.over == "tasks" else "inner.steps"
+        return [[*self.base, f"{key}={value}"] for value in self.values]
+
+
+GROWTH: dict[str, Growth] = {
+    "growth-tasks": Growth([], "tasks", (1, 4, 16, 64, 256)),
+    "growth-steps": Growth([], "steps", (1, 5, 10, 20, 50)),
+    "growth-tasks-conv4": Growth(_CONV4_5Q, "tasks", (1, 4, 16, 64)),
+}
+"""By name, on the default config's network where the base is empty."""

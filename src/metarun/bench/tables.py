@@ -1,4 +1,4 @@
-"""The table that `metarun bench` prints, and what went wrong below it."""
+"""The tables that `metarun bench` prints: a kind of row each, and what went wrong below it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tabulate import tabulate
 
+from metarun.bench.cases import CASES, GROWTH
 from metarun.bench.rows import Row
 
 _Columns = dict[str, Callable[[Row], str]]
@@ -38,13 +39,26 @@ _RACE: _Columns = {
     "metarun MiB": _mebibytes("metarun_peak_bytes"),
     "peer MiB": _mebibytes("peer_peak_bytes"),
 }
+_KINDS: list[tuple[Callable[[str], bool], _Columns]] = [
+    (CASES.__contains__, _RACE),
+    (
+        GROWTH.__contains__,
+        {"case": _text("case"), "tasks": _text("tasks"), "steps": _text("steps"), **_RACE},
+    ),
+]
+
+
 _WORDS = {"case", "peer"}
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Return the table, if there is a row, and a line for each failure."""
-    cells = [[show(row) for show in _RACE.values()] for row in rows]
-    align = ["left" if head in _WORDS else "right" for head in _RACE]
-    shown = tabulate(cells, list(_RACE), tablefmt="simple", disable_numparse=True, colalign=align)
+    """Return one table for each kind of row there is, and a line for each failure."""
+    shown = []
+    for is_kind, columns in _KINDS:
+        cells = [[show(row) for show in columns.values()] for row in rows if is_kind(row["case"])]
+        if cells:
+            align = ["left" if head in _WORDS else "right" for head in columns]
+            heads = list(columns)
+            shown.append(tabulate(cells, heads, tablefmt="simple", disable_numparse=True, colalign=align))
     failures = [f"{row['case']}, {row['peer']} failed: {row['failed']}" for row in rows if "failed" in row]
-    return "\n\n".join([*([shown] if cells else []), *(["\n".join(failures)] if failures else [])])
+    return "\n\n".join([*shown, *(["\n".join(failures)] if failures else [])])
