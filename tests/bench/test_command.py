@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.bench import plot, rows
-from metarun.bench.cases import GROWTH, Growth
+from metarun.bench import plot, rows, startup
+from metarun.bench.cases import GROWTH, SOURCES, Growth
 from metarun.bench.sides import PEERS
+from metarun.bench.tables import tables
 from metarun.commands import bench
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
+
+IN_COMMON = {"case", "device", "threads", "torch", "python"}
 
 
 def test_the_command_writes_a_row_for_each_peer(metarun, tmp_path: Path) -> None:
@@ -64,6 +67,40 @@ def test_a_line_is_drawn_for_each_side() -> None:
         ],
         "growth-tasks",
     ) == {"metarun": {1: 2.0, 4: 2.5}, "loop": {1: 3.0, 4: 12.0}}
+
+
+def test_what_the_data_costs(monkeypatch, capsys, tmp_path: Path) -> None:
+    for source in ("linear_regression", "binary_classification"):
+        monkeypatch.delitem(SOURCES, source)
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path))
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
+    bench.main(["bench", "--only", "data", "--seconds", "0.1", "--json", str(tmp_path / "rows.json")])
+    (row,) = json.loads((tmp_path / "rows.json").read_text())
+    own = {"source", "tasks", "steps", "episodes_per_second", "episodes_ms", "metarun_ms", "share"}
+    assert row.keys() == IN_COMMON | own
+    assert row["episodes_per_second"] == pytest.approx(25 / (row["episodes_ms"] / 1e3))
+    assert row["share"] == pytest.approx(row["episodes_ms"] / (row["episodes_ms"] + row["metarun_ms"]))
+    assert "left out: data of omniglot: METARUN_DATA names no folder of it" in capsys.readouterr().out
+
+
+def test_omniglot_is_measured_where_it_is(omniglot_root: Path, shared_cache: Path) -> None:
+    few = [*SOURCES["omniglot"], "train.meta_batch=2", "model.filters=4"]
+    (row,) = rows.data_path("omniglot", few, "cpu", 0.1)
+    assert (row["source"], row["tasks"]) == ("omniglot", 2)
+    assert row["episodes_per_second"] > 0
+
+
+def test_startup_is_in_seconds(monkeypatch) -> None:
+    monkeypatch.setattr(startup, "_FEWEST", 1)
+    found = startup.startup("cpu", 0)
+    assert [row["what"] for row in found] == ["metarun --help", "first meta-step"]
+    assert all(row.keys() == IN_COMMON | {"what", "seconds"} and row["seconds"] > 0 for row in found)
+    assert "first meta-step" in tables(found)
+
+
+def test_a_command_that_fails_is_not_timed() -> None:
+    with pytest.raises(MetarunError, match=r"metarun algo=none failed: metarun: algo=none: there is no"):
+        startup.seconds_of("algo=none")
 
 
 def test_failures_wrong_sides_and_absent_packages_are_named(monkeypatch, capsys) -> None:

@@ -68,3 +68,11 @@ GROWTH: dict[str, Growth] = {
     "growth-tasks-conv4": Growth(_CONV4_5Q, "tasks", (1, 4, 16, 64)),
 }
 """By name, on the default config's network where the base is empty."""
+
+SOURCES: dict[str, list[str]] = {
+    "sinusoid": [],
+    "linear_regression": ["data=linear_regression"],
+    "binary_classification": ["data=binary_classification"],
+    "omniglot": ["data=omniglot", "data.query=1", "train.meta_batch=32"],
+}
+"""Overrides for each source of episodes; Omniglot in the size of conv4-5q."""

@@ -11,7 +11,8 @@ import torch
 from metarun.bench.check import Check, is_the_same
 from metarun.bench.race import Racer, race
 from metarun.bench.sides import PEERS
-from metarun.bench.work import Work
+from metarun.bench.work import Work, make_work
+from metarun.storage import data_directory
 
 Row = dict[str, Any]
 
@@ -71,3 +72,38 @@ def _result(ours: Racer, theirs: Racer) -> Row:
         "metarun_peak_bytes": ours.peak_bytes,
         "peer_peak_bytes": theirs.peak_bytes,
     }
+
+
+def data_path(source: str, overrides: Sequence[str], device: str, seconds: float) -> list[Row]:
+    """Return a row of how fast a source makes episodes, and of their share of a meta-step.
+
+    A meta-step here is a meta-batch of episodes and its meta-gradient: the outer optimizer's own step is
+    left out, which makes the share a little larger than it is. No row where the source would download.
+    """
+    if not _is_here(source):
+        return []
+    work = make_work(overrides, torch.device("cpu"), tasks=1)
+    racers = race(["metarun", "episodes"], overrides, device, 2 * seconds)
+    row = {"case": "data", "source": source, **_size(work), **conditions(device)}
+    for name, racer in racers.items():
+        if racer.failed:
+            return [row | {"failed": f"{name}: {racer.failed}"}]
+    ours, episodes = racers["metarun"].ms, racers["episodes"].ms
+    return [
+        row
+        | {
+            "episodes_per_second": 1e3 * work.meta_batch / episodes,
+            "episodes_ms": episodes,
+            "metarun_ms": ours,
+            "share": episodes / (episodes + ours),
+        }
+    ]
+
+
+def _is_here(source: str) -> bool:
+    """Say whether episodes of a source need no download (any more)."""
+    if source != "omniglot":
+        return True
+    root = data_directory()
+    archives = ("images_background.zip", "images_evaluation.zip")
+    return any(all((folder / name).exists() for name in archives) for folder in (root, root / "omniglot"))

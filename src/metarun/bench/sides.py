@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 
 import torch
 
@@ -42,6 +43,14 @@ def metarun(work: Work) -> Side:
     engine = work.engine
     workers = engine.use()
     return Side(lambda: work.metagradient(work.learner, work.batch, engine.chunk, workers))
+
+
+def episodes(work: Work) -> Side:
+    """What a meta-gradient waits for: the next meta-batch from its source."""
+    tasks = len(work.batch)
+    work.source.prepare(work.batch.support.x.device)
+    first = count(0, tasks)
+    return Side(lambda: work.source.batch("train", next(first), tasks))
 
 
 def _torch(function: Callable[[Work], None]) -> Start:
@@ -84,4 +93,5 @@ PEERS: dict[str, Peer] = {
 
 def start(name: str, work: Work) -> Side:
     """Return a side by its name, ready for a work."""
-    return metarun(work) if name == "metarun" else PEERS[name].start(work)
+    own: dict[str, Start] = {"metarun": metarun, "episodes": episodes}
+    return own[name](work) if name in own else PEERS[name].start(work)

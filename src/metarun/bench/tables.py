@@ -45,10 +45,22 @@ _KINDS: list[tuple[Callable[[str], bool], _Columns]] = [
         GROWTH.__contains__,
         {"case": _text("case"), "tasks": _text("tasks"), "steps": _text("steps"), **_RACE},
     ),
+    (
+        "data".__eq__,
+        {
+            "source": _text("source"),
+            "tasks": _text("tasks"),
+            "episodes a second": _number("episodes_per_second", ",.0f"),
+            "episodes ms": _number("episodes_ms", ".2f"),
+            "meta-gradient ms": _number("metarun_ms", ".1f"),
+            "share of a meta-step": _number("share", ".1%"),
+        },
+    ),
+    ("startup".__eq__, {"from the command": _text("what"), "seconds": _number("seconds", ".2f")}),
 ]
 
 
-_WORDS = {"case", "peer"}
+_WORDS = {"case", "peer", "source", "from the command"}
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -60,5 +72,9 @@ def tables(rows: Sequence[Row]) -> str:
             align = ["left" if head in _WORDS else "right" for head in columns]
             heads = list(columns)
             shown.append(tabulate(cells, heads, tablefmt="simple", disable_numparse=True, colalign=align))
-    failures = [f"{row['case']}, {row['peer']} failed: {row['failed']}" for row in rows if "failed" in row]
+    failures = [
+        f"{row['case']}, {row.get('peer') or row.get('source')} failed: {row['failed']}"
+        for row in rows
+        if "failed" in row
+    ]
     return "\n\n".join([*shown, *(["\n".join(failures)] if failures else [])])

@@ -15,7 +15,7 @@ from metarun.config import read_config
 from metarun.engine import Engine, EngineSettings, choose
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import MetaGradient
-from metarun.tasks import Examples, TaskBatch
+from metarun.tasks import Examples, TaskBatch, TaskSource
 
 _CONF = Path(__file__).parent / "conf"
 
@@ -25,6 +25,7 @@ class Work:
     """One meta-batch for one learner.
 
     Attributes:
+        source: where the batch is from.
         meta_batch: tasks of a whole meta-step; a check's batch has fewer.
         settings: what a config asks of metarun's own engine; the other sides have no part in it.
     """
@@ -32,6 +33,7 @@ class Work:
     learner: GradientAdaptation
     metagradient: MetaGradient
     batch: TaskBatch
+    source: TaskSource
     meta_batch: int
     settings: EngineSettings
 
@@ -70,6 +72,7 @@ def make_work(
         learner,
         build_metagradient(config, learner),
         TaskBatch(support, query),
+        parts.source,
         config.train.meta_batch,
         config.engine,
     )

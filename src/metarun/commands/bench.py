@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from metarun.bench.cases import CASES, GROWTH
+from metarun.bench.cases import CASES, GROWTH, SOURCES
 from metarun.bench.plot import check_plot, draw
-from metarun.bench.rows import Row, compare
+from metarun.bench.rows import Row, compare, data_path
 from metarun.bench.sides import PEERS
+from metarun.bench.startup import startup
 from metarun.bench.tables import tables
 from metarun.commands.arguments import parse
 from metarun.config import check_device
@@ -20,7 +21,7 @@ from metarun.errors import ConfigError
 from metarun.storage import as_json, write_text
 from metarun.suggest import did_you_mean
 
-_ONLY_BY_NAME = [*GROWTH]
+_ONLY_BY_NAME = [*GROWTH, "data", "startup"]
 _INSTALL = "pip install 'metarun[bench]'"
 
 Job = Callable[[], list[Row]]
@@ -88,11 +89,21 @@ def _check_known(name: str, flag: str, kind: str, known: list[str]) -> None:
 
 def _jobs(case: str, given: argparse.Namespace) -> Iterator[tuple[str, Job]]:
     """Yield what there is to measure for a case, and what to say where it comes to nothing."""
+    conditions = given.device, given.seconds
     installed = [name for name, peer in PEERS.items() if peer.installed]
-    # A curve is of metarun and of what it was written to replace; the other peers by name.
-    peers = given.peer or (["loop"] if case in GROWTH else installed)
-    for overrides in GROWTH[case].points() if case in GROWTH else [CASES[case]]:
-        yield (
-            f"{case}: it is no work for {', '.join(peers)}",
-            partial(compare, case, overrides, peers, given.device, given.seconds),
-        )
+    if case == "startup":
+        yield "", partial(startup, *conditions)
+    elif case == "data":
+        for source, overrides in SOURCES.items():
+            yield (
+                f"data of {source}: METARUN_DATA names no folder of it",
+                partial(data_path, source, overrides, *conditions),
+            )
+    else:
+        # A curve is of metarun and of what it was written to replace; the other peers by name.
+        peers = given.peer or (["loop"] if case in GROWTH else installed)
+        for overrides in GROWTH[case].points() if case in GROWTH else [CASES[case]]:
+            yield (
+                f"{case}: it is no work for {', '.join(peers)}",
+                partial(compare, case, overrides, peers, *conditions),
+            )
