@@ -1,1 +1,1 @@
-"""`metarun bench`: metarun against other ways to compute the same meta-gradient, in one process run."""
+"""`metarun bench`: metarun against other ways to compute the same meta-gradient, a process each."""

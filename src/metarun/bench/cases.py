@@ -1,88 +1,81 @@
-"""What is measured: a meta-step of a published kind of work, made from an ordinary config."""
+"""What is measured: published kinds of work, and what else `metarun bench` knows by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-
-from metarun.build import build, build_metagradient
-from metarun.choice import choose
-from metarun.compiled import Compiled
-from metarun.compose import compose_config
-from metarun.config import read_config
-from metarun.engine import Engine
-from metarun.learners import GradientAdaptation
-from metarun.metagradients import MetaGradient
-from metarun.tasks import Examples, TaskBatch
-
-_CONV4 = ["data=omniglot", "inner.lr=0.1", "train.meta_batch=32"]
+_CONV4 = ["data=noise", "inner.lr=0.1", "train.meta_batch=32"]
+_CONV4_5Q = [*_CONV4, "data.query=1"]
+_CONV4_75Q = [*_CONV4, "data.query=15"]
+_FIRST_ORDER = "metagradient=first_order"
+_METASGD = "algo=metasgd"
+_5_STEPS = "inner.steps=5"
+_COMPILED = "engine.compile=true"
 
 CASES: dict[str, list[str]] = {
     "sinusoid-1": ["inner.steps=1"],
-    "sinusoid-5": ["inner.steps=5"],
-    "sinusoid-5-first-order": ["inner.steps=5", "metagradient=first_order"],
-    "sinusoid-5-metasgd": ["algo=metasgd", "inner.lr=0.05", "inner.steps=5"],
-    "conv4-5q": [*_CONV4, "data.query=1"],
-    "conv4-5q-first-order": [*_CONV4, "data.query=1", "metagradient=first_order"],
-    "conv4-5q-metasgd": [*_CONV4, "algo=metasgd", "data.query=1"],
-    "sinusoid-5-compiled": ["inner.steps=5", "engine.compile=true"],
-    "conv4-5q-compiled": [*_CONV4, "data.query=1", "engine.compile=true"],
-    "conv4-75q-compiled": [*_CONV4, "data.query=15", "engine.compile=true"],
-    "conv4-75q": [*_CONV4, "data.query=15"],
-    "conv4-5q-5steps": [*_CONV4, "data.query=1", "inner.steps=5"],
+    "sinusoid-5": [_5_STEPS],
+    "sinusoid-5-first-order": [_5_STEPS, _FIRST_ORDER],
+    "sinusoid-5-metasgd": [_5_STEPS, _METASGD, "inner.lr=0.05"],
+    "sinusoid-5-compiled": [_5_STEPS, _COMPILED],
+    "conv4-5q": _CONV4_5Q,
+    "conv4-5q-first-order": [*_CONV4_5Q, _FIRST_ORDER],
+    "conv4-5q-metasgd": [*_CONV4_5Q, _METASGD],
+    "conv4-5q-5steps": [*_CONV4_5Q, _5_STEPS],
+    "conv4-5q-5steps-first-order": [*_CONV4_5Q, _5_STEPS, _FIRST_ORDER],
+    "conv4-5q-5steps-metasgd": [*_CONV4_5Q, _5_STEPS, _METASGD],
+    "conv4-5q-compiled": [*_CONV4_5Q, _COMPILED],
+    "conv4-75q": _CONV4_75Q,
+    "conv4-75q-first-order": [*_CONV4_75Q, _FIRST_ORDER],
+    "conv4-75q-metasgd": [*_CONV4_75Q, _METASGD],
+    "conv4-75q-5steps": [*_CONV4_75Q, _5_STEPS],
+    # MAML's own meta-batch for 20-way (arXiv:1703.03400, appendix A.1): a task is four times the size.
+    "conv4-20way-5shot": [*_CONV4, "train.meta_batch=16", "data.way=20", "data.shot=5", "data.query=5"],
+    # miniImageNet in the settings of MAML's code; three colours at 84 × 84.
+    "conv4-84": [
+        *_CONV4_75Q,
+        _5_STEPS,
+        "data.image=[3,84,84]",
+        "model.filters=32",
+        "inner.lr=0.01",
+        "train.meta_batch=4",
+    ],
 }
 """Overrides of the default config, by name. The number before q is of query images a task."""
 
 
-@dataclass
-class Work:
-    """One meta-batch for one learner, and how metarun chose to compute it."""
+@dataclass(frozen=True)
+class Growth:
+    """A curve of times over one number of a case.
 
-    learner: GradientAdaptation
-    metagradient: MetaGradient
-    batch: TaskBatch
-    engine: Engine
-
-
-def make_work(
-    case: str, device: torch.device, dtype: torch.dtype = torch.float32, tasks: int | None = None
-) -> Work:
-    """Return the work of a case, on random images where it has images: pixels do not change the time.
-
-    Args:
-        case: a key of CASES.
-        device: where to compute.
-        dtype: of parameters and examples.
-        tasks: of the meta-batch; the case's own number where None.
+    Attributes:
+        base: overrides of every point.
+        over: what grows: tasks of a meta-batch or inner steps.
+        values: of it, a point each.
     """
-    config = read_config(compose_config([*CASES[case], "device=cpu"]))
-    parts = build(config)
-    learner = parts.learner
-    assert isinstance(learner, GradientAdaptation)
-    learner.to(device, dtype)
-    metagradient = build_metagradient(config, learner)
-    count = tasks or config.train.meta_batch
-    batch = _images(config.data, count) if "way" in config.data else parts.source.batch("train", 0, count)
-    support = Examples(batch.support.x.to(device, dtype), _target(batch.support.y, device, dtype))
-    query = Examples(batch.query.x.to(device, dtype), _target(batch.query.y, device, dtype))
-    batch = TaskBatch(support, query)
-    engine = choose(config.engine, metagradient, learner, batch)
-    if engine.compile:
-        metagradient = Compiled(metagradient, engine.chunk)
-    return Work(learner, metagradient, batch, engine)
+
+    base: list[str]
+    over: Literal["tasks", "steps"]
+    values: tuple[int, ...]
+
+    def points(self) -> list[list[str]]:
+        """Return the overrides of each point."""
+        key = "train.meta_batch" if self.over == "tasks" else "inner.steps"
+        return [[*self.base, f"{key}={value}"] for value in self.values]
 
 
-def _target(y: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return y.to(device) if y.dtype == torch.int64 else y.to(device, dtype)
+GROWTH: dict[str, Growth] = {
+    "growth-tasks": Growth([], "tasks", (1, 4, 16, 64, 256)),
+    "growth-steps": Growth([], "steps", (1, 5, 10, 20, 50)),
+    "growth-tasks-conv4": Growth(_CONV4_5Q, "tasks", (1, 4, 16, 64)),
+}
+"""By name, on the default config's network where the base is empty."""
 
-
-def _images(data: dict[str, int], tasks: int) -> TaskBatch:
-    generator = torch.Generator().manual_seed(0)
-
-    def examples(each: int) -> Examples:
-        n = data["way"] * each
-        x = torch.rand(tasks, n, 1, 28, 28, generator=generator)
-        return Examples(x, (torch.arange(n) % data["way"]).expand(tasks, n))
-
-    return TaskBatch(examples(data["shot"]), examples(data["query"]))
+SOURCES: dict[str, list[str]] = {
+    "sinusoid": [],
+    "linear_regression": ["data=linear_regression"],
+    "binary_classification": ["data=binary_classification"],
+    "omniglot": ["data=omniglot", "data.query=1", "train.meta_batch=32"],
+}
+"""Overrides for each source of episodes; Omniglot in the size of conv4-5q."""

@@ -1,27 +1,19 @@
-"""Other ways to the same meta-gradient, each as its users write it; every one fills `.grad`."""
+"""Other ways to the same meta-gradient with torch, each as its users write it; every one fills `.grad`."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from metarun.bench.cases import Work
+from metarun.bench.work import Work
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD, MetaSGD
 
-Peer = Callable[[Work], None]
 Rates = dict[str, Tensor | float]
 Task = tuple[Tensor, Tensor]
-
-
-def metarun(work: Work) -> None:
-    """The engine, as a training uses it."""
-    work.metagradient(work.learner, work.batch, work.engine.chunk, work.engine.use(work.learner))
 
 
 def per_task_loop(work: Work) -> None:
@@ -78,25 +70,39 @@ def higher_library(work: Work) -> None:
     for t in range(len(batch)):
         with higher.innerloop_ctx(learner.model, optimizer, copy_initial_weights=False) as (model, inner):
             for _ in range(learner.loop.steps):
-                loss = learner.loss(model(batch.support.x[t])[None], batch.support.y[t : t + 1])[0]
+                loss = _own_loss(work, model, batch.support.x[t], batch.support.y[t])
                 inner.step(loss, override={"lr": rates})
-            query = learner.loss(model(batch.query.x[t])[None], batch.query.y[t : t + 1])[0]
+            query = _own_loss(work, model, batch.query.x[t], batch.query.y[t])
             torch.autograd.backward(query / len(batch))
 
 
-def peers(work: Work) -> dict[str, Peer]:
-    """Return the peers that are installed and can do this work, by name."""
-    found: dict[str, Peer] = {"loop": per_task_loop, "nested": nested_functorch}
-    # higher has no first-order mode that also leaves the initialisation its gradient.
-    if find_spec("higher") and not isinstance(work.metagradient, FirstOrder):
-        found["higher"] = higher_library
-    return found
+def torchopt_library(work: Work) -> None:
+    """The package TorchOpt (Ren et al. 2022, arXiv:2211.06934): its MetaSGD, as in its MAML example."""
+    import torchopt
+
+    learner, batch = work.learner, work.batch
+    assert isinstance(learner.rule, SGD)
+    inner = torchopt.MetaSGD(learner.model, lr=learner.rule.lr)
+    model_state = torchopt.extract_state_dict(learner.model, by="reference", detach_buffers=True)
+    inner_state = torchopt.extract_state_dict(inner, by="reference")
+    for t in range(len(batch)):
+        for _ in range(learner.loop.steps):
+            inner.step(_own_loss(work, learner.model, batch.support.x[t], batch.support.y[t]))
+        query = _own_loss(work, learner.model, batch.query.x[t], batch.query.y[t])
+        torch.autograd.backward(query / len(batch))
+        torchopt.recover_state_dict(learner.model, model_state)
+        torchopt.recover_state_dict(inner, inner_state)
 
 
 def _loss(work: Work, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-    """One task's loss."""
+    """Return one task's loss with these parameters."""
     model: nn.Module = work.learner.model
     return work.learner.loss(functional_call(model, params, (x,))[None], y[None])[0]
+
+
+def _own_loss(work: Work, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Return one task's loss with the parameters that the model holds."""
+    return work.learner.loss(model(x)[None], y[None])[0]
 
 
 def _rate(work: Work, name: str) -> Tensor | float:

@@ -1,0 +1,109 @@
+"""What is measured, an object a row: as it is printed, and written as JSON."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from metarun.bench.check import Check, is_the_same
+from metarun.bench.race import Racer, race
+from metarun.bench.sides import PEERS
+from metarun.bench.work import Work, make_work
+from metarun.storage import data_directory
+
+Row = dict[str, Any]
+
+_THREADS = torch.get_num_threads()
+
+
+def conditions(device: str) -> Row:
+    """Return under what a row was measured; `threads` are those that torch starts with."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "threads": _THREADS,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def compare(
+    case: str, overrides: Sequence[str], peers: Sequence[str], device: str, seconds: float
+) -> list[Row]:
+    """Return a row for each of these peers that can do the work, after `seconds` of racing for each.
+
+    A peer whose meta-gradient is not metarun's is not raced; one that fails has a row that says how.
+    """
+    check = Check(overrides)
+    work = check.work()
+    rows: dict[str, Row] = {}
+    for name in peers:
+        if PEERS[name].can(work, torch.device(device)):
+            rows[name] = {"case": case, "peer": name, **_size(work), **conditions(device)}
+            try:
+                rows[name]["error"] = check.relative_error(PEERS[name].start)
+            except Exception as failure:  # whatever another library raises, the others are raced
+                rows[name]["failed"] = f"{type(failure).__name__}: {failure}"
+    able = [name for name, row in rows.items() if "error" in row and is_the_same(row["error"])]
+    if able:
+        racers = race(["metarun", *able], overrides, device, seconds * len(able))
+        for name in able:
+            rows[name] |= _result(racers["metarun"], racers[name])
+    return list(rows.values())
+
+
+def _size(work: Work) -> Row:
+    return {"tasks": work.meta_batch, "steps": work.learner.loop.steps}
+
+
+def _result(ours: Racer, theirs: Racer) -> Row:
+    if theirs.failed:
+        return {"failed": theirs.failed}
+    if ours.failed:
+        return {"failed": f"without metarun: {ours.failed}"}
+    return {
+        "ratio": theirs.ms / ours.ms,
+        "metarun_ms": ours.ms,
+        "peer_ms": theirs.ms,
+        "metarun_first_ms": ours.first_ms,
+        "peer_first_ms": theirs.first_ms,
+        "metarun_peak_bytes": ours.peak_bytes,
+        "peer_peak_bytes": theirs.peak_bytes,
+    }
+
+
+def data_path(source: str, overrides: Sequence[str], device: str, seconds: float) -> list[Row]:
+    """Return a row of how fast a source makes episodes, and of their share of a meta-step.
+
+    A meta-step here is a meta-batch of episodes and its meta-gradient: the outer optimizer's own step is
+    left out, which makes the share a little larger than it is. No row where the source would download.
+    """
+    if not _is_here(source):
+        return []
+    work = make_work(overrides, torch.device("cpu"), tasks=1)
+    racers = race(["metarun", "episodes"], overrides, device, 2 * seconds)
+    row = {"case": "data", "source": source, **_size(work), **conditions(device)}
+    for name, racer in racers.items():
+        if racer.failed:
+            return [row | {"failed": f"{name}: {racer.failed}"}]
+    ours, episodes = racers["metarun"].ms, racers["episodes"].ms
+    return [
+        row
+        | {
+            "episodes_per_second": 1e3 * work.meta_batch / episodes,
+            "episodes_ms": episodes,
+            "metarun_ms": ours,
+            "share": episodes / (episodes + ours),
+        }
+    ]
+
+
+def _is_here(source: str) -> bool:
+    """Say whether episodes of a source need no download (any more)."""
+    if source != "omniglot":
+        return True
+    root = data_directory()
+    archives = ("images_background.zip", "images_evaluation.zip")
+    return any(all((folder / name).exists() for name in archives) for folder in (root, root / "omniglot"))

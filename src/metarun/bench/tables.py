@@ -1,0 +1,80 @@
+"""The tables that `metarun bench` prints: a kind of row each, and what went wrong below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tabulate import tabulate
+
+from metarun.bench.cases import CASES, GROWTH
+from metarun.bench.rows import Row
+
+_Columns = dict[str, Callable[[Row], str]]
+
+
+def _text(key: str) -> Callable[[Row], str]:
+    return lambda row: str(row[key])
+
+
+def _number(key: str, form: str) -> Callable[[Row], str]:
+    return lambda row: format(row[key], form) if key in row else "–"
+
+
+def _mebibytes(key: str) -> Callable[[Row], str]:
+    return lambda row: "–" if row.get(key) is None else f"{row[key] / 2**20:.0f}"
+
+
+def _times_faster(row: Row) -> str:
+    if "ratio" in row:
+        return f"{row['ratio']:.2f}"
+    return "failed" if "failed" in row else f"wrong: {row['error']:.0e}"
+
+
+_RACE: _Columns = {
+    "case": _text("case"),
+    "peer": _text("peer"),
+    "times faster": _times_faster,
+    "metarun ms": _number("metarun_ms", ".1f"),
+    "peer ms": _number("peer_ms", ".1f"),
+    "metarun MiB": _mebibytes("metarun_peak_bytes"),
+    "peer MiB": _mebibytes("peer_peak_bytes"),
+}
+_KINDS: list[tuple[Callable[[str], bool], _Columns]] = [
+    (CASES.__contains__, _RACE),
+    (
+        GROWTH.__contains__,
+        {"case": _text("case"), "tasks": _text("tasks"), "steps": _text("steps"), **_RACE},
+    ),
+    (
+        "data".__eq__,
+        {
+            "source": _text("source"),
+            "tasks": _text("tasks"),
+            "episodes a second": _number("episodes_per_second", ",.0f"),
+            "episodes ms": _number("episodes_ms", ".2f"),
+            "meta-gradient ms": _number("metarun_ms", ".1f"),
+            "share of a meta-step": _number("share", ".1%"),
+        },
+    ),
+    ("startup".__eq__, {"from the command": _text("what"), "seconds": _number("seconds", ".2f")}),
+]
+
+
+_WORDS = {"case", "peer", "source", "from the command"}
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return one table for each kind of row there is, and a line for each failure."""
+    shown = []
+    for is_kind, columns in _KINDS:
+        cells = [[show(row) for show in columns.values()] for row in rows if is_kind(row["case"])]
+        if cells:
+            align = ["left" if head in _WORDS else "right" for head in columns]
+            heads = list(columns)
+            shown.append(tabulate(cells, heads, tablefmt="simple", disable_numparse=True, colalign=align))
+    failures = [
+        f"{row['case']}, {row.get('peer') or row.get('source')} failed: {row['failed']}"
+        for row in rows
+        if "failed" in row
+    ]
+    return "\n\n".join([*shown, *(["\n".join(failures)] if failures else [])])
