@@ -73,13 +73,6 @@ def test_batched_leaves_single_tasks_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose(tasks=1, strategy="batched").chunk == 2
 
 
-def test_a_compiled_chunk_divides_the_meta_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {1: 3.0, 2: 5.0, 5: 4.0, 10: 2.0})
-    chosen = choose(compile=True)
-    assert (chosen.chunk, chosen.compile) == (10, True)
-    assert asked == [[1, 2, 5, 10]]
-
-
 def test_a_choice_is_remembered_for_this_work_alone(
     monkeypatch: pytest.MonkeyPatch, empty_cache: Path
 ) -> None:

@@ -79,7 +79,7 @@ def choose(
     if settings.strategy == "per_task":
         return engine
     most = min(_MOST_TASKS, _budget(device) // (one * workers), math.ceil(len(batch) / workers))
-    sizes = _candidates(most, len(batch), only_divisors=settings.compile)
+    sizes = _candidates(most)
     if settings.strategy == "batched":
         sizes = [size for size in sizes if size > 1] or [2]
     chunk = sizes[0] if len(sizes) == 1 else _remembered(engine, metagradient, learner, batch, sizes)
@@ -92,10 +92,8 @@ def _budget(device: torch.device) -> int:
     return _CPU_BYTES
 
 
-def _candidates(most: int, tasks: int, *, only_divisors: bool) -> list[int]:
-    """Return the chunk sizes to measure; a compiled chunk has one size, so it divides the meta-batch."""
-    if only_divisors:
-        return [size for size in range(1, max(1, most) + 1) if tasks % size == 0]
+def _candidates(most: int) -> list[int]:
+    """Return the chunk sizes to measure."""
     powers = [2**exponent for exponent in range(max(1, most).bit_length())]
     return sorted({*powers, max(1, most)})
 

@@ -25,21 +25,20 @@ Graph = Callable[..., Results]
 
 
 class Compiled(MetaGradient):
-    """Another meta-gradient, traced with all its derivatives for chunks of one size, and compiled.
+    """Another meta-gradient, traced with all its derivatives, and compiled, for two sizes of chunks.
 
-    What a step does is fixed at the first: only tensors of the learner and the tasks may change between
-    meta-steps. Chunks of other sizes, such as the last of a meta-batch, are computed without the compiler.
-    Where there is no compiler a warning says so, and nothing is compiled.
+    Two, since a meta-batch is cut into chunks of equal size as far as that goes. What a step does is fixed at
+    the first: only tensors of the learner and the tasks may change between meta-steps. Where there is no
+    compiler a warning says so, and nothing is compiled.
 
     Args:
         plain: what is compiled.
-        chunk: tasks of the chunks that are.
     """
 
-    def __init__(self, plain: MetaGradient, chunk: int) -> None:
-        self.plain, self.chunk = plain, chunk
+    def __init__(self, plain: MetaGradient) -> None:
+        self.plain = plain
         self._lock = threading.Lock()
-        self._graph: Graph | None = None
+        self._graphs: dict[int, Graph] = {}
         self._gave_up = False
 
     def check(self, learner: Learner[Any]) -> None:
@@ -48,40 +47,40 @@ class Compiled(MetaGradient):
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Return what the plain meta-gradient returns, up to rounding."""
-        if len(tasks) != self.chunk:
-            return self.plain.gradients(learner, tasks, weight)
         with self._lock:  # the first worker compiles, the others wait for it
-            if self._graph is None and not self._gave_up:
-                self._graph = self._compile(learner, tasks, weight)
-                self._gave_up = self._graph is None
-        if self._graph is None:
+            if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self._gave_up:
+                self._compile(learner, tasks, weight)
+        graph = self._graphs.get(len(tasks))
+        if graph is None:
             return self.plain.gradients(learner, tasks, weight)
         with torch.no_grad():
-            results = self._graph(*_inputs(learner, tasks))
+            results = graph(*_inputs(learner, tasks))
         return results["gradients"], results["scores"]
 
-    def _compile(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> Graph | None:
+    def _compile(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> None:
         # Where torch keeps compiled code by default, a reboot clears it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
-        import torch._inductor
         from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        log.info("compiling the meta-step: up to a minute the first time, seconds once it is in the cache")
+        log.info("compiling the step of %d tasks: a minute the first time, later from the cache", len(tasks))
         began = time.monotonic()
         inputs = _inputs(learner, tasks)
         with torch.enable_grad():
             traced = make_fx(_Traceable(self.plain, learner, weight))(*inputs)
+        # On a CPU the calls between the kernels are compiled too.
+        options: dict[str, Any] = {"cpp_wrapper": True} if inputs[0].device.type == "cpu" else {}
+        graph: Graph = torch.compile(traced, dynamic=False, options=options)
         try:
             with torch.no_grad():
-                graph: Graph = torch._inductor.compile(traced, [*inputs])
-                graph(*inputs)  # what is left to the first call is compiled now
+                graph(*inputs)
         except (InvalidCxxCompiler, CppCompileError, TritonMissing, InductorError) as error:
+            self._gave_up = True
             reason = str(error).strip().partition("\n")[0]
             log.warning("engine.compile: going on without, since nothing can be compiled here: %s", reason)
-            return None
+            return
+        self._graphs[len(tasks)] = graph
         log.info("compiled in %.0f s", time.monotonic() - began)
-        return graph
 
 
 def _inputs(learner: Learner[Any], tasks: TaskBatch) -> list[Tensor]:

@@ -104,7 +104,7 @@ class Training:
         """Compute like this from now on; the run's engine.json says how, for people to read."""
         self.engine, self._workers = engine, engine.use(self.learner)
         plain = self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
-        self.metagradient = Compiled(plain, engine.chunk) if engine.compile else plain
+        self.metagradient = Compiled(plain) if engine.compile else plain
         self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
 
     def _within_memory(self, work: Callable[[], T]) -> T:

@@ -1,8 +1,9 @@
 """One side of a race, alone in its process: `python -m metarun.bench.side SIDE DEVICE OVERRIDE …`.
 
-It writes a line when it is ready. Then each line it reads is its turn: it computes one meta-gradient and
-answers with the milliseconds and the bytes that this added to the process's memory, of which only those of
-the first turn say much: later ones find memory that is kept. It ends when nobody is left to write to it.
+It writes a line when it is ready. Then each line it reads is its turn: it computes one meta-gradient, or as
+many as take a twentieth of a second, and answers with the milliseconds of each and the bytes that they added
+to the process's memory, of which only those of the first turn say much: later ones find memory that is kept.
+It ends when nobody is left to write to it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from metarun.bench import sides
 from metarun.bench.memory import PeakMemory
 from metarun.bench.work import make_work
 
+# Seconds of one turn at least: as in a training, a step of a millisecond follows upon the one before it, and
+# does not find the caches as another process left them.
+_TURN = 0.05
+
 
 def main(name: str, device_name: str, *overrides: str) -> None:
     """Take turns until standard input ends."""
@@ -30,14 +35,17 @@ def main(name: str, device_name: str, *overrides: str) -> None:
     side = sides.start(name, work)
     print(json.dumps({"ready": name}), file=answers)
     for _ in sys.stdin:
-        work.learner.zero_grad(set_to_none=True)
         with PeakMemory(device) as peak:
             _finish(device)
             began = time.perf_counter()
-            side.compute()
+            done = 0
+            while done == 0 or time.perf_counter() - began < _TURN:
+                work.learner.zero_grad(set_to_none=True)
+                side.compute()
+                done += 1
             _finish(device)
             seconds = time.perf_counter() - began
-        print(json.dumps({"ms": 1e3 * seconds, "bytes": peak.bytes}), file=answers)
+        print(json.dumps({"ms": 1e3 * seconds / done, "bytes": peak.bytes}), file=answers)
 
 
 def _own_stdout() -> IO[str]:

@@ -43,7 +43,7 @@ def metarun(work: Work) -> Side:
     """The engine, as a training uses it."""
     engine = work.engine
     workers = engine.use(work.learner)
-    metagradient = Compiled(work.metagradient, engine.chunk) if engine.compile else work.metagradient
+    metagradient = Compiled(work.metagradient) if engine.compile else work.metagradient
     return Side(lambda: metagradient(work.learner, work.batch, engine.chunk, workers))
 
 
@@ -79,9 +79,11 @@ def _one_rate(work: Work, device: torch.device) -> bool:
     return _second_order(work, device) and isinstance(work.learner.rule, SGD)
 
 
-def _on_cpu(work: Work, device: torch.device) -> bool:  # noqa: ARG001
-    # The JAX that the extra installs is the one for CPUs; accelerators have builds of their own.
-    return device.type == "cpu"
+def _compiled_too(work: Work, device: torch.device) -> bool:
+    # The JAX that the extra installs is the one for CPUs; accelerators have builds of their own. It always
+    # compiles, so it races metarun compiled; on images metarun has no compiler to gain from.
+    images = len(work.source.input_shape) == 3
+    return device.type == "cpu" and (work.settings.compile or images)
 
 
 PEERS: dict[str, Peer] = {
@@ -89,7 +91,7 @@ PEERS: dict[str, Peer] = {
     "nested": Peer(_torch(torch_peers.nested_functorch), _anything, "torch"),
     "higher": Peer(_torch(torch_peers.higher_library), _second_order, "higher"),
     "torchopt": Peer(_torch(torch_peers.torchopt_library), _one_rate, "torchopt"),
-    "jax": Peer(_jax, _on_cpu, "jax"),
+    "jax": Peer(_jax, _compiled_too, "jax"),
 }
 
 
