@@ -25,6 +25,7 @@ from metarun.runs.directory import Run
 from metarun.runs.progress import TrainingProgress, chunks_bar, describe
 from metarun.runs.signals import StopSignals
 from metarun.tasks import Split
+from metarun.tasks.ahead import Ahead
 
 log = logging.getLogger("metarun")
 
@@ -80,6 +81,7 @@ class Training:
         self.source.prepare(self.parts.device)
         self.step = 0
         self.best: dict[str, Any] | None = None
+        self._ahead = Ahead(self.source, self.settings.meta_batch)
         self._engine_settings = config.engine
         self._meter = Meter(self.settings.meta_batch)
 
@@ -87,7 +89,7 @@ class Training:
         """Go back to the run's last checkpoint, or make the first one (and find out that one can)."""
         state = self.run.load("last")
         if state is None:
-            batch = self.source.batch("train", 0, self.settings.meta_batch)
+            batch = self._ahead.batch(0)
             self._use(choose(self._engine_settings, self.metagradient, self.learner, batch))
             self.run.metrics.cut(0)
             self.save()
@@ -149,8 +151,7 @@ class Training:
 
     def take_step(self) -> None:
         """Take one meta-step on the next episodes."""
-        count = self.settings.meta_batch
-        batch = self.source.batch("train", self.step * count, count)
+        batch = self._ahead.batch(self.step)
         scores = self._within_memory(
             lambda: self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
         )

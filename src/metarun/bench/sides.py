@@ -15,6 +15,7 @@ from metarun.bench.work import Side, Work
 from metarun.compiled import Compiled
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD
+from metarun.tasks.ahead import Ahead
 
 Start = Callable[[Work], Side]
 
@@ -49,10 +50,9 @@ def metarun(work: Work) -> Side:
 
 def episodes(work: Work) -> Side:
     """What a meta-gradient waits for: the next meta-batch from its source."""
-    tasks = len(work.batch)
     work.source.prepare(work.batch.support.x.device)
-    first = count(0, tasks)
-    return Side(lambda: work.source.batch("train", next(first), tasks))
+    ahead, steps = Ahead(work.source, len(work.batch)), count()
+    return Side(lambda: ahead.batch(next(steps)))
 
 
 def _torch(function: Callable[[Work], None]) -> Start:

@@ -51,9 +51,12 @@ class TaskBatch:
     def chunks(self, size: int) -> Iterator[TaskBatch]:
         """Yield the tasks in order, at most `size` of them at a time."""
         for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            info = {name: value[part] for name, value in self.info.items()}
-            yield TaskBatch(self.support.tasks(part), self.query.tasks(part), info)
+            yield self.part(slice(start, start + size))
+
+    def part(self, chosen: slice) -> TaskBatch:
+        """Return some of the tasks."""
+        info = {name: value[chosen] for name, value in self.info.items()}
+        return TaskBatch(self.support.tasks(chosen), self.query.tasks(chosen), info)
 
 
 class TaskSource(Protocol):
