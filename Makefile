@@ -5,13 +5,19 @@ BIN    := $(VENV)/bin
 # Every core runs tests; each test process keeps to one thread so that they do not fight over cores.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
-.PHONY: run test lint format clean
+.PHONY: run test gpu lint format clean
 
 run: $(VENV)/installed
 	$(BIN)/metarun
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# On a machine with a CUDA device and torch's build for it: the GPU's tests, then its rows of the benchmark.
+gpu: $(VENV)/installed
+	$(BIN)/python -m pytest tests/test_gpu.py
+	$(BIN)/metarun bench --device cuda --only conv4-5q-5steps --only conv4-75q-5steps --only conv4-84 \
+		--only sinusoid-5 --only sinusoid-5-compiled --only floor --json benchmarks/results/gpu.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -56,11 +56,27 @@ _KINDS: list[tuple[Callable[[str], bool], _Columns]] = [
             "share of a meta-step": _number("share", ".1%"),
         },
     ),
+    (
+        "peak".__eq__,
+        {"peak": _text("what"), "giga a second": _number("giga_per_second", ",.1f")},
+    ),
+    (
+        "floor".__eq__,
+        {
+            "case": _text("work"),
+            "GFLOP": _number("gflop", ".2f"),
+            "GB": _number("gigabytes", ".2f"),
+            "floor ms": _number("floor_ms", ".2f"),
+            "bytes ms": _number("bytes_ms", ".1f"),
+            "metarun ms": _number("metarun_ms", ".1f"),
+            "share of the peak": _number("share", ".0%"),
+        },
+    ),
     ("startup".__eq__, {"from the command": _text("what"), "seconds": _number("seconds", ".2f")}),
 ]
 
 
-_WORDS = {"case", "peer", "source", "from the command"}
+_WORDS = {"case", "peer", "source", "from the command", "peak"}
 
 
 def tables(rows: Sequence[Row]) -> str:
@@ -73,7 +89,7 @@ def tables(rows: Sequence[Row]) -> str:
             heads = list(columns)
             shown.append(tabulate(cells, heads, tablefmt="simple", disable_numparse=True, colalign=align))
     failures = [
-        f"{row['case']}, {row.get('peer') or row.get('source')} failed: {row['failed']}"
+        f"{row['case']}, {row.get('peer') or row.get('source') or row['work']} failed: {row['failed']}"
         for row in rows
         if "failed" in row
     ]

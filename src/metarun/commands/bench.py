@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from metarun.bench.cases import CASES, GROWTH, SOURCES
+from metarun.bench.floor import floor
 from metarun.bench.plot import check_plot, draw
 from metarun.bench.rows import Row, compare, data_path
 from metarun.bench.sides import PEERS
@@ -21,7 +22,7 @@ from metarun.errors import ConfigError
 from metarun.storage import as_json, write_text
 from metarun.suggest import did_you_mean
 
-_ONLY_BY_NAME = [*GROWTH, "data", "startup"]
+_ONLY_BY_NAME = [*GROWTH, "data", "startup", "floor"]
 _INSTALL = "pip install 'metarun[bench]'"
 
 Job = Callable[[], list[Row]]
@@ -93,6 +94,8 @@ def _jobs(case: str, given: argparse.Namespace) -> Iterator[tuple[str, Job]]:
     installed = [name for name, peer in PEERS.items() if peer.installed]
     if case == "startup":
         yield "", partial(startup, *conditions)
+    elif case == "floor":
+        yield "", lambda: list(floor(*conditions))
     elif case == "data":
         for source, overrides in SOURCES.items():
             yield (

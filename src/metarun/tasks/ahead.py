@@ -12,8 +12,8 @@ _MOST_STEPS = 256
 class Ahead:
     """Hands out a source's training episodes by meta-step: step s has episodes s·count … (s + 1)·count − 1.
 
-    They come without `info`, which no training reads. Small ones are made for up to 256 steps at once. The blocks are the same wherever a training begins, so a
-    resumed one sees the same bits.
+    They come without `info`, which no training reads. Small ones are made for up to 256 steps at once, in
+    blocks that are the same wherever a training begins, so a resumed one sees the same bits.
 
     Args:
         source: where the episodes are from; prepared.

@@ -1,0 +1,124 @@
+"""How far a meta-gradient is from what the machine can do: operations and bytes against measured peaks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from metarun.bench.cases import CASES
+from metarun.bench.race import Racer
+from metarun.bench.rows import Row, conditions
+from metarun.bench.work import make_work
+
+_TURNS = 5
+
+
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes that operations read and write, as if nothing stayed in a cache; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None
+    ) -> Any:
+        result = operation(*arguments, **(keywords or {}))
+        if not operation.is_view:
+            touched = [
+                each for each in tree_leaves((arguments, keywords, result)) if isinstance(each, Tensor)
+            ]
+            self.bytes += sum(each.numel() * each.element_size() for each in touched)
+        return result
+
+
+def operations_and_bytes(overrides: list[str]) -> tuple[float, float]:
+    """Return the floating-point operations of a work's meta-gradient, and the bytes it touches.
+
+    Counted for two tasks and for four, so that what does not grow with the tasks is counted once. A
+    multiplication and an addition are two operations; only products of matrices and convolutions count.
+    """
+    found = []
+    for tasks in (2, 4):
+        work = make_work(overrides, torch.device("cpu"), tasks=tasks)
+        # Task by task: torch does not count grouped convolutions rightly.
+        with FlopCounterMode(display=False) as operations, Traffic() as traffic:
+            work.metagradient(work.learner, work.batch, 1)
+        found.append((operations.get_total_flops(), traffic.bytes))
+    (two_flop, two_bytes), (four_flop, four_bytes) = found
+    more = (work.meta_batch - 2) / 2
+    return two_flop + more * (four_flop - two_flop), two_bytes + more * (four_bytes - two_bytes)
+
+
+def peaks(device: torch.device, seconds: float) -> dict[str, float]:
+    """Return what this device does at best, a second: operations of each kind, and bytes of a copy."""
+    on_cpu = device.type == "cpu"
+    side, images = (1024, 64 * torch.get_num_threads()) if on_cpu else (8192, 4096)
+    a = torch.randn(side, side, device=device)
+    x = torch.randn(images, 64, 14, 14, device=device).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(64, 64, 3, 3, device=device)
+    found = {}
+    for tf32 in (False,) if on_cpu else (False, True):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        kind = "TF32" if tf32 else "float32"
+        found[f"matrix product, {kind}"] = 2 * side**3 / _fastest(lambda: a @ a, device, seconds)
+        convolve = lambda: torch.nn.functional.conv2d(x, w, padding=1)
+        found[f"convolution, {kind}"] = 2 * x.numel() * 64 * 9 / _fastest(convolve, device, seconds)
+    large = torch.empty(2**26, device=device)
+    other = torch.empty_like(large)
+    found["copied bytes"] = 2 * 2**28 / _fastest(lambda: other.copy_(large), device, seconds)
+    return found
+
+
+def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Return the seconds of the fastest of many times."""
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < _TURNS or time.perf_counter() - began < seconds:
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def floor(device_name: str, seconds: float) -> Iterator[Row]:
+    """Yield the measured peaks, then a row for each case: its least time by operations and by bytes.
+
+    The floor is the operations at the fastest float32 rate that was measured. The bytes are those of every
+    single operation at the speed of a copy: fused or cached work needs less, so this is no bound but says
+    whether memory matters.
+    """
+    device = torch.device(device_name)
+    best = peaks(device, seconds / 4)
+    for what, rate in best.items():
+        yield {"case": "peak", "what": what, "giga_per_second": rate / 1e9, **conditions(device_name)}
+    fastest = max(rate for what, rate in best.items() if what.endswith("float32"))
+    for name, overrides in CASES.items():
+        operations, touched = operations_and_bytes(overrides)
+        row = {
+            "case": "floor",
+            "work": name,
+            "gflop": operations / 1e9,
+            "gigabytes": touched / 1e9,
+            "floor_ms": 1e3 * operations / fastest,
+            "bytes_ms": 1e3 * touched / best["copied bytes"],
+            **conditions(device_name),
+        }
+        with Racer("metarun", overrides, device_name) as racer:
+            racer.wait_until_ready()
+            racer.take_first_turn()
+            for _ in range(_TURNS):
+                racer.take_turn()
+            if racer.failed:
+                yield row | {"failed": racer.failed}
+            else:
+                yield row | {"metarun_ms": racer.ms, "share": row["floor_ms"] / racer.ms}

@@ -1,0 +1,36 @@
+"""What only a GPU can show; skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarun.bench.cases import CASES
+from metarun.bench.work import make_work
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.parametrize("case", ["sinusoid-5", "conv4-5q", "conv4-5q-metasgd"])
+def test_the_meta_gradient_is_that_of_the_cpu(
+    case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path))
+    found = []
+    for name in ("cpu", "cuda"):
+        work = make_work(CASES[case], torch.device(name), torch.float64, tasks=4)
+        engine = replace(work.engine, chunk=2)
+        work.metagradient(work.learner, work.batch, engine.chunk, engine.use(work.learner))
+        found.append({n: p.grad.cpu() for n, p in work.learner.named_parameters() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-8, atol=1e-10)
+
+
+def test_a_run_trains_and_is_tested_on_the_gpu(metarun, tmp_path: Path) -> None:
+    done = metarun("device=cuda", "train.steps=20", "train.test_tasks=50", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["tasks"] == 50
