@@ -88,6 +88,28 @@ def test_a_choice_is_remembered_for_this_work_alone(
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"chunk": "8"}', '{"chunk": 0}', "\x00\xff"])
+def test_a_damaged_memory_is_measured_anew(
+    content: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
+) -> None:
+    pretend(monkeypatch, {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    choose()
+    (kept,) = (empty_cache / "engine").glob("*.json")
+    kept.write_text(content, encoding="latin-1")
+    assert choose().chunk == 2
+    assert json.loads(kept.read_text())["chunk"] == 2
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, empty_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = pretend(monkeypatch, {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    (empty_cache / "engine").write_text("a file where the folder should be")
+    assert choose().chunk == 2
+    assert len(asked) == 1
+    assert "cannot be kept" in caplog.text
+
+
 def test_chunks_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     one = bytes_kept(Exact(), *made(1))
     pretend(monkeypatch, {1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0, 10: 0.5})

@@ -105,17 +105,35 @@ def _remembered(
     work = _description(engine, metagradient, learner, batch, sizes)
     digest = hashlib.sha256(as_json(work).encode()).hexdigest()[:16]
     path = cache_directory() / "engine" / f"{digest}.json"
-    with lock(path):  # processes that start together measure one after another, and agree
-        if path.exists():
-            kept: int = json.loads(path.read_text())["chunk"]
-            return kept
-        seconds = _seconds_per_task(engine, metagradient, learner, batch, sizes)
-        chunk = min(seconds, key=lambda size: seconds[size])
-        milliseconds = {str(size): 1e3 * each for size, each in seconds.items()}
-        content = {"chunk": chunk, "milliseconds_per_task": milliseconds, "work": work}
-        write_text(path, as_json(content, indent=2) + "\n")
-    log.info("engine: measured chunks of %s tasks, %d is the fastest (kept in %s)", [*seconds], chunk, path)
+    seconds: dict[int, float] = {}
+    try:
+        with lock(path):  # processes that start together measure one after another, and agree
+            if (kept := _kept(path)) is not None:
+                return kept
+            seconds = _seconds_per_task(engine, metagradient, learner, batch, sizes)
+            write_text(path, as_json({**_fastest(seconds), "work": work}, indent=2) + "\n")
+    except OSError as error:
+        log.warning("engine: what is measured cannot be kept, the next run may choose otherwise: %s", error)
+        seconds = seconds or _seconds_per_task(engine, metagradient, learner, batch, sizes)
+    chunk: int = _fastest(seconds)["chunk"]
+    log.info("engine: measured chunks of %s tasks, %d is the fastest", [*seconds], chunk)
     return chunk
+
+
+def _fastest(seconds: dict[int, float]) -> dict[str, Any]:
+    return {
+        "chunk": min(seconds, key=lambda size: seconds[size]),
+        "milliseconds_per_task": {str(size): 1e3 * each for size, each in seconds.items()},
+    }
+
+
+def _kept(path: Path) -> int | None:
+    """Return the chunk that a file holds; None where there is none, or it is damaged."""
+    try:
+        chunk = json.loads(path.read_text())["chunk"]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
+    return chunk if isinstance(chunk, int) and chunk > 0 else None
 
 
 def _description(

@@ -12,6 +12,8 @@ from metarun.errors import MetarunError
 from metarun.models import MLP, Conv4, Linear
 
 TASKS = 3
+TANH = nn.Tanh()
+TWICE = nn.Linear(2, 2)
 
 
 def convolution(*more: nn.Module, **options: object) -> nn.Sequential:
@@ -31,6 +33,17 @@ KNOWN = {
     "conv4-layer": (Conv4(input_shape=(2, 16, 16), output_size=3, filters=4, norm="layer"), (2, 16, 16)),
     "images to images": (convolution(nn.Tanh(), padding=1), (2, 5, 5)),
     "no biases": (convolution(nn.GELU(), nn.Flatten(), nn.Linear(36, 2, bias=False), bias=False), (2, 5, 5)),
+    "one activation in two places": (
+        nn.Sequential(nn.Linear(3, 4), TANH, nn.Linear(4, 4), TANH, nn.Linear(4, 2)),
+        (3,),
+    ),
+    "in place": (
+        nn.Sequential(
+            *(nn.Conv2d(2, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)),
+            *(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 3), nn.ReLU(inplace=True), nn.Linear(3, 2)),
+        ),
+        (2, 5, 5),
+    ),
     "geometry": (convolution(nn.ELU(), stride=(2, 1), padding=(0, 2), dilation=(1, 2)), (2, 7, 6)),
     "pools": (convolution(nn.AvgPool2d(2), nn.MaxPool2d(2, stride=1)), (2, 8, 8)),
     "pool before the norm": (convolution(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU()), (2, 8, 8)),
@@ -103,6 +116,7 @@ class OwnNorm(nn.BatchNorm2d):
         Own(nn.Linear(2, 2)),
         nn.Sequential(nn.Linear(2, 2), Own(nn.ReLU())),
         convolution(OwnNorm(4)),
+        nn.Sequential(TWICE, nn.ReLU(), TWICE),
         hooked(),
         nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
         nn.Sequential(nn.Flatten(2), nn.Linear(2, 2)),

@@ -53,6 +53,9 @@ def batched_forward(model: nn.Module) -> Forward | None:
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return None
     layers = list(_layers(model, ""))
+    names = {name for name, _ in model.named_parameters()}
+    if any(f"{prefix}{own}" not in names for prefix, layer in layers for own, _ in layer.named_parameters()):
+        return None  # a layer that stands in two places has its parameters under one name only
     if not all(type(layer).__module__.startswith("torch.nn.modules.") for _, layer in layers):
         return None  # a class of somebody's own may do more than the one it inherits from
     steps: list[Step] = []
@@ -80,8 +83,9 @@ def batched_forward(model: nn.Module) -> Forward | None:
 
 def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     if type(module).forward is nn.Sequential.forward:
-        for name, child in module.named_children():
-            yield from _layers(child, f"{prefix}{name}.")
+        for name, child in module._modules.items():  # named_children leaves repetitions out
+            if child is not None:
+                yield from _layers(child, f"{prefix}{name}.")
     else:
         yield prefix, module
 

@@ -73,7 +73,8 @@ def main(arguments: list[str]) -> None:
     parts.source.prepare(parts.device)
     # What the run chose, unless something else is typed: with it the last bits are those of its own test.
     chosen = dict((last or state)["engine"])
-    chosen |= {key: value for key, value in config.engine if value not in ("auto", trained["engine"][key])}
+    before = trained["engine"]
+    chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
     engine = Engine(**chosen)
     curve = evaluate(
         parts.learner,
