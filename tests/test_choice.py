@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,20 +41,27 @@ def choose(tasks: int = 10, **settings: str | int) -> Engine:
     return choice.choose(EngineSettings(**settings), Exact(), *made(tasks))
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, milliseconds: dict[int, float]) -> list[list[int]]:
-    """Let chunks take so long a task, and return the lists of sizes that were measured."""
-    asked: list[list[int]] = []
+def pretend(monkeypatch: pytest.MonkeyPatch, milliseconds: Callable[[Engine], float]) -> list[Engine]:
+    """Let a task take so long, and return the engines that are measured."""
+    asked: list[Engine] = []
 
-    def seconds(engine: Engine, metagradient, learner, batch, sizes: list[int]) -> dict[int, float]:
-        asked.append(sizes)
-        return {size: milliseconds[size] / 1e3 for size in sizes}
+    def seconds(engine: Engine, *_: object) -> float:
+        asked.append(engine)
+        return milliseconds(engine) / 1e3
 
     monkeypatch.setattr(choice, "_seconds_per_task", seconds)
     return asked
 
 
+def by_chunk(**milliseconds: float) -> Callable[[Engine], float]:
+    return lambda engine: milliseconds[f"of_{engine.chunk}"]
+
+
+TWO_IS_BEST = by_chunk(of_1=3.0, of_2=1.0, of_4=2.0, of_7=3.0, of_8=4.0, of_10=4.0)
+
+
 def test_a_number_is_that_number_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {})
+    asked = pretend(monkeypatch, by_chunk())
     chosen = choose(chunk=3, threads=5, workers=4)
     assert (chosen.chunk, chosen.threads, chosen.workers) == (3, 5, 4)
     assert choose(strategy="per_task").chunk == 1
@@ -61,77 +69,101 @@ def test_a_number_is_that_number_and_nothing_is_measured(monkeypatch: pytest.Mon
 
 
 def test_the_fastest_chunk_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {1: 3.0, 2: 5.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    asked = pretend(monkeypatch, by_chunk(of_1=2.3, of_2=2.2, of_4=2.0, of_8=2.1, of_10=2.2))
     assert choose().chunk == 4
-    assert asked == [[1, 2, 4, 8, 10]]
+    assert [each.chunk for each in asked] == [1, 2, 4, 8, 10]
+
+
+def test_chunks_beyond_a_hopeless_one_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pretend(monkeypatch, TWO_IS_BEST)
+    assert choose().chunk == 2
+    assert [each.chunk for each in asked] == [1, 2, 4]
 
 
 def test_batched_leaves_single_tasks_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = pretend(monkeypatch, {1: 0.1, 2: 5.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    asked = pretend(monkeypatch, by_chunk(of_1=0.1, of_2=2.1, of_4=2.0, of_8=2.1, of_10=2.2))
     assert choose(strategy="batched").chunk == 4
-    assert asked == [[2, 4, 8, 10]]
+    assert [each.chunk for each in asked] == [2, 4, 8, 10]
     assert choose(tasks=1, strategy="batched").chunk == 2
 
 
 def test_a_choice_is_remembered_for_this_work_alone(
     monkeypatch: pytest.MonkeyPatch, empty_cache: Path
 ) -> None:
-    asked = pretend(monkeypatch, {1: 3.0, 2: 1.0, 4: 2.0, 7: 3.0, 8: 4.0, 10: 4.0})
+    asked = pretend(monkeypatch, TWO_IS_BEST)
     assert [choose().chunk, choose().chunk] == [2, 2]
-    assert len(asked) == 1
+    assert len(asked) == 3
     (kept,) = (empty_cache / "engine").glob("*.json")
     content = json.loads(kept.read_text())
-    assert content["chunk"] == 2
-    assert content["milliseconds_per_task"]["4"] == 2.0
+    assert content["chosen"] == {"chunk": 2, "workers": 1, "threads": 1}
+    assert content["a task takes"][2] == {"chunk": 4, "workers": 1, "threads": 1, "milliseconds": 2.0}
     choose(tasks=7)
     choose(rematerialise=True)
-    assert len(asked) == 3
+    assert len(asked) == 9
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"chunk": "8"}', '{"chunk": 0}', "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"chosen": 8}', '{"chunk": 2}', "\x00\xff"])
 def test_a_damaged_memory_is_measured_anew(
     content: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path
 ) -> None:
-    pretend(monkeypatch, {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    pretend(monkeypatch, TWO_IS_BEST)
     choose()
     (kept,) = (empty_cache / "engine").glob("*.json")
     kept.write_text(content, encoding="latin-1")
     assert choose().chunk == 2
-    assert json.loads(kept.read_text())["chunk"] == 2
+    assert json.loads(kept.read_text())["chosen"]["chunk"] == 2
 
 
 def test_a_cache_that_cannot_be_written_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, empty_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = pretend(monkeypatch, {1: 3.0, 2: 1.0, 4: 2.0, 8: 4.0, 10: 4.0})
+    asked = pretend(monkeypatch, TWO_IS_BEST)
     (empty_cache / "engine").write_text("a file where the folder should be")
     assert choose().chunk == 2
-    assert len(asked) == 1
+    assert len(asked) == 3
     assert "cannot be kept" in caplog.text
 
 
 def test_chunks_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     one = bytes_kept(Exact(), *made(1))
-    pretend(monkeypatch, {1: 4.0, 2: 3.0, 4: 2.0, 8: 1.0, 10: 0.5})
+    pretend(monkeypatch, lambda engine: 1 / engine.chunk)
     for budget, largest in ((4 * one + one // 2, 4), (1, 1), (1000 * one, 10)):
         monkeypatch.setattr(choice, "_CPU_BYTES", budget)
         assert choose().chunk == largest
 
 
-def test_small_work_has_one_thread_and_large_work_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("alone", "workers"), [(0.9, 3), (0.7, 1)])
+def test_one_worker_is_chosen_only_where_it_is_clearly_faster(
+    alone: float, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_THREADS", 3)
+    monkeypatch.setattr(choice, "_SMALL_BYTES", 1)
+    pretend(monkeypatch, lambda engine: alone if engine.workers == 1 else 1.0)
+    assert choose().workers == workers
+
+
+def test_large_work_is_measured_with_one_worker_and_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
     one = bytes_kept(Exact(), *made(1))
     monkeypatch.setattr(choice, "_THREADS", 7)
     monkeypatch.setattr(choice, "_SMALL_BYTES", 5 * one)
+    asked = pretend(monkeypatch, lambda engine: 1 / (engine.workers * engine.threads))
 
-    def chosen(tasks: int, **settings: int) -> tuple[int, int, bool]:
-        made = choose(tasks, chunk=1, **settings)
-        return made.workers, made.threads, made.keep_memory
+    def ways(tasks: int, **settings: int) -> list[tuple[int, int]]:
+        asked.clear()
+        chosen = choose(tasks, chunk=1, **settings)
+        assert chosen.keep_memory == (tasks > 4)
+        return [(each.workers, each.threads) for each in asked or [chosen]]
 
-    assert chosen(4) == (1, 1, False)
-    assert chosen(6) == (6, 1, True)  # no more workers than tasks
-    assert chosen(60) == (7, 1, True)
-    assert chosen(60, workers=1) == (1, 7, True)
-    assert chosen(60, workers=2, threads=3) == (2, 3, True)
+    assert ways(4) == [(1, 1)]
+    assert ways(6) == [(6, 1), (1, 1)]  # no more workers than tasks
+    assert ways(60) == [(7, 1), (1, 1)]
+    assert ways(60, workers=1) == [(1, 1)]
+    assert ways(60, workers=2, threads=3) == [(2, 3)]
+    assert choose(60, chunk=1).workers == 7
+    monkeypatch.setattr(choice, "_SMALL_BYTES", 1)
+    asked.clear()
+    assert choose(1).threads == 7  # one task has nothing to share but its operations
+    assert [(each.workers, each.threads) for each in asked] == [(1, 1), (1, 7)]
 
 
 def test_measuring_is_real_and_leaves_no_trace() -> None:

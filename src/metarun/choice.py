@@ -21,6 +21,7 @@ from metarun.ledger import bytes_kept, is_out_of_memory, too_large
 from metarun.metagradients import MetaGradient
 from metarun.storage import as_json, cache_directory, lock, write_text
 from metarun.tasks import TaskBatch
+from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
 
@@ -37,6 +38,7 @@ _MOST_TASKS = 256
 
 # A larger chunk is not tried once one has lost by this factor, or this many seconds have gone.
 _HOPELESS = 1.2
+_CLEARLY = 0.85
 _SECONDS = 2.0
 
 
@@ -45,10 +47,10 @@ def choose(
 ) -> Engine:
     """Choose what is `auto` for meta-batches like this one.
 
-    Work on a CPU whose meta-batch keeps 8 MiB or more is large: it has a worker for every core, as far as
-    there are tasks, with one thread each, and keeps its memory. The chunk is the fastest of 1, 2, 4, … tasks
-    among those that fit into 1 GiB, or a quarter of a GPU's memory. What was measured is remembered in the
-    cache folder, so that the next run of this work on this machine has the same engine and the same bits.
+    Chunks of 1, 2, 4, … tasks are measured as far as they fit into 1 GiB, or a quarter of a GPU's memory.
+    Work on a CPU whose meta-batch keeps 8 MiB or more is large: it keeps its memory, and is measured with one
+    worker and with one for every core. What was measured is remembered in the cache folder, so that the next
+    run of this work on this machine has the same engine and the same bits.
 
     Raises:
         MetarunError: one task does not fit into memory.
@@ -62,28 +64,52 @@ def choose(
             raise too_large() from error
         raise
     large = device.type == "cpu" and one * len(batch) >= _SMALL_BYTES
-    many = min(_THREADS, len(batch)) if large else 1
-    workers = many if settings.workers == "auto" else settings.workers
-    each = _THREADS if large and workers == 1 else 1
     engine = Engine(
         chunk=1,
-        threads=each if settings.threads == "auto" else settings.threads,
-        workers=workers,
+        threads=1,
+        workers=1,
         keep_memory=large,
         compile=settings.compile,
         rematerialise=settings.rematerialise,
         tf32=settings.tf32,
     )
+    candidates = [
+        replace(engine, workers=workers, threads=threads, chunk=chunk)
+        for workers, threads in _ways(settings, len(batch), large=large)
+        for chunk in _chunks(settings, min(_budget(device) // (one * workers), -(-len(batch) // workers)))
+    ]
+    if len(candidates) == 1:
+        return candidates[0]
+    return _remembered(candidates, metagradient, learner, batch)
+
+
+def _ways(settings: EngineSettings, tasks: int, *, large: bool) -> list[tuple[int, int]]:
+    """Return the pairs of workers and threads to measure."""
+    if not large:
+        ways = [(1, 1)]
+    elif tasks == 1:
+        ways = [(1, 1), (1, _THREADS)]
+    else:
+        ways = [(min(_THREADS, tasks), 1), (1, 1)]
+    fixed = [
+        (
+            workers if settings.workers == "auto" else settings.workers,
+            threads if settings.threads == "auto" else settings.threads,
+        )
+        for workers, threads in ways
+    ]
+    return list(dict.fromkeys(fixed))
+
+
+def _chunks(settings: EngineSettings, most: int) -> list[int]:
+    """Return the chunk sizes to measure, where `most` tasks are all that fit or that there are."""
     if settings.chunk != "auto":
-        return replace(engine, chunk=settings.chunk)
+        return [settings.chunk]
     if settings.strategy == "per_task":
-        return engine
-    most = min(_MOST_TASKS, _budget(device) // (one * workers), math.ceil(len(batch) / workers))
-    sizes = _candidates(most)
-    if settings.strategy == "batched":
-        sizes = [size for size in sizes if size > 1] or [2]
-    chunk = sizes[0] if len(sizes) == 1 else _remembered(engine, metagradient, learner, batch, sizes)
-    return replace(engine, chunk=chunk)
+        return [1]
+    most = max(1, min(_MOST_TASKS, most))
+    sizes = sorted({*(2**exponent for exponent in range(most.bit_length())), most})
+    return [size for size in sizes if size > 1] or [2] if settings.strategy == "batched" else sizes
 
 
 def _budget(device: torch.device) -> int:
@@ -92,52 +118,58 @@ def _budget(device: torch.device) -> int:
     return _CPU_BYTES
 
 
-def _candidates(most: int) -> list[int]:
-    """Return the chunk sizes to measure."""
-    powers = [2**exponent for exponent in range(max(1, most).bit_length())]
-    return sorted({*powers, max(1, most)})
-
-
 def _remembered(
-    engine: Engine, metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch, sizes: list[int]
-) -> int:
-    """Return the fastest size, from the cache where this work was measured before."""
-    work = _description(engine, metagradient, learner, batch, sizes)
+    candidates: list[Engine], metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch
+) -> Engine:
+    """Return the fastest engine, from the cache where this work was measured before."""
+    work = _description(candidates, metagradient, learner, batch)
     digest = hashlib.sha256(as_json(work).encode()).hexdigest()[:16]
     path = cache_directory() / "engine" / f"{digest}.json"
-    seconds: dict[int, float] = {}
+    seconds: dict[Engine, float] = {}
     try:
         with lock(path):  # processes that start together measure one after another, and agree
-            if (kept := _kept(path)) is not None:
-                return kept
-            seconds = _seconds_per_task(engine, metagradient, learner, batch, sizes)
-            write_text(path, as_json({**_fastest(seconds), "work": work}, indent=2) + "\n")
+            for engine in candidates:
+                if _in_words(engine) == _kept(path):
+                    return engine
+            seconds = _measure(candidates, metagradient, learner, batch)
+            times = [{**_in_words(each), "milliseconds": 1e3 * s} for each, s in seconds.items()]
+            content = {"chosen": _in_words(_fastest(seconds)), "a task takes": times, "work": work}
+            write_text(path, as_json(content, indent=2) + "\n")
     except OSError as error:
         log.warning("engine: what is measured cannot be kept, the next run may choose otherwise: %s", error)
-        seconds = seconds or _seconds_per_task(engine, metagradient, learner, batch, sizes)
-    chunk: int = _fastest(seconds)["chunk"]
-    log.info("engine: measured chunks of %s tasks, %d is the fastest", [*seconds], chunk)
-    return chunk
+        seconds = seconds or _measure(candidates, metagradient, learner, batch)
+    chosen = _fastest(seconds)
+    log.info("engine: of %d measured, %s is the fastest", len(seconds), _in_words(chosen))
+    return chosen
 
 
-def _fastest(seconds: dict[int, float]) -> dict[str, Any]:
-    return {
-        "chunk": min(seconds, key=lambda size: seconds[size]),
-        "milliseconds_per_task": {str(size): 1e3 * each for size, each in seconds.items()},
+def _fastest(seconds: dict[Engine, float]) -> Engine:
+    """Return the fastest engine; one with fewer workers than the first only where it is so by far.
+
+    On a machine that is busy just now one worker looks as good as two, and would be remembered.
+    """
+    first = next(iter(seconds))
+    handicapped = {
+        engine: time if engine.workers >= first.workers else time / _CLEARLY
+        for engine, time in seconds.items()
     }
+    return min(handicapped, key=lambda engine: handicapped[engine])
 
 
-def _kept(path: Path) -> int | None:
-    """Return the chunk that a file holds; None where there is none, or it is damaged."""
+def _in_words(engine: Engine) -> dict[str, int]:
+    return {"chunk": engine.chunk, "workers": engine.workers, "threads": engine.threads}
+
+
+def _kept(path: Path) -> Any:
+    """Return what a file says was chosen; None where there is none, or it is damaged."""
     try:
-        chunk = json.loads(path.read_text())["chunk"]
+        return json.loads(path.read_text())["chosen"]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-    return chunk if isinstance(chunk, int) and chunk > 0 else None
 
 
 def _description(
-    engine: Engine, metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch, sizes: list[int]
+    candidates: list[Engine], metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch
 ) -> dict[str, Any]:
     """Return all that the speed depends on, in words."""
     device = batch.support.x.device
@@ -146,14 +178,13 @@ def _description(
         "metarun": __version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": [engine.threads, engine.workers],
-        "engine": [engine.compile, engine.rematerialise, engine.tf32],
+        "engine": [candidates[0].compile, candidates[0].rematerialise, candidates[0].tf32],
         "metagradient": type(metagradient).__name__,
         "learner": repr(learner),
         "steps": repr(getattr(learner, "loop", None)),
         "parameters": [[name, list(p.shape), str(p.dtype)] for name, p in learner.named_parameters()],
         "examples": [[list(each.shape), str(each.dtype)] for each in examples],
-        "sizes": sizes,
+        "candidates": [_in_words(each) for each in candidates],
     }
 
 
@@ -167,31 +198,47 @@ def _processor() -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} {_THREADS} {' '.join(sorted(names))}"
 
 
-def _seconds_per_task(
-    engine: Engine, metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch, sizes: list[int]
-) -> dict[int, float]:
-    """Time chunks of every size, all workers at once, until larger ones are hopeless or memory ends."""
-    workers = engine.use(learner)
-    found: dict[int, float] = {}
-    began = time.perf_counter()
-    for size in sizes:
-        chunks = list(islice(batch.chunks(size), workers.count))
-        tasks = sum(len(chunk) for chunk in chunks)
-        try:
-            times = [_time(workers, metagradient, learner, chunks)]  # the first makes memory and thread pools
-            while len(times) < 4 and sum(times) < _SECONDS / 8:
-                times.append(_time(workers, metagradient, learner, chunks))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not found:
-                raise
-            break
-        found[size] = min(times) / tasks
-        if found[size] > _HOPELESS * min(found.values()) or time.perf_counter() - began > _SECONDS:
-            break
+def _measure(
+    candidates: list[Engine], metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch
+) -> dict[Engine, float]:
+    """Return the seconds that a task takes; larger chunks of a way are not tried once they are hopeless."""
+    found: dict[Engine, float] = {}
+    ways = dict.fromkeys((each.workers, each.threads) for each in candidates)
+    for way in ways:
+        began = time.perf_counter()
+        best = math.inf
+        for engine in candidates:
+            if (engine.workers, engine.threads) != way:
+                continue
+            seconds = _seconds_per_task(engine, metagradient, learner, batch)
+            if math.isfinite(seconds) or not found:
+                found[engine] = seconds
+            best = min(best, seconds)
+            if seconds > _HOPELESS * best or time.perf_counter() - began > _SECONDS:
+                break
     return found
 
 
-def _time(workers: Any, metagradient: MetaGradient, learner: Learner[Any], chunks: list[TaskBatch]) -> float:
+def _seconds_per_task(
+    engine: Engine, metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch
+) -> float:
+    """Time a chunk for every worker, all at once; endless where they do not fit into memory."""
+    workers = engine.use(learner)
+    chunks = list(islice(batch.chunks(engine.chunk), workers.count))
+    try:
+        times = [_time(workers, metagradient, learner, chunks)]  # the first makes memory and thread pools
+        while len(times) < 4 and sum(times) < _SECONDS / 8:
+            times.append(_time(workers, metagradient, learner, chunks))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    return min(times) / sum(len(chunk) for chunk in chunks)
+
+
+def _time(
+    workers: Workers, metagradient: MetaGradient, learner: Learner[Any], chunks: list[TaskBatch]
+) -> float:
     device = chunks[0].support.x.device
     began = time.perf_counter()
     for _ in workers.map(lambda tasks: metagradient.gradients(learner, tasks, 1.0), chunks):
