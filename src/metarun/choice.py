@@ -150,8 +150,8 @@ def _fastest(seconds: dict[Engine, float]) -> Engine:
     """
     first = next(iter(seconds))
     handicapped = {
-        engine: time if engine.workers >= first.workers else time / _CLEARLY
-        for engine, time in seconds.items()
+        engine: taken if engine.workers >= first.workers else taken / _CLEARLY
+        for engine, taken in seconds.items()
     }
     return min(handicapped, key=lambda engine: handicapped[engine])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
 
 import torch
 
@@ -11,27 +10,20 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """What the computation of a `with` block adds to this process's memory at its peak.
-
-    Attributes:
-        bytes: known after the block; None where this system does not say.
-    """
+    """What this process's memory has grown by at its peak, since this was made."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.bytes: int | None = None
-
-    def __enter__(self) -> Self:
-        self._before = self._now()
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         elif _RESET.exists():
             _RESET.write_text("5")  # Linux: forget the peak so far
-        return self
+        self._before = self._now()
 
-    def __exit__(self, *failure: object) -> None:
-        if self._before is not None:
-            self.bytes = self._most() - self._before
+    @property
+    def bytes(self) -> int | None:
+        """The bytes; None where this system does not say."""
+        return None if self._before is None else self._most() - self._before
 
     def _now(self) -> int | None:
         if self._device.type == "cuda":

@@ -104,6 +104,8 @@ def race(names: Sequence[str], overrides: Sequence[str], device: str, seconds: f
 
     A side whose process ends is left behind; the race is over without the first, or with the first alone.
     """
+    with Racer(names[0], overrides, device) as scout:
+        scout.wait_until_ready()  # metarun measures what it remembers: the racer itself has that behind it
     with ExitStack() as stack:
         racers = [stack.enter_context(Racer(name, overrides, device)) for name in names]
         for racer in racers:

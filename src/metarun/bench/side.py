@@ -1,9 +1,9 @@
 """One side of a race, alone in its process: `python -m metarun.bench.side SIDE DEVICE OVERRIDE …`.
 
 It writes a line when it is ready. Then each line it reads is its turn: it computes one meta-gradient, or as
-many as take a twentieth of a second, and answers with the milliseconds of each and the bytes that they added
-to the process's memory, of which only those of the first turn say much: later ones find memory that is kept.
-It ends when nobody is left to write to it.
+many as take a twentieth of a second, and answers with the milliseconds of each and the bytes by which the
+process has grown at its peak since it had the work and nothing to do it with. It ends when nobody is left to
+write to it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def main(name: str, device_name: str, *overrides: str) -> None:
         os.environ["NPROC"] = str(torch.get_num_threads())  # XLA reads this one alone
     device = torch.device(device_name)
     work = make_work(overrides, device)
+    peak = PeakMemory(device)
     side = sides.start(name, work)
     print(json.dumps({"ready": name}), file=answers)
     for _ in sys.stdin:
-        with PeakMemory(device) as peak:
-            _finish(device)
-            began = time.perf_counter()
-            done = 0
-            while done == 0 or time.perf_counter() - began < _TURN:
-                work.learner.zero_grad(set_to_none=True)
-                side.compute()
-                done += 1
-            _finish(device)
-            seconds = time.perf_counter() - began
+        _finish(device)
+        began = time.perf_counter()
+        done = 0
+        while done == 0 or time.perf_counter() - began < _TURN:
+            work.learner.zero_grad(set_to_none=True)
+            side.compute()
+            done += 1
+        _finish(device)
+        seconds = time.perf_counter() - began
         print(json.dumps({"ms": 1e3 * seconds / done, "bytes": peak.bytes}), file=answers)
 
 
