@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.getbasetemp().parent / "metarun-cache"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same cache for what runs in the test's own process."""
     monkeypatch.setenv("METARUN_CACHE", str(cache))

@@ -11,6 +11,7 @@ import torch
 
 from metarun import choice
 from metarun.engine import Engine, EngineSettings
+from metarun.errors import MetarunError
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.ledger import bytes_kept
 from metarun.metagradients import Exact
@@ -25,7 +26,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def made(tasks: int = 10) -> tuple[GradientAdaptation, TaskBatch]:
+def made(tasks: int = 10, adapts: str = "all") -> tuple[GradientAdaptation, TaskBatch]:
     source = Sinusoid(shot=10, query=10)
     learner = GradientAdaptation(
         model=MLP(input_shape=(1,), output_size=1),
@@ -33,6 +34,7 @@ def made(tasks: int = 10) -> tuple[GradientAdaptation, TaskBatch]:
         loop=InnerLoop(steps=1),
         loss=source.loss,
         metrics={},
+        adapts=adapts,
     )
     return learner, source.batch("train", 0, tasks)
 
@@ -99,7 +101,8 @@ def test_a_choice_is_remembered_for_this_work_alone(
     assert content["a task takes"][2] == {"chunk": 4, "workers": 1, "threads": 1, "milliseconds": 2.0}
     choose(tasks=7)
     choose(rematerialise=True)
-    assert len(asked) == 9
+    choice.choose(EngineSettings(), Exact(), *made(adapts="head"))
+    assert len(asked) == 12
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"chosen": 8}', '{"chunk": 2}', "\x00\xff"])
@@ -157,7 +160,7 @@ def test_large_work_is_measured_with_one_worker_and_with_all(monkeypatch: pytest
     assert ways(4) == [(1, 1)]
     assert ways(6) == [(6, 1), (1, 1)]  # no more workers than tasks
     assert ways(60) == [(7, 1), (1, 1)]
-    assert ways(60, workers=1) == [(1, 1)]
+    assert ways(60, workers=1) == [(1, 1), (1, 7)]
     assert ways(60, workers=2, threads=3) == [(2, 3)]
     assert choose(60, chunk=1).workers == 7
     monkeypatch.setattr(choice, "_SMALL_BYTES", 1)
@@ -174,6 +177,15 @@ def test_measuring_is_real_and_leaves_no_trace() -> None:
     assert all(torch.equal(v, state[k]) for k, v in learner.state_dict().items())
     assert all(p.grad is None for p in learner.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_where_nothing_fits_the_error_says_so_and_nothing_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, empty_cache: Path
+) -> None:
+    pretend(monkeypatch, lambda _: float("inf"))
+    with pytest.raises(MetarunError, match="does not fit into memory"):
+        choose()
+    assert not list((empty_cache / "engine").glob("*.json"))
 
 
 def test_measuring_stops_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:

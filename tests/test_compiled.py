@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,11 @@ def made(rule: UpdateRule) -> GradientAdaptation:
 def gradients(learner: GradientAdaptation, metagradient: MetaGradient) -> list[torch.Tensor]:
     learner.zero_grad()
     scores = metagradient(learner, BATCH, 2, Workers(2))
-    return [scores["loss"], scores["again"], *(p.grad.clone() for p in learner.parameters())]
+    return [
+        scores["loss"],
+        scores["again"],
+        *(p.grad.clone() for p in learner.parameters() if p.grad is not None),
+    ]
 
 
 @pytest.mark.slow
@@ -52,6 +57,47 @@ def test_equals_the_plain_one_also_after_the_parameters_moved(rule, plain: MetaG
                 p.mul_(1.1).add_(0.01)
 
 
+class Vmapped(MLP):
+    """No mere sequence of layers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x)
+
+
+class Branching(SGD):
+    """A rule that looks at a value."""
+
+    def update(self, params, grads, state, step):
+        moved = super().update(params, grads, state, step)
+        return moved if max(g.max() for g in grads.values()) > 0 else (params, state)
+
+
+@pytest.mark.slow
+def test_any_model_and_only_what_is_trained() -> None:
+    plain = made(SGD(lr=0.02))
+    learner = GradientAdaptation(
+        model=Vmapped(input_shape=(1,), output_size=1, hidden=(8,)),
+        rule=plain.rule,
+        loop=plain.loop,
+        loss=plain.loss,
+        metrics=plain.metrics,
+        adapts="head",
+    ).double()
+    for p in learner.model.body.parameters():
+        p.requires_grad_(False)
+    compiled = Compiled(Exact())
+    found, expected = gradients(learner, compiled), gradients(learner, Exact())
+    assert not compiled.gave_up
+    assert [p.grad is None for p in learner.model.parameters()] == [True, True, False, False]
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_cannot_be_traced_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    learner, compiled = made(Branching(lr=0.02)), Compiled(Exact())
+    torch.testing.assert_close(gradients(learner, compiled), gradients(learner, Exact()))
+    assert compiled.gave_up
+
+
 def test_without_a_compiler_a_warning_says_so_and_the_run_goes_on(metarun, tmp_path: Path) -> None:
     (tmp_path / "no programs here").mkdir()
     done = metarun(
@@ -61,3 +107,5 @@ def test_without_a_compiler_a_warning_says_so_and_the_run_goes_on(metarun, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("engine.compile: going on without") == 1
+    (written,) = tmp_path.glob("outputs/*/*/engine.json")
+    assert json.loads(written.read_text())["compile"] is False

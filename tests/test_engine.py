@@ -35,10 +35,18 @@ def test_settings_that_contradict_each_other_are_an_error(settings: dict) -> Non
         EngineSettings(**settings)
 
 
+@pytest.mark.parametrize(("strategy", "chunk"), [("per_task", 4), ("batched", 1)])
+def test_a_contradiction_is_one_line(metarun, strategy: str, chunk: int) -> None:
+    done = metarun(f"engine.strategy={strategy}", f"engine.chunk={chunk}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"metarun: engine.strategy={strategy} computes ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_strategy_is_whether_tasks_share_a_chunk() -> None:
     assert PLAIN.strategy == "batched"
     assert replace(PLAIN, chunk=1).strategy == "per_task"
-    assert PLAIN.halved().chunk == 4
+    assert [replace(PLAIN, workers=2).size(tasks) for tasks in (100, 9, 1)] == [8, 5, 1]
 
 
 def test_threads_workers_and_rematerialisation_are_used() -> None:

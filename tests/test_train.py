@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import metarun.evaluate
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.engine import Engine
@@ -175,10 +176,10 @@ def test_groups_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
 
 
 class Greedy(Exact):
-    """An exact meta-gradient that needs more memory than there is, from so many tasks on."""
+    """An exact meta-gradient that needs more memory than there is, for so many tasks, from a call on."""
 
-    def __init__(self, most: int, from_step: int = 0) -> None:
-        self.most, self.calls_left = most, 2 * from_step
+    def __init__(self, most: int, from_call: int = 0) -> None:
+        self.most, self.calls_left = most, from_call
 
     def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
         self.calls_left -= 1
@@ -187,17 +188,60 @@ class Greedy(Exact):
         return super().gradients(learner, tasks, weight)
 
 
+@pytest.mark.parametrize(("chunk", "most"), [(2, 1), (1000, 2)])  # of four tasks
+@pytest.mark.parametrize("call", [5, 6])  # where chunks are of two: the first of a step, and its second
 def test_where_memory_runs_out_chunks_are_halved_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture, chunk: int, most: int, call: int
 ) -> None:
-    expected, _ = finished(tmp_path / "enough", "engine.chunk=1")
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=1, from_step=3))
-    state, run = finished(tmp_path / "little", "engine.chunk=2")
-    assert "memory ran out: from now on in chunks of 1 tasks" in caplog.text
-    assert state["engine"]["chunk"] == 1
-    assert json.loads((run.directory / "engine.json").read_text())["strategy"] == "per_task"
+    expected, _ = finished(tmp_path / "enough", "engine.chunk=1", "engine.workers=1")
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most, call))
+    state, run = finished(tmp_path / "little", f"engine.chunk={chunk}", "engine.workers=1")
+    assert caplog.text.count("memory ran out") == 1
+    assert state["engine"]["chunk"] == most
+    assert json.loads((run.directory / "engine.json").read_text())["chunk"] == most
     for name, p in expected["learner"].items():
         torch.testing.assert_close(state["learner"][name], p)
+
+
+def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ["engine.chunk=4", "engine.workers=1"]
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
+    through, _ = finished(tmp_path / "through", *whole)
+    config, run = start(tmp_path / "killed", *whole)
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
+    training = Training(config, run)
+    training.restore()
+    while training.step < 5:  # memory runs out after the checkpoint of step 3, and it dies before that of 6
+        training.take_step()
+        if training.step == 3:
+            training.save()
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Exact())
+    train(config, run)
+    state = run.load("last")
+    assert state is not None
+    assert state["engine"]["chunk"] == through["engine"]["chunk"] == 2
+    assert all(torch.equal(state["learner"][name], p) for name, p in through["learner"].items())
+
+
+def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, run = finished(tmp_path / "enough", "engine.chunk=4")
+    results = json.loads((run.directory / "results.json").read_text())
+    plain = metarun.evaluate.evaluate
+
+    def greedy(*arguments: Any, chunk: int, **options: Any) -> Curve:
+        if chunk > 1:
+            torch.empty(2**60, dtype=torch.uint8)
+        return plain(*arguments, chunk=chunk, **options)
+
+    monkeypatch.setattr("metarun.train.evaluate", greedy)
+    state, run = finished(tmp_path / "little", "engine.chunk=4")
+    again = json.loads((run.directory / "results.json").read_text())
+    assert again["final"]["loss"]["mean"] == pytest.approx(results["final"]["loss"]["mean"], rel=1e-5)
+    assert state["engine"] == expected["engine"]  # the training goes on as it was
 
 
 def test_one_task_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

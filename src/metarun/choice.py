@@ -76,7 +76,7 @@ def choose(
     candidates = [
         replace(engine, workers=workers, threads=threads, chunk=chunk)
         for workers, threads in _ways(settings, len(batch), large=large)
-        for chunk in _chunks(settings, min(_budget(device) // (one * workers), -(-len(batch) // workers)))
+        for chunk in _chunks(settings, _budget(device) // (one * workers), math.ceil(len(batch) / workers))
     ]
     if len(candidates) == 1:
         return candidates[0]
@@ -87,7 +87,7 @@ def _ways(settings: EngineSettings, tasks: int, *, large: bool) -> list[tuple[in
     """Return the pairs of workers and threads to measure."""
     if not large:
         ways = [(1, 1)]
-    elif tasks == 1:
+    elif tasks == 1 or settings.workers == 1:
         ways = [(1, 1), (1, _THREADS)]
     else:
         ways = [(min(_THREADS, tasks), 1), (1, 1)]
@@ -101,13 +101,13 @@ def _ways(settings: EngineSettings, tasks: int, *, large: bool) -> list[tuple[in
     return list(dict.fromkeys(fixed))
 
 
-def _chunks(settings: EngineSettings, most: int) -> list[int]:
-    """Return the chunk sizes to measure, where `most` tasks are all that fit or that there are."""
+def _chunks(settings: EngineSettings, fitting: int, tasks: int) -> list[int]:
+    """Return the chunk sizes to measure, where so many tasks fit and so many there are for a worker."""
     if settings.chunk != "auto":
         return [settings.chunk]
     if settings.strategy == "per_task":
         return [1]
-    most = max(1, min(_MOST_TASKS, most))
+    most = max(1, min(_MOST_TASKS, fitting, tasks))
     sizes = sorted({*(2**exponent for exponent in range(most.bit_length())), most})
     return [size for size in sizes if size > 1] or [2] if settings.strategy == "batched" else sizes
 
@@ -128,8 +128,9 @@ def _remembered(
     seconds: dict[Engine, float] = {}
     try:
         with lock(path):  # processes that start together measure one after another, and agree
+            kept = _kept(path)
             for engine in candidates:
-                if _in_words(engine) == _kept(path):
+                if _in_words(engine) == kept:
                     return engine
             seconds = _measure(candidates, metagradient, learner, batch)
             times = [{**_in_words(each), "milliseconds": 1e3 * s} for each, s in seconds.items()]
@@ -179,9 +180,10 @@ def _description(
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "engine": [candidates[0].compile, candidates[0].rematerialise, candidates[0].tf32],
-        "metagradient": type(metagradient).__name__,
+        "metagradient": f"{type(metagradient).__module__}.{type(metagradient).__qualname__}",
         "learner": repr(learner),
         "steps": repr(getattr(learner, "loop", None)),
+        "adapts": sorted(getattr(learner, "adapted_names", ())),
         "parameters": [[name, list(p.shape), str(p.dtype)] for name, p in learner.named_parameters()],
         "examples": [[list(each.shape), str(each.dtype)] for each in examples],
         "candidates": [_in_words(each) for each in candidates],
@@ -201,7 +203,11 @@ def _processor() -> str:
 def _measure(
     candidates: list[Engine], metagradient: MetaGradient, learner: Learner[Any], batch: TaskBatch
 ) -> dict[Engine, float]:
-    """Return the seconds that a task takes; larger chunks of a way are not tried once they are hopeless."""
+    """Return the seconds that a task takes; larger chunks of a way are not tried once they are hopeless.
+
+    Raises:
+        MetarunError: memory does not suffice for any of them.
+    """
     found: dict[Engine, float] = {}
     ways = dict.fromkeys((each.workers, each.threads) for each in candidates)
     for way in ways:
@@ -211,11 +217,14 @@ def _measure(
             if (engine.workers, engine.threads) != way:
                 continue
             seconds = _seconds_per_task(engine, metagradient, learner, batch)
-            if math.isfinite(seconds) or not found:
-                found[engine] = seconds
+            if math.isinf(seconds):
+                break
+            found[engine] = seconds
             best = min(best, seconds)
             if seconds > _HOPELESS * best or time.perf_counter() - began > _SECONDS:
                 break
+    if not found:
+        raise too_large()
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from metarun.learners import Learner, Scores
-from metarun.metagradients import Gradients, MetaGradient
+from metarun.ledger import is_out_of_memory
+from metarun.metagradients import Gradients, MetaGradient, even_size
 from metarun.storage import cache_directory
 from metarun.tasks import Examples, TaskBatch
+from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
 
@@ -33,23 +34,32 @@ class Compiled(MetaGradient):
 
     Args:
         plain: what is compiled.
+
+    Attributes:
+        gave_up: whether nothing can be compiled here.
     """
 
     def __init__(self, plain: MetaGradient) -> None:
         self.plain = plain
-        self._lock = threading.Lock()
         self._graphs: dict[int, Graph] = {}
-        self._gave_up = False
+        self.gave_up = False
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError where the plain meta-gradient cannot train this learner."""
         self.plain.check(learner)
 
+    def __call__(
+        self, learner: Learner[Any], batch: TaskBatch, chunk: int, workers: Workers | None = None
+    ) -> Scores:
+        """Compile what is new, before several threads work on it; then as the plain one, up to rounding."""
+        workers = workers or Workers(1)
+        for tasks in batch.chunks(even_size(len(batch), chunk, workers)):
+            if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
+                self._compile(learner, tasks, 1 / len(batch))
+        return super().__call__(learner, batch, chunk, workers)
+
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
-        """Return what the plain meta-gradient returns, up to rounding."""
-        with self._lock:  # the first worker compiles, the others wait for it
-            if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self._gave_up:
-                self._compile(learner, tasks, weight)
+        """Return what the plain meta-gradient returns, by the graph for so many tasks if there is one."""
         graph = self._graphs.get(len(tasks))
         if graph is None:
             return self.plain.gradients(learner, tasks, weight)
@@ -66,40 +76,46 @@ class Compiled(MetaGradient):
         log.info("compiling the step of %d tasks: a minute the first time, later from the cache", len(tasks))
         began = time.monotonic()
         inputs = _inputs(learner, tasks)
-        with torch.enable_grad():
-            traced = make_fx(_Traceable(self.plain, learner, weight))(*inputs)
         # On a CPU the calls between the kernels are compiled too.
         options: dict[str, Any] = {"cpp_wrapper": True} if inputs[0].device.type == "cpu" else {}
-        graph: Graph = torch.compile(traced, dynamic=False, options=options)
         try:
+            with torch.enable_grad():
+                traced = make_fx(_Traceable(self.plain, learner, weight))(*inputs)
+            graph: Graph = torch.compile(traced, dynamic=False, options=options)
             with torch.no_grad():
                 graph(*inputs)
-        except (InvalidCxxCompiler, CppCompileError, TritonMissing, InductorError) as error:
-            self._gave_up = True
+        # What a tracer cannot follow, such as a branch on a value, is a RuntimeError of many kinds.
+        except (InvalidCxxCompiler, CppCompileError, TritonMissing, InductorError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            self.gave_up = True
             reason = str(error).strip().partition("\n")[0]
-            log.warning("engine.compile: going on without, since nothing can be compiled here: %s", reason)
+            log.warning("engine.compile: going on without, since this cannot be compiled here: %s", reason)
             return
         self._graphs[len(tasks)] = graph
         log.info("compiled in %.0f s", time.monotonic() - began)
 
 
 def _inputs(learner: Learner[Any], tasks: TaskBatch) -> list[Tensor]:
-    parameters = [p.detach() for p in learner.parameters()]
-    return [*parameters, tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y]
+    state = [each.detach() for each in (*learner.parameters(), *learner.buffers())]
+    return [*state, tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y]
 
 
 class _Traceable:
     """The meta-gradient as a function of tensors alone, for a tracer to look at."""
 
     def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
-        self._names = [name for name, _ in learner.named_parameters()]
+        state = (*learner.named_parameters(), *learner.named_buffers())
+        self._trained = {name: each.requires_grad for name, each in state}
         self._step = _Step(metagradient, copy.deepcopy(learner), weight)
 
     def __call__(self, *tensors: Tensor) -> Results:
-        count = len(self._names)
-        values = (each.detach().requires_grad_() for each in tensors[:count])
-        parameters = {f"learner.{name}": p for name, p in zip(self._names, values, strict=True)}
-        results: Results = torch.func.functional_call(self._step, parameters, tensors[count:])
+        count = len(self._trained)
+        state = {
+            f"learner.{name}": each.detach().requires_grad_(trained)
+            for (name, trained), each in zip(self._trained.items(), tensors[:count], strict=True)
+        }
+        results: Results = torch.func.functional_call(self._step, state, tensors[count:])
         return {
             kind: {name: each.detach() for name, each in found.items()} for kind, found in results.items()
         }

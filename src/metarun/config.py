@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
 from metarun.engine import EngineSettings
 from metarun.errors import ConfigError
@@ -87,7 +87,10 @@ def read_config(node: Mapping[str, Any]) -> Config:
     optimizer = node["outer"]["optimizer"]
     check("outer.optimizer", optimizer, target_fields(locate("outer.optimizer", optimizer), ("params", "lr")))
     check_device(node["device"])
-    return Config.model_validate(dict(node))
+    try:
+        return Config.model_validate(dict(node))
+    except ValidationError as error:  # single keys are checked above: these are keys that do not agree
+        raise ConfigError("; ".join(str(each["ctx"]["error"]) for each in error.errors())) from error
 
 
 def check_device(name: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
@@ -29,10 +30,12 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.strategy == "per_task" and self.chunk not in ("auto", 1):
-            raise ValueError("strategy=per_task computes one task at a time: leave chunk at auto")
+            raise ValueError(
+                "engine.strategy=per_task computes one task at a time: leave engine.chunk at auto"
+            )
         if self.strategy == "batched" and self.chunk == 1:
             raise ValueError(
-                "strategy=batched computes several tasks at once: leave chunk at auto, or raise it"
+                "engine.strategy=batched computes several tasks at once: leave engine.chunk at auto"
             )
         return self
 
@@ -74,6 +77,6 @@ class Engine:
         learner.rematerialise = self.rematerialise
         return Workers(self.workers)
 
-    def halved(self) -> Engine:
-        """Return the same with chunks of half the size, for when memory has run out."""
-        return replace(self, chunk=self.chunk // 2)
+    def size(self, tasks: int) -> int:
+        """Return how many of so many tasks really form a chunk."""
+        return min(self.chunk, math.ceil(tasks / self.workers))

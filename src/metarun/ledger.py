@@ -62,7 +62,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether torch or Python could not allocate memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On a CPU torch raises a plain RuntimeError, and std::bad_alloc comes as one too.
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
-    )
+    # On a CPU torch raises a plain RuntimeError, as for std::bad_alloc and where cuDNN finds none.
+    signs = ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

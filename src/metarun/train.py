@@ -6,8 +6,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +24,10 @@ from metarun.ledger import is_out_of_memory, too_large
 from metarun.runs.directory import Run
 from metarun.runs.progress import TrainingProgress, chunks_bar, describe
 from metarun.runs.signals import StopSignals
-from metarun.tasks import Split
+from metarun.tasks import Split, TaskBatch
 from metarun.tasks.ahead import Ahead
 
 log = logging.getLogger("metarun")
-
-T = TypeVar("T")
 
 
 def train(config: Config, run: Run) -> Curve:
@@ -109,24 +107,6 @@ class Training:
         self.metagradient = Compiled(plain) if engine.compile else plain
         self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
 
-    def _within_memory(self, work: Callable[[], T]) -> T:
-        """Do some work; each time memory runs out, do it again in chunks of half the size.
-
-        Raises:
-            MetarunError: not even one task fits.
-        """
-        while True:
-            try:
-                return work()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if self.engine.chunk == 1:
-                    raise too_large() from error
-            self.learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
-            self._use(self.engine.halved())
-            log.warning("memory ran out: from now on in chunks of %d tasks", self.engine.chunk)
-
     def save(self) -> None:
         """Write the checkpoint from which restore goes on.
 
@@ -152,12 +132,30 @@ class Training:
     def take_step(self) -> None:
         """Take one meta-step on the next episodes."""
         batch = self._ahead.batch(self.step)
-        scores = self._within_memory(
-            lambda: self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
-        )
+        scores = self._meta_gradient(batch)
         self._meter.add(scores)
         self.outer.step(self.step)
         self.step += 1
+
+    def _meta_gradient(self, batch: TaskBatch) -> Scores:
+        """Fill `.grad`; where memory runs out, go on for good in chunks of half the size, and save that.
+
+        Raises:
+            MetarunError: not even one task fits.
+        """
+        while True:
+            try:
+                scores = self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
+                break
+            except (RuntimeError, MemoryError) as error:
+                chunk = _half(error, self.engine.size(len(batch)))
+            self.learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
+            self._use(replace(self.engine, chunk=chunk))
+            self.save()  # resumed, this step is to have the same chunks
+            log.warning("memory ran out: from now on in chunks of %d tasks", chunk)
+        if isinstance(self.metagradient, Compiled) and self.metagradient.gave_up:
+            self._use(replace(self.engine, compile=False))
+        return scores
 
     def log_scores(self) -> dict[str, float]:
         """Write the mean scores of the steps since the last call to the metrics, and return them.
@@ -213,17 +211,29 @@ class Training:
                 between_chunks()
                 yield chunk
 
-        return self._within_memory(
-            lambda: evaluate(
-                self.learner,
-                self.source,
-                split,
-                tasks,
-                chunk=self.engine.chunk,
-                workers=self._workers,
-                progress=progress,
-            )
-        )
+        chunk = self.engine.size(tasks)
+        while True:
+            try:
+                return evaluate(
+                    self.learner,
+                    self.source,
+                    split,
+                    tasks,
+                    chunk=chunk,
+                    workers=self._workers,
+                    progress=progress,
+                )
+            except (RuntimeError, MemoryError) as error:
+                chunk = _half(error, chunk)
+
+
+def _half(error: Exception, chunk: int) -> int:
+    """Return half of a chunk where the error says that memory ran out; raise the error again otherwise."""
+    if not is_out_of_memory(error):
+        raise error
+    if chunk == 1:
+        raise too_large() from error
+    return chunk // 2
 
 
 class Meter:

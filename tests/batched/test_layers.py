@@ -51,6 +51,11 @@ KNOWN = {
     "norm alone": (convolution(nn.BatchNorm2d(4)), (2, 5, 5)),
     "norm without weights": (convolution(nn.BatchNorm2d(4, affine=False), nn.MaxPool2d(2)), (2, 6, 6)),
     "norms on rows": (nn.Sequential(nn.BatchNorm1d(3), nn.Sigmoid(), nn.LayerNorm(7, bias=False)), (3, 7)),
+    "norms without biases": (
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, bias=False), nn.GroupNorm(2, 4, bias=False)),
+        (2, 5, 5),
+    ),
+    "pool by a list": (convolution(nn.BatchNorm2d(4), nn.MaxPool2d([2, 2]), nn.ReLU()), (2, 6, 6)),
     "linear on matrices": (nn.Sequential(nn.Linear(7, 2), nn.Softplus(), nn.GroupNorm(1, 3)), (3, 7)),
 }
 
@@ -100,6 +105,26 @@ def hooked() -> nn.Module:
     return model
 
 
+CHANGES = [lambda x: x.transpose(-1, -2), lambda x: x[:, ::2], lambda x: x.rot90(1, (3, 4))]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_images_may_lie_in_memory_in_any_order(change, tasks: int) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).double()
+    forward = batched_forward(model)
+    assert forward is not None
+    params = {name: p.expand(tasks, *p.shape) for name, p in model.named_parameters()}
+    x = change(torch.arange(tasks * 4 * 36.0, dtype=torch.float64).sin().view(tasks, 4, 1, 6, 6))
+    torch.testing.assert_close(forward(params, x), torch.stack([model(each) for each in x]))
+
+
+def replaced() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].forward = lambda x: x + 1
+    return model
+
+
 class Own(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + 1
@@ -118,6 +143,7 @@ class OwnNorm(nn.BatchNorm2d):
         convolution(OwnNorm(4)),
         nn.Sequential(TWICE, nn.ReLU(), TWICE),
         hooked(),
+        replaced(),
         nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
         nn.Sequential(nn.Flatten(2), nn.Linear(2, 2)),
         convolution(padding="same"),

@@ -58,6 +58,14 @@ def test_only_what_adapts_is_adapted(adapts: str, expected: list[str]) -> None:
             assert torch.equal(adapted.shared[name], p)
 
 
+def test_what_a_norm_takes_away_adapts_to_itself() -> None:
+    model = Conv4(input_shape=(1, 16, 16), output_size=3, filters=4)
+    made = learner(model, adapts="body.block1.conv.bias")
+    adapted = made.adapt(Examples(torch.rand(2, 3, 1, 16, 16).double(), torch.rand(2, 3, 3).double()))
+    (bias,) = adapted.params.values()
+    assert torch.equal(bias, model.body.block1.conv.bias.expand(2, 4))
+
+
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"algo\.adapts=tail matches no parameter.*head\.weight"):
         learner(adapts="tail")

@@ -50,8 +50,9 @@ def batched_forward(model: nn.Module) -> Forward | None:
     The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
     are made of; vmap serves any other. Norms have no running statistics.
     """
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-        return None
+    for module in model.modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return None
     layers = list(_layers(model, ""))
     names = {name for name, _ in model.named_parameters()}
     if any(f"{prefix}{own}" not in names for prefix, layer in layers for own, _ in layer.named_parameters()):
@@ -117,7 +118,8 @@ def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  
 def _fold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
     _, n, channels, height, width = x.shape
     if tasks * channels == 1:  # torch takes the strides of one channel for the other layout, and keeps to it
-        return x.reshape(n, 1, height, width).as_strided((n, 1, height, width), (height * width, 1, width, 1))
+        packed = x.reshape(n, 1, height, width).contiguous()
+        return packed.as_strided((n, 1, height, width), (height * width, 1, width, 1))
     together = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels)
     return together.contiguous().permute(0, 3, 1, 2)
 
@@ -167,10 +169,14 @@ def _layer_norm(name: str, layer: nn.LayerNorm) -> Step:
 
 def _group_norm(name: str, layer: nn.GroupNorm) -> Step:
     def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
-        weight, bias = (
-            params[f"{name}{each}"].flatten() if layer.affine else None for each in ("weight", "bias")
+        weight, bias = params.get(f"{name}weight"), params.get(f"{name}bias")
+        return F.group_norm(
+            x,
+            tasks * layer.num_groups,
+            None if weight is None else weight.flatten(),
+            None if bias is None else bias.flatten(),
+            layer.eps,
         )
-        return F.group_norm(x, tasks * layer.num_groups, weight, bias, layer.eps)
 
     return step
 
@@ -185,9 +191,11 @@ def _batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, *, relu: bool
 
 def _scale_and_shift(name: str, params: Parameters, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
     """Return a batch norm's γ and β [T·C]; 1 and 0 where it has none."""
-    if f"{name}weight" not in params:
-        return x.new_ones(channels), x.new_zeros(channels)
-    return params[f"{name}weight"].flatten(), params[f"{name}bias"].flatten()
+    gamma, beta = params.get(f"{name}weight"), params.get(f"{name}bias")
+    return (
+        x.new_ones(channels) if gamma is None else gamma.flatten(),
+        x.new_zeros(channels) if beta is None else beta.flatten(),
+    )
 
 
 def _plan_convolution(layers: list[tuple[str, nn.Module]]) -> Plan | None:
@@ -208,7 +216,7 @@ def _halves(layer: nn.Module) -> bool:
     if type(layer) is not nn.MaxPool2d:
         return False
     plain = (layer.padding, layer.dilation, layer.ceil_mode, layer.return_indices) == (0, 1, False, False)
-    return plain and {layer.kernel_size, layer.stride} <= {2, (2, 2)}
+    return plain and all(each in (2, (2, 2), [2, 2]) for each in (layer.kernel_size, layer.stride))
 
 
 def _convolution(name: str, layer: nn.Conv2d) -> Step:

@@ -138,6 +138,8 @@ def _apply(config: dict[str, Any], each: Override, config_dir: str | None) -> No
         if not isinstance(node, dict):
             raise ConfigError(f"{each.input_line}: {parent} has no keys")
     node[name] = each.value()
+    if key == "engine.chunk":
+        node["strategy"] = "auto"  # that of the training says nothing about this chunk
 
 
 def _check_shapes(trained: Config, now: Config) -> None:

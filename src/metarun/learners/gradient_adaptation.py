@@ -110,6 +110,11 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             return super().adapt(support, graph)
         params, shared = self._start(support.x.shape[0], graph)
         values, structure = tree_flatten((params, self.rule.init(params)))
+        if not all(isinstance(each, Tensor) and each.is_floating_point() for each in values):
+            raise ConfigError(
+                f"engine.rematerialise needs a rule whose state is made of floating-point tensors, "
+                f"{type(self.rule).__name__}'s is not: type engine.rematerialise=false"
+            )
 
         def one_step(values: tuple[Tensor, ...], step: int, differentiable: bool) -> tuple[Tensor, ...]:
             kind: Graph = "exact" if differentiable else "none"
@@ -144,13 +149,13 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             params = _leaves(params)
         examples = self.loop.minibatch(support, step, self.training)
         with torch.enable_grad():
-            losses = self.loss(self._forward(params, shared, examples.x), examples.y)
-            grads = torch.autograd.grad(
-                losses.sum(),
-                list(params.values()),
-                create_graph=graph == "exact",
-                materialize_grads=True,
-            )
+            loss = self.loss(self._forward(params, shared, examples.x), examples.y).sum()
+            if loss.requires_grad:
+                grads = torch.autograd.grad(
+                    loss, list(params.values()), create_graph=graph == "exact", materialize_grads=True
+                )
+            else:  # only biases before a batch norm adapt, which takes them away
+                grads = tuple(torch.zeros_like(p) for p in params.values())
         with torch.set_grad_enabled(graph != "none"):
             return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
 

@@ -17,6 +17,12 @@ Gradients = dict[str, Tensor]
 """By the name of a meta-parameter; one without a gradient is left out."""
 
 
+def even_size(tasks: int, chunk: int, workers: Workers) -> int:
+    """Return the size of chunks of `chunk` tasks at most, a worker each at least, as equal as that goes."""
+    most = min(chunk, math.ceil(tasks / workers.count))
+    return math.ceil(tasks / math.ceil(tasks / most))
+
+
 class MetaGradient(ABC):
     """Fills `.grad` of the meta-parameters with the mean over the tasks of a meta-batch."""
 
@@ -39,8 +45,7 @@ class MetaGradient(ABC):
             The query scores of all its tasks, [B].
         """
         workers = workers or Workers(1)
-        most = min(chunk, math.ceil(len(batch) / workers.count))
-        size = math.ceil(len(batch) / math.ceil(len(batch) / most))  # of equal size, as far as that goes
+        size = even_size(len(batch), chunk, workers)
         parameters = dict(learner.named_parameters())
         scores = []
         # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
