@@ -35,7 +35,7 @@ def test_every_case_is_work(case: str) -> None:
     assert work.engine.chunk >= 1
 
 
-@pytest.mark.parametrize(("case", "peer"), product([*SINUSOID, *CONV4], WITH_TORCH))
+@pytest.mark.parametrize(("case", "peer"), list(product([*SINUSOID, *CONV4], WITH_TORCH)))
 def test_the_sides_agree_except_where_functorch_is_wrong(case: str, peer: str) -> None:
     pytest.importorskip(PEERS[peer].package)
     check = Check(CASES[case])
