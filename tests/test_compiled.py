@@ -57,6 +57,16 @@ def test_equals_the_plain_one_also_after_the_parameters_moved(rule, plain: MetaG
                 p.mul_(1.1).add_(0.01)
 
 
+@pytest.mark.slow
+def test_a_graph_serves_only_the_weight_it_was_made_for() -> None:
+    learner, compiled = made(SGD(lr=0.02)), Compiled(Exact())
+    gradients(learner, compiled)
+    few = next(BATCH.chunks(2))
+    for weight in (1 / 5, 1 / 2):
+        found, _ = compiled.gradients(learner, few, weight)
+        torch.testing.assert_close(found, Exact().gradients(learner, few, weight)[0])
+
+
 class Vmapped(MLP):
     """No mere sequence of layers."""
 

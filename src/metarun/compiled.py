@@ -42,6 +42,7 @@ class Compiled(MetaGradient):
     def __init__(self, plain: MetaGradient) -> None:
         self.plain = plain
         self._graphs: dict[int, Graph] = {}
+        self._weight = 0.0  # of a task, which the graphs have in them
         self.gave_up = False
 
     def check(self, learner: Learner[Any]) -> None:
@@ -53,21 +54,22 @@ class Compiled(MetaGradient):
     ) -> Scores:
         """Compile what is new, before several threads work on it; then as the plain one, up to rounding."""
         workers = workers or Workers(1)
+        self._weight = self._weight or 1 / len(batch)
         for tasks in batch.chunks(even_size(len(batch), chunk, workers)):
             if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
-                self._compile(learner, tasks, 1 / len(batch))
+                self._compile(learner, tasks)
         return super().__call__(learner, batch, chunk, workers)
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Return what the plain meta-gradient returns, by the graph for so many tasks if there is one."""
         graph = self._graphs.get(len(tasks))
-        if graph is None:
+        if graph is None or weight != self._weight:
             return self.plain.gradients(learner, tasks, weight)
         with torch.no_grad():
             results = graph(*_inputs(learner, tasks))
         return results["gradients"], results["scores"]
 
-    def _compile(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> None:
+    def _compile(self, learner: Learner[Any], tasks: TaskBatch) -> None:
         # Where torch keeps compiled code by default, a reboot clears it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
         from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
@@ -80,7 +82,7 @@ class Compiled(MetaGradient):
         options: dict[str, Any] = {"cpp_wrapper": True} if inputs[0].device.type == "cpu" else {}
         try:
             with torch.enable_grad():
-                traced = make_fx(_Traceable(self.plain, learner, weight))(*inputs)
+                traced = make_fx(_Traceable(self.plain, learner, self._weight))(*inputs)
             graph: Graph = torch.compile(traced, dynamic=False, options=options)
             with torch.no_grad():
                 graph(*inputs)

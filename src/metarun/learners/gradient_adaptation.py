@@ -136,8 +136,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             else:
                 shared[name] = p
         if graph == "none":
-            shared = {name: p.detach() for name, p in shared.items()}
-            params = _leaves(params)
+            params, shared = ({name: p.detach() for name, p in each.items()} for each in (params, shared))
         return params, shared
 
     def _step(
