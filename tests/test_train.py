@@ -14,12 +14,12 @@ import metarun.evaluate
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.engine import Engine
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, OutOfTimeError
 from metarun.evaluate import Curve, Estimate
 from metarun.metagradients import Exact
 from metarun.runs.directory import Run
 from metarun.tasks import TaskBatch
-from metarun.train import Training, train
+from metarun.train import DivergedError, Training, train
 
 SMALL = [
     "device=cpu",
@@ -50,7 +50,7 @@ def test_what_is_written_and_when(tmp_path: Path) -> None:
     assert [s for kind, s in steps if kind == "train"] == [5, 10, 12]
     assert [s for kind, s in steps if kind == "validation"] == [4, 8, 12]
     assert all(r["tasks_per_second"] > 0 and r["seconds"] > 0 for r in run.metrics.records())
-    best, last = run.load("best"), run.load("last")
+    best, last = run.checkpoints.best(), run.checkpoints.newest()
     assert best is not None
     assert last is not None
     assert last["step"] == 12
@@ -94,9 +94,26 @@ def test_a_resumed_run_ends_with_the_same_bits(
     expected = train(config, whole)
 
     config, run = start(tmp_path / "stopped", f"algo={algo}", *data)
+    train_until(stopped_at, config, run)
+    found = train(config, run)
+
+    assert found == expected
+    assert untimed(run) == untimed(whole)
+    for a, b in (
+        (run.checkpoints.best(), whole.checkpoints.best()),
+        (run.checkpoints.newest(), whole.checkpoints.newest()),
+    ):
+        assert a is not None
+        assert b is not None
+        assert_same(a["learner"], b["learner"])
+    assert_same(a["outer"], b["outer"])
+
+
+def train_until(step: int, config: Any, run: Run) -> None:
+    """Train as far as that, as a killed process does: whatever came after the last checkpoint is lost."""
     training = Training(config, run)
     training.restore()
-    while training.step < stopped_at:  # then killed: whatever came after the last checkpoint is lost
+    while training.step < step:
         training.take_step()
         if training.is_due(config.train.log_every):
             training.log_scores()
@@ -104,16 +121,6 @@ def test_a_resumed_run_ends_with_the_same_bits(
             training.validate()
         if training.is_due(config.train.checkpoint_every):
             training.save()
-    found = train(config, run)
-
-    assert found == expected
-    assert untimed(run) == untimed(whole)
-    for which in ("best", "last"):
-        a, b = run.load(which), whole.load(which)
-        assert a is not None
-        assert b is not None
-        assert_same(a["learner"], b["learner"])
-    assert_same(a["outer"], b["outer"])
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -136,6 +143,133 @@ def test_the_engine_is_kept_for_the_whole_run(tmp_path: Path) -> None:
     assert resumed.engine == Engine(3, 1, 2, False)
 
 
+@pytest.mark.parametrize("algo", ["maml", "reptile"])
+def test_a_damaged_last_checkpoint_costs_steps_and_no_bits(tmp_path: Path, algo: str) -> None:
+    expected, whole = finished(tmp_path / "whole", f"algo={algo}")
+    config, run = start(tmp_path / "damaged", f"algo={algo}")
+    train_until(11, config, run)
+    last = run.directory / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:-1])
+    train(config, run)
+    state = run.checkpoints.newest()
+    assert state is not None
+    assert_same(state["learner"], expected["learner"])
+    assert untimed(run) == untimed(whole)
+    assert last.with_name("last.pt.damaged").exists()
+
+
+def test_more_steps_go_on_where_fewer_ended(tmp_path: Path) -> None:
+    expected, whole = finished(tmp_path / "whole")
+    _, first = finished(tmp_path / "more", "train.steps=8")
+    config, run = start(tmp_path / "more")
+    assert not run.metrics.records() == untimed(whole)
+    train(config, run)
+    state = run.checkpoints.newest()
+    assert state is not None
+    assert_same(state["learner"], expected["learner"])
+    assert run.config()["train"]["steps"] == 12
+    assert run.manifest()["resumed"][0] | {"changed": None} == {"step": 8, "changed": None}
+    with pytest.raises(ConfigError, match=r"train\.steps=5: the run has taken 12 steps already"):
+        train(*start(tmp_path / "more", "train.steps=5"))
+
+
+def test_engine_keys_that_are_typed_anew_take_effect(tmp_path: Path) -> None:
+    finished(tmp_path, "train.steps=4", "engine.chunk=2")
+    config, run = start(tmp_path, "train.steps=6", "engine.chunk=1")
+    train(config, run)
+    state = run.checkpoints.newest()
+    assert state is not None
+    assert state["engine"]["chunk"] == 1
+
+
+def test_training_ends_when_validations_bring_nothing(tmp_path: Path) -> None:
+    # Nothing is learned, so every validation after the first is no better.
+    still = ["outer.lr=0", "train.validate_every=2", "train.patience=3", "train.log_every=5"]
+    state, run = finished(tmp_path / "early", *still)
+    assert state["step"] == 8
+    results = json.loads((run.directory / "results.json").read_text())
+    assert results["stopped_early_at"] == 8
+    assert results["checkpoint_step"] == results["validation"]["step"] == 2
+    logged = [record["step"] for record in run.metrics.records() if record["split"] == "train"]
+    assert logged == [5, 8]  # the rest is not lost
+    before = untimed(run)
+    train(*start(tmp_path / "early", *still))  # it stays ended
+    assert untimed(run) == before
+
+    config, run = start(tmp_path / "resumed", *still)
+    train_until(7, config, run)  # the count of validations is in its checkpoint
+    train(config, run)
+    final = run.checkpoints.newest()
+    assert final is not None
+    assert final["step"] == 8
+
+
+class Spoiled(Exact):
+    """An exact meta-gradient that is no number in some calls; a new run measures one before its first step."""
+
+    def __init__(self, *calls: int) -> None:
+        self.calls, self.spoiled = 0, calls
+
+    def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
+        self.calls += 1
+        gradients, scores = super().gradients(learner, tasks, weight)
+        if self.calls in self.spoiled:
+            next(iter(gradients.values())).flatten()[0] = math.nan
+        return gradients, scores
+
+
+ONE_CALL_A_STEP = ["engine.chunk=4", "engine.workers=1", "engine.threads=1"]
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(4, 5, 10))
+    state, run = finished(tmp_path, "train.on_nonfinite=skip", *ONE_CALL_A_STEP)
+    assert state["step"] == 12
+    assert state["skipped"] == {"all": 3, "in_a_row": 0}
+    steps = {int(each["step"]) for each in state["outer"]["state"].values()}
+    assert steps == {9}  # Adam has seen the others only
+    assert [r.get("skipped") for r in run.metrics.records() if r["split"] == "train"] == [2, 3, 3]
+    assert json.loads((run.directory / "results.json").read_text())["skipped"] == 3
+    assert "step 3 is skipped: the meta-gradient is not finite (1 so far)" in caplog.text
+
+
+def test_a_step_that_is_not_finite_stops_the_run_before_it_does_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(7))
+    config, run = start(tmp_path, *ONE_CALL_A_STEP)
+    with pytest.raises(DivergedError, match="the meta-gradient is not finite at step 6: lower"):
+        train(config, run)
+    state = run.checkpoints.newest()
+    assert state is not None
+    assert state["step"] == 5
+    assert all(p.isfinite().all() for p in state["learner"].values())
+    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(1))
+    resumed, run = start(tmp_path, *ONE_CALL_A_STEP, "train.on_nonfinite=skip")
+    train(resumed, run)  # with what the message says
+
+
+def test_steps_that_are_never_finite_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="in 100 steps in a row"):
+        finished(tmp_path, "inner.lr=1e30", "train.on_nonfinite=skip", "train.steps=500", "train.log_every=7")
+
+
+def test_the_time_limit_stops_well(tmp_path: Path) -> None:
+    expected, whole = finished(tmp_path / "whole")
+    config, run = start(tmp_path / "limited", "train.max_time=1e-9")
+    for _ in range(11):
+        with pytest.raises(OutOfTimeError, match=r"train\.max_time is over: stopped .*metarun resume"):
+            train(config, run)
+    _, run = start(tmp_path / "limited")
+    train(start(tmp_path / "limited")[0], run)
+    state = run.checkpoints.newest()
+    assert state is not None
+    assert_same(state["learner"], expected["learner"])
+    assert untimed(run) == untimed(whole)
+
+
 @pytest.mark.parametrize(
     "intervals",
     [["train.log_every=1"], ["train.log_every=100", "train.checkpoint_every=1"], ["train.log_every=100"]],
@@ -146,7 +280,7 @@ def test_divergence_stops_the_run_says_what_to_type_and_spares_the_checkpoint(
     config, run = start(tmp_path, "inner.lr=1e30", *intervals)
     with pytest.raises(MetarunError, match=r"(is nan|is inf|is not finite) at step \d+: lower inner\.lr"):
         train(config, run)
-    state = run.load("last")
+    state = run.checkpoints.newest()
     assert state is not None
     assert all(p.isfinite().all() for p in state["learner"].values())
 
@@ -219,7 +353,7 @@ def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
             training.save()
     monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Exact())
     train(config, run)
-    state = run.load("last")
+    state = run.checkpoints.newest()
     assert state is not None
     assert state["engine"]["chunk"] == through["engine"]["chunk"] == 2
     assert all(torch.equal(state["learner"][name], p) for name, p in through["learner"].items())
@@ -253,6 +387,6 @@ def test_one_task_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pyt
 def finished(directory: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
     config, run = start(directory, *overrides)
     train(config, run)
-    state = run.load("last")
+    state = run.checkpoints.newest()
     assert state is not None
     return state, run

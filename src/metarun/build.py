@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
+from metarun.schema import locate, target_fields
 from metarun.tasks import TaskSource
 
 
@@ -34,7 +36,7 @@ def build(config: Config) -> Parts:
     Raises:
         ConfigError: the groups do not fit together.
     """
-    device = chosen_device(config.device)
+    device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
@@ -52,13 +54,22 @@ def build(config: Config) -> Parts:
         metrics=source.metrics,
         seed=config.seed,
     )
-    return Parts(device, source, learner.to(device))
+    return Parts(device, source, learner.to(device, dtype))
 
 
 def build_source(config: Config) -> TaskSource:
     """Build the task source; nothing is read from disk yet."""
-    source: TaskSource = _make(config.data)
-    return source
+    if "dtype" in target_fields(locate("data", config.data)).types:
+        return _make(config.data, dtype=_dtype(config))  # type: ignore[no-any-return]
+    if config.dtype != "float32":
+        raise ConfigError(
+            f"dtype={config.dtype}: {config.data['_target_']} has no argument dtype, and makes what it makes"
+        )
+    return _make(config.data)  # type: ignore[no-any-return]
+
+
+def _dtype(config: Config) -> torch.dtype:
+    return torch.float64 if config.dtype == "float64" else torch.float32
 
 
 def check_fit(config: Config) -> None:
@@ -98,4 +109,6 @@ def chosen_device(name: str) -> torch.device:
     """Return the device of a checked `device` setting."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a card for each process
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     return torch.device(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -11,12 +10,13 @@ from importlib import import_module
 from pathlib import Path
 
 from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.logs import to_stderr
 from metarun.options import CONF, groups
 from metarun.suggest import did_you_mean
 
 # One verb a module of metarun.commands, imported when it is typed; each has `main(arguments)`.
 COMMANDS = {
-    "resume": "continue a stopped run where it was",
+    "resume": "continue a stopped run, or a sweep, where it was",
     "eval": "test a run's best checkpoint again, under other conditions",
     "list": "print what can be chosen",
     "bench": "time this machine against other ways to the same meta-gradient",
@@ -26,7 +26,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong input, 128+n stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _log_to_stderr()
+    to_stderr()
     if str(Path.cwd()) not in sys.path:  # where a user's own classes are looked for, after everything else
         sys.path.append(str(Path.cwd()))
     try:
@@ -75,13 +75,3 @@ def _verb(name: str) -> Callable[[list[str]], None]:
 def _complain(message: str, status: int) -> int:
     print(f"metarun: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("metarun")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

@@ -50,15 +50,20 @@ class Compiled(MetaGradient):
         self.plain.check(learner)
 
     def __call__(
-        self, learner: Learner[Any], batch: TaskBatch, chunk: int, workers: Workers | None = None
+        self,
+        learner: Learner[Any],
+        batch: TaskBatch,
+        chunk: int,
+        workers: Workers | None = None,
+        of: int | None = None,
     ) -> Scores:
         """Compile what is new, before several threads work on it; then as the plain one, up to rounding."""
         workers = workers or Workers(1)
-        self._weight = self._weight or 1 / len(batch)
+        self._weight = self._weight or 1 / (of or len(batch))
         for tasks in batch.chunks(even_size(len(batch), chunk, workers)):
             if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
                 self._compile(learner, tasks)
-        return super().__call__(learner, batch, chunk, workers)
+        return super().__call__(learner, batch, chunk, workers, of)
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Return what the plain meta-gradient returns, by the graph for so many tasks if there is one."""

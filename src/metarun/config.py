@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
@@ -13,7 +13,7 @@ from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
 from metarun.schema import check, locate, settings_fields, target_fields
 from metarun.suggest import did_you_mean
-from metarun.values import Count, Seed
+from metarun.values import Count, Duration, Seed
 
 
 def _device(name: str) -> str:
@@ -32,6 +32,11 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     validation_tasks: Count
     checkpoint_every: NonNegativeInt
     test_tasks: Count
+    keep: NonNegativeInt = 2
+    resume: Literal["auto", "never"] = "auto"
+    max_time: Duration | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    patience: PositiveInt | None = None
 
 
 class Config(BaseModel, extra="forbid", frozen=True):
@@ -39,6 +44,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
 
     seed: Seed
     device: Annotated[str, AfterValidator(_device)]
+    dtype: Literal["float32", "float64"] = "float32"
     algo: dict[str, Any]
     metagradient: dict[str, Any]
     model: dict[str, Any]
@@ -68,7 +74,7 @@ def read_config(node: Mapping[str, Any]) -> Config:
     """
     root = settings_fields(Config)
     # The groups' own contents are checked below, where a message can name the key inside.
-    for group in root.types.keys() - {"seed", "device", "suggested"}:
+    for group in root.types.keys() - {"seed", "device", "dtype", "suggested"}:
         root.types[group] = dict[str, Any]
     check("", node, root)
     for group, given in GIVEN.items():

@@ -13,6 +13,12 @@ class ConfigError(MetarunError, ValueError):
     exit_status = 2
 
 
+class OutOfTimeError(MetarunError):
+    """The run has used the time it was given; its work is saved. The other jobs of a sweep go on."""
+
+    exit_status = 124  # as coreutils' timeout has it
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its work is saved.
 
@@ -21,4 +27,5 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_status = 128 + signal_number

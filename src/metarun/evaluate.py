@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarun.learners import Learner
+from metarun.ranks import Ranks
 from metarun.tasks import Split, TaskSource
 from metarun.workers import Workers
 
@@ -58,6 +59,19 @@ class Curve:
         value = self.final["accuracy"].mean if "accuracy" in self.final else -self.final["loss"].mean
         return value if math.isfinite(value) else -math.inf
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Curve:
+        """Return the curve that `as_dict` made these values of; null stands for what is not a number."""
+        steps = [
+            {
+                name: Estimate(*(math.nan if each[key] is None else each[key] for key in ("mean", "ci95")))
+                for name, each in scores.items()
+                if name != "step"
+            }
+            for scores in content["curve"]
+        ]
+        return cls(content["split"], content["tasks"], steps)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         curve = [
@@ -81,21 +95,27 @@ def evaluate(
     chunk: int,
     workers: Workers | None = None,
     progress: Progress = lambda chunks, total: chunks,  # noqa: ARG005
+    ranks: Ranks | None = None,
 ) -> Curve:
-    """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets."""
+    """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets.
+
+    Processes of one run take a share each, and all return the whole curve.
+    """
+    ranks = ranks or Ranks()
+    share = ranks.share(tasks)
     was_training = learner.training
     learner.eval()
-    firsts = range(0, tasks, chunk)
+    firsts = range(share.start, share.stop, chunk)
 
     def scores(first: int) -> Chunk:
-        return list(learner.curve(source.batch(split, first, min(chunk, tasks - first))))
+        return list(learner.curve(source.batch(split, first, min(chunk, share.stop - first))))
 
     try:
         chunks = list(progress((workers or Workers(1)).map(scores, firsts), len(firsts)))
     finally:
         learner.train(was_training)
     steps = [
-        {name: Estimate.of(torch.cat([scores[name] for scores in parts])) for name in parts[0]}
+        {name: Estimate.of(ranks.gather(torch.cat([scores[name] for scores in parts]))) for name in parts[0]}
         for parts in zip(*chunks, strict=True)
     ]
     return Curve(split, tasks, steps)

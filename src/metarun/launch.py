@@ -1,25 +1,134 @@
-"""A training with its directory held and its table shown."""
+"""A run with its directory held, its table shown, and the processes that train it together."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from metarun.config import Config
+from metarun.build import chosen_device
+from metarun.config import Config, read_config
+from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.evaluate import Curve
+from metarun.ranks import ElsewhereError, LostRankError, Ranks
 from metarun.reports.table import curve_table
 from metarun.runs.directory import Run
-from metarun.train import train
+from metarun.runs.manifest import manifest
+from metarun.runs.signals import StopSignals
+from metarun.train import AfterValidation, DivergedError, train
 
 log = logging.getLogger("metarun")
 
 
-def launch(config: Config, run: Run) -> None:
-    """Train a run to its end, print the table and where the run is.
+def launch(
+    node: Mapping[str, Any],
+    directory: Path,
+    words: Sequence[str],
+    *,
+    resume: bool = False,
+    after_validation: AfterValidation = lambda step, quality: None,  # noqa: ARG005
+    signals: StopSignals | None = None,
+) -> Curve:
+    """Begin a run, or go on with the one that is there, to its end; one that has ended is left as it is.
+
+    Args:
+        node: the composed config, as plain values.
+        directory: of the run.
+        words: what was typed, for the manifest.
+        resume: go on with a run that is there whatever train.resume says.
+        after_validation: see `train`.
+        signals: see `train`.
+
+    Returns:
+        The curve over adaptation steps on the test tasks.
 
     Raises:
-        MetarunError: the run is in use, or the training failed.
+        ConfigError: the config cannot be right, or cannot continue the run that is there.
+        MetarunError: the run is in use, a file cannot be written, or the training failed.
         Interrupted: it was stopped, and can be resumed.
     """
+    config = read_config(node)
+    run = Run(directory)
+    if run.exists() and config.train.resume == "never" and not resume:
+        raise ConfigError(
+            f"train.resume=never: {directory} holds a run; type another hydra.run.dir=FOLDER, or "
+            f"train.resume=auto"
+        )
+    results = run.results()
+    if not run.changed(node) and results:
+        log.info("finished before: %s", directory)
+        return Curve.from_dict(results)
+    ranks = Ranks.join()
     with run.occupied():
-        log.info("run: %s", run.directory)
-        table = curve_table(train(config, run))
-        print(f"\n{table}\n\nrun: {run.directory}")
+        log.info("run: %s", directory)
+        run.begin(node, manifest(words, config.seed, chosen_device(config.device)))
+        ranks.from_first(lambda: (dict(node), str(directory)))  # to those who follow
+        try:
+            return train(config, run, ranks, after_validation=after_validation, signals=signals)
+        except LostRankError as error:
+            raise LostRankError(f"{error}; to go on: metarun resume {directory}") from error
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            raise MetarunError(
+                f"{error.strerror or error}{where}; the last checkpoint is whole. When that is mended, "
+                f"type metarun resume {directory}"
+            ) from error
+
+
+def show(curve: Curve, directory: Path) -> None:
+    """Print the table of a finished run, and where it is."""
+    print(f"\n{curve_table(curve)}\n\nrun: {directory}")
+
+
+def together(lead: Callable[[], None]) -> None:
+    """Do the work of a command in the first process of torchrun's; the others follow what it launches.
+
+    Without torchrun there is one process, which does the work.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        lead()
+        return
+    ranks = Ranks.join()
+    if not ranks.first:
+        _follow(ranks)
+        return
+    try:
+        lead()
+    except ALIKE:
+        ranks.from_first(lambda: None)
+        raise
+    ranks.from_first(lambda: None)
+
+
+ALIKE = (ConfigError, DivergedError)
+"""What all processes of a run meet at once: they are still in step after it."""
+
+
+def _follow(ranks: Ranks) -> None:
+    """Train what the first process launches, until it says that there is no more.
+
+    It alone says what all of them meet.
+
+    Raises:
+        LostRankError: another process is gone.
+    """
+    log.setLevel(logging.WARNING)
+    try:
+        while job := ranks.from_first(_nothing):
+            node, directory = job
+            config: Config = read_config(node)
+            try:
+                train(config, Run(Path(directory)), ranks)
+            except ALIKE:
+                continue
+    except ElsewhereError as error:
+        sys.exit(error.exit_status)
+    except Interrupted as error:
+        sys.exit(error.exit_status)
+
+
+def _nothing() -> Any:
+    raise AssertionError("asked of those who follow only")

@@ -61,6 +61,10 @@ class Outer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(step, self.steps)
         self.optimizer.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor | Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import os
-import pickle
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,12 +35,23 @@ def lock(path: Path) -> FileLock:
     return FileLock(path.with_suffix(".lock"))
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError of writing say which file it was: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let write fill a temporary file, flush it to the disk, and rename it to path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with naming(path), os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -60,31 +72,74 @@ def write_text(path: Path, text: str) -> None:
     replace(path, lambda file: file.write(text.encode()))
 
 
-def write_atomically(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values so that path holds either the old content or the new."""
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, sealed, so that path holds either the old content or the new.
+
+    The file is torch's own, a zip archive, and torch.load reads it. The seal is the archive's comment.
+    """
     # Through memory, so that a full disk is an OSError and not one of torch's.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
-    replace(path, lambda file: file.write(buffer.getbuffer()))
+    sealed = _seal(buffer.getvalue())
+    replace(path, lambda file: file.write(sealed))
 
 
 class DamagedFileError(Exception):
-    """A file that write_atomically did not write, or that was changed since."""
+    """A file that write_tensors did not write, or that was changed since."""
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read what write_atomically wrote, to the CPU; nothing in the file is executed.
+class UnsealedFileError(DamagedFileError):
+    """A file without a checksum."""
+
+
+def read_tensors(path: Path, *, sealed: bool = True) -> dict[str, Any]:
+    """Read what write_tensors wrote, to the CPU; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        sealed: whether it has a checksum, as all have that metarun writes now.
 
     Raises:
+        UnsealedFileError: it has no checksum, and should.
         DamagedFileError: it is something else.
+        OSError: it cannot be read.
     """
+    data = path.read_bytes()
+    if sealed:
+        data = _unseal(path, data)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, LookupError, OSError, pickle.UnpicklingError) as error:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch's unpickler says of damaged bytes may be of any type
         raise DamagedFileError(f"{path} is damaged, or holds something else") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} holds something else")
     return content
+
+
+_SEAL = b"sha256:"
+_SEAL_LENGTH = len(_SEAL) + 2 * hashlib.sha256().digest_size
+
+
+def _digest(data: bytes) -> bytes:
+    return _SEAL + hashlib.sha256(data).hexdigest().encode()
+
+
+def _seal(archive: bytes) -> bytes:
+    """Add the checksum of a zip archive without a comment as its comment.
+
+    An archive ends with the length of its comment, two bytes, and the comment (PKWARE's APPNOTE 4.3.16).
+    """
+    return archive[:-2] + _SEAL_LENGTH.to_bytes(2, "little") + _digest(archive)
+
+
+def _unseal(path: Path, data: bytes) -> bytes:
+    body, seal = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]
+    if not seal.startswith(_SEAL):
+        raise UnsealedFileError(f"{path} is damaged, or not a file of metarun: it has no checksum")
+    archive = body[:-2] + bytes(2)
+    if body[-2:] != _SEAL_LENGTH.to_bytes(2, "little") or _digest(archive) != seal:
+        raise DamagedFileError(f"{path} is damaged: its checksum does not fit")
+    return archive
 
 
 def as_json(content: Any, indent: int | None = None) -> str:

@@ -4,74 +4,113 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.build import build, build_metagradient, build_outer
 from metarun.choice import choose
 from metarun.compiled import Compiled
 from metarun.config import Config
 from metarun.engine import Engine
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
 from metarun.ledger import is_out_of_memory, too_large
+from metarun.metagradients import MetaGradient
+from metarun.meter import Meter
+from metarun.randomness import fix
+from metarun.ranks import Ranks
 from metarun.runs.directory import Run
 from metarun.runs.progress import TrainingProgress, chunks_bar, describe
-from metarun.runs.signals import StopSignals
+from metarun.runs.signals import StopSignals, stop
 from metarun.tasks import Split, TaskBatch
 from metarun.tasks.ahead import Ahead
 
 log = logging.getLogger("metarun")
 
 
-def train(config: Config, run: Run) -> Curve:
+class DivergedError(MetarunError):
+    """The loss or a parameter is no longer a number."""
+
+
+AfterValidation = Callable[[int, float], None]
+"""Told the step and the quality of each validation; may raise, to end the training."""
+
+# So many skipped meta-steps in a row mean that there is nothing left to go on with.
+_MOST_SKIPPED = 100
+
+
+def train(
+    config: Config,
+    run: Run,
+    ranks: Ranks | None = None,
+    *,
+    after_validation: AfterValidation = lambda step, quality: None,  # noqa: ARG005
+    signals: StopSignals | None = None,
+) -> Curve:
     """Train from the run's last checkpoint, or from the start, then test the best learner.
+
+    Args:
+        config: of the run.
+        run: where its files are.
+        ranks: this process among those that train the run together.
+        after_validation: told of each validation once it is saved.
+        signals: what may stop it; SIGINT and SIGTERM by default.
 
     Returns:
         The curve over adaptation steps on the test tasks, also in the run's results.json.
 
     Raises:
         ConfigError: the groups of the config do not fit together.
-        MetarunError: data is missing, a checkpoint is damaged, or the loss is no longer a number.
+        MetarunError: data is missing, all checkpoints are damaged, or the loss is no longer a number.
         Interrupted: SIGINT or SIGTERM came; the run can be resumed.
+        OutOfTimeError: train.max_time is over; the run can be resumed.
     """
     to_go_on = f"to go on: metarun resume {run.directory}"
-    with StopSignals() as signals:
-        training = Training(config, run)
+    with signals or StopSignals() as asked:
+        asked.allow(config.train.max_time)
+        training = Training(config, run, ranks)
         training.restore()
         steps = config.train.steps
         with TrainingProgress(training.step, steps) as progress:
-            while training.step < steps:
-                training.take_step()
+            while not training.finished:
+                reason = training.take_step(lambda: asked.reason)
                 progress.step()
                 if training.is_due(config.train.log_every):
                     progress.scores(training.step, training.log_scores())
-                if training.is_due(config.train.validate_every):
+                validated = training.is_due(config.train.validate_every)
+                if validated:
                     training.validate()
-                stopping = signals.received is not None or training.step == steps
-                if stopping or training.is_due(config.train.checkpoint_every):
+                if reason or training.finished or training.is_due(config.train.checkpoint_every):
                     training.save()
-                signals.stop_if_received(f"stopped after step {training.step} of {steps}; {to_go_on}")
-        return training.test(lambda: signals.stop_if_received(f"stopped while testing; {to_go_on}"))
+                if validated:
+                    after_validation(training.step, training.quality)
+                stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
+        training.log_rest()
+        return training.test(lambda: stop(asked.reason, f"stopped while testing; {to_go_on}"))
 
 
 class Training:
     """The state of a training between two meta-steps, and what is done to it.
 
     Attributes:
-        step: meta-steps taken so far.
+        step: meta-steps taken so far, skipped ones included.
         best: step and quality of the best validation so far.
+        quality: of the latest validation.
+        stale: validations since the best.
+        skipped: meta-steps whose meta-gradient was not finite, and how many of them came last.
         engine: how the work is computed; chosen once and kept for the whole run.
     """
 
-    def __init__(self, config: Config, run: Run) -> None:
-        self.settings, self.run = config.train, run
+    def __init__(self, config: Config, run: Run, ranks: Ranks | None = None) -> None:
+        self.settings, self.run, self.ranks = config.train, run, ranks or Ranks()
+        self._check_ranks()
         self.parts = build(config)
         self.learner, self.source = self.parts.learner, self.parts.source
         self.metagradient = build_metagradient(config, self.learner)
@@ -79,63 +118,172 @@ class Training:
         self.source.prepare(self.parts.device)
         self.step = 0
         self.best: dict[str, Any] | None = None
+        self.quality = -math.inf
+        self.stale = 0
+        self.skipped = {"all": 0, "in_a_row": 0}
+        self._seed = config.seed
         self._ahead = Ahead(self.source, self.settings.meta_batch)
         self._engine_settings = config.engine
         self._meter = Meter(self.settings.meta_batch)
 
+    def _check_ranks(self) -> None:
+        """Raise ConfigError where a process would have no task."""
+        for name in ("meta_batch", "validation_tasks", "test_tasks"):
+            tasks = getattr(self.settings, name)
+            if tasks < self.ranks.count:
+                raise ConfigError(
+                    f"train.{name}={tasks}: {self.ranks.count} processes need a task each; "
+                    f"type train.{name}={self.ranks.count}, or start fewer"
+                )
+
     def restore(self) -> None:
-        """Go back to the run's last checkpoint, or make the first one (and find out that one can)."""
-        state = self.run.load("last")
+        """Go back to the run's last checkpoint, or make the first one (and find out that one can).
+
+        Raises:
+            ConfigError: the run has taken more steps than it is to take.
+            MetarunError: all checkpoints are damaged, or the metrics have lost lines.
+        """
+        state = self.ranks.from_first(lambda: self.run.checkpoints.newest(set_aside=True))
         if state is None:
-            batch = self._ahead.batch(0)
-            self._use(choose(self._engine_settings, self.metagradient, self.learner, batch))
-            self.run.metrics.cut(0)
+            self._use(self._chosen_engine())
+            self._restart(0, 0)
             self.save()
             return
+        if state["step"] > self.settings.steps:
+            raise ConfigError(
+                f"train.steps={self.settings.steps}: the run has taken {state['step']} steps already; "
+                f"type train.steps={state['step']} or more"
+            )
         self.learner.load_state_dict(state["learner"])
         self.outer.load_state_dict(state["outer"])
         self._meter.load_state_dict(state["meter"])
         self.step, self.best = state["step"], state["best"]
-        self._use(Engine(**state["engine"]))
-        self.run.metrics.cut(state["metrics_bytes"])
+        self.stale, self.skipped = state["stale"], state["skipped"]
+        # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
+        other_device = state["device"] != self.parts.device.type
+        typed = any(key.startswith("engine.") for key in self.run.changing)
+        self._use(self._chosen_engine() if other_device or typed else Engine(**state["engine"]))
+        self._restart(state["metrics_bytes"], self.step)
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
+
+    def _restart(self, metrics_bytes: int, step: int) -> None:
+        """Let the run's files say what the checkpoint says, and no more."""
+
+        def write() -> None:
+            self.run.metrics.cut(metrics_bytes)
+            self.run.resumed(step)
+            self.run.forget_results()
+
+        self.ranks.from_first(write)
+
+    def _chosen_engine(self) -> Engine:
+        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
+        plain = self._plain_metagradient()
+        return self.ranks.from_first(lambda: choose(self._engine_settings, plain, self.learner, batch))
+
+    def _plain_metagradient(self) -> MetaGradient:
+        return self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
 
     def _use(self, engine: Engine) -> None:
         """Compute like this from now on; the run's engine.json says how, for people to read."""
         self.engine, self._workers = engine, engine.use(self.learner)
-        plain = self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
+        plain = self._plain_metagradient()
         self.metagradient = Compiled(plain) if engine.compile else plain
-        self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
+        if self.ranks.first:
+            self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
 
     def save(self) -> None:
         """Write the checkpoint from which restore goes on.
 
         Raises:
             MetarunError: a meta-parameter is not finite; the checkpoint before is left as it is.
+            OSError: it cannot be written; the checkpoint before is left as it is.
         """
         self._check_finite()
+        if not self.ranks.first:
+            return
         state = {
             "step": self.step,
             "learner": self.learner.state_dict(),
             "outer": self.outer.state_dict(),
             "meter": self._meter.state_dict(),
             "best": self.best,
+            "stale": self.stale,
+            "skipped": self.skipped,
             "engine": asdict(self.engine),
+            "device": self.parts.device.type,
             "metrics_bytes": self.run.metrics.position(),
         }
-        self.run.save("last", state)
+        self.run.checkpoints.save(state, self.settings.keep)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, or the last validations have brought nothing."""
+        return self.step >= self.settings.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many validations as train.patience says have brought nothing."""
+        return self.settings.patience is not None and self.stale >= self.settings.patience
 
     def is_due(self, interval: int) -> bool:
         """Say whether something done every `interval` steps (0: never), and after the last, is due."""
         return interval > 0 and (self.step % interval == 0 or self.step == self.settings.steps)
 
-    def take_step(self) -> None:
-        """Take one meta-step on the next episodes."""
-        batch = self._ahead.batch(self.step)
-        scores = self._meta_gradient(batch)
-        self._meter.add(scores)
-        self.outer.step(self.step)
+    def take_step(self, asked: Callable[[], int] = lambda: 0) -> int:
+        """Take one meta-step on the next episodes, or skip it where its meta-gradient is not finite.
+
+        Args:
+            asked: why this process should stop, if it should (`StopSignals.reason`).
+
+        Returns:
+            Why the run should stop after this step; the same for all processes.
+
+        Raises:
+            MetarunError: the meta-gradient is not finite, and that is not to be skipped.
+        """
+        fix(self._seed, "step", self.step)
+        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
+        means, reason = self._add_up(self._meta_gradient(batch), asked)
+        if self._is_finite(means):
+            self.outer.step(self.step)
+            self._meter.add(means)
+            self.skipped["in_a_row"] = 0
+        else:
+            self._skip(means)
         self.step += 1
+        return reason
+
+    def _add_up(self, scores: Scores, asked: Callable[[], int]) -> tuple[dict[str, Tensor], int]:
+        """Return the mean scores of the whole meta-batch, and why the run should stop, if it should."""
+        sums = torch.stack([values.sum() for values in scores.values()]) / self.settings.meta_batch
+        if self.ranks.count == 1:
+            return dict(zip(scores, sums, strict=True)), asked()
+        why = asked()
+        total = self.ranks.add_up(
+            self.outer.parameters, torch.cat([sums, sums.new_tensor([why > 0, why < 0])])
+        )
+        *_, signals, times = total.tolist()
+        reason = signal.SIGTERM if signals else -1 if times else 0
+        return dict(zip(scores, total, strict=False)), why if why > 0 else reason
+
+    def _is_finite(self, means: dict[str, Tensor]) -> bool:
+        gradients = [p.grad for p in self.outer.parameters if p.grad is not None]
+        return bool((nn.utils.get_total_norm(gradients) + means["loss"]).isfinite())
+
+    def _skip(self, means: dict[str, Tensor]) -> None:
+        """Leave the meta-parameters as they are, and go on, if that is wanted."""
+        loss = means["loss"].item()
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
+        self.outer.forget()
+        if self.settings.on_nonfinite == "stop":
+            self.save()
+            raise self._diverged(what, self.step + 1)
+        self.skipped = {name: count + 1 for name, count in self.skipped.items()}
+        if self.skipped["in_a_row"] >= _MOST_SKIPPED:
+            self.save()
+            raise self._diverged(f"{what}, in {_MOST_SKIPPED} steps in a row, up to the one", self.step + 1)
+        log.warning("step %d is skipped: %s (%d so far)", self.step + 1, what, self.skipped["all"])
 
     def _meta_gradient(self, batch: TaskBatch) -> Scores:
         """Fill `.grad`; where memory runs out, go on for good in chunks of half the size, and save that.
@@ -145,7 +293,9 @@ class Training:
         """
         while True:
             try:
-                scores = self.metagradient(self.learner, batch, self.engine.chunk, self._workers)
+                scores = self.metagradient(
+                    self.learner, batch, self.engine.chunk, self._workers, of=self.settings.meta_batch
+                )
                 break
             except (RuntimeError, MemoryError) as error:
                 chunk = _half(error, self.engine.size(len(batch)))
@@ -158,52 +308,70 @@ class Training:
         return scores
 
     def log_scores(self) -> dict[str, float]:
-        """Write the mean scores of the steps since the last call to the metrics, and return them.
-
-        Raises:
-            MetarunError: the loss is not finite.
-        """
+        """Write the mean scores of the steps since the last call to the metrics, and return them."""
         means, timing = self._meter.read()
-        if not math.isfinite(means["loss"]):
-            raise self._diverged(f"the loss is {means['loss']}")
-        self.run.metrics.append({"step": self.step, "split": "train", **means, **timing})
+        skipped = {"skipped": self.skipped["all"]} if self.skipped["all"] else {}
+        if self.ranks.first:
+            self.run.metrics.append({"step": self.step, "split": "train", **means, **timing, **skipped})
         return means
+
+    def log_rest(self) -> None:
+        """Write the scores of the steps that an early end has left over."""
+        if not self._meter.is_empty:
+            self.log_scores()
+            self.save()
 
     def validate(self) -> None:
         """Score the validation tasks, and keep the learner if it is the best so far."""
         began = time.monotonic()
         curve = self._evaluate("validation", self.settings.validation_tasks)
+        self.quality = curve.quality
         means = {name: each.mean for name, each in curve.final.items()}
         seconds = time.monotonic() - began
         self._meter.skip(seconds)
         timing = {"tasks_per_second": curve.tasks / seconds, "seconds": seconds}
-        self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
+        if self.ranks.first:
+            self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
         log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
-        if self.best is None or curve.quality > self.best["quality"]:
-            self.best = {"step": self.step, "quality": curve.quality}
-            engine = asdict(self.engine)
-            self.run.save("best", {**self.best, "engine": engine, "learner": self.learner.state_dict()})
+        if self.best is not None and curve.quality <= self.best["quality"]:
+            self.stale += 1
+            return
+        self.best, self.stale = {"step": self.step, "quality": curve.quality}, 0
+        if self.ranks.first:
+            state = {**self.best, "engine": asdict(self.engine), "learner": self.learner.state_dict()}
+            self.run.checkpoints.save_best(state)
 
     def _check_finite(self) -> None:
         for name, p in self.learner.named_parameters():
             if not p.isfinite().all():
-                raise self._diverged(f"{name} is not finite")
+                raise self._diverged(f"{name} is not finite", self.step)
 
-    def _diverged(self, what: str) -> MetarunError:
-        return MetarunError(
-            f"{what} at step {self.step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; "
-            f"the last good checkpoint is in {self.run.directory / 'checkpoints'}"
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
+            f"{what} at step {step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; the last good "
+            f"checkpoint is in {self.run.directory / 'checkpoints'}, and metarun resume {self.run.directory} "
+            f"takes another outer.lr, outer.clip_norm or train.on_nonfinite=skip"
         )
 
     def test(self, between_chunks: Callable[[], None] = lambda: None) -> Curve:
         """Score the best learner (the last, where none was validated) on the test tasks."""
-        best = self.run.load("best") if self.best else None
-        best = best or self.run.load("last")
-        assert best is not None  # the last step was saved
+        best = self.ranks.from_first(self._best)
         self.learner.load_state_dict(best["learner"])
         curve = self._evaluate("test", self.settings.test_tasks, between_chunks)
-        self.run.write_json("results.json", {"checkpoint_step": best["step"], **curve.as_dict()})
+        ended = {"stopped_early_at": self.step} if self.step < self.settings.steps else {}
+        if self.skipped["all"]:
+            ended["skipped"] = self.skipped["all"]
+        results = {"checkpoint_step": best["step"], "validation": self.best, **ended, **curve.as_dict()}
+        if self.ranks.first:
+            self.run.write_json("results.json", results)
         return curve
+
+    def _best(self) -> dict[str, Any]:
+        """Return the checkpoint that is tested."""
+        best = self.run.checkpoints.best() if self.best else None
+        best = best or self.run.checkpoints.newest()
+        assert best is not None  # the last step was saved
+        return best
 
     def _evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
         def progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
@@ -211,6 +379,7 @@ class Training:
                 between_chunks()
                 yield chunk
 
+        fix(self._seed, split, self.step)
         chunk = self.engine.size(tasks)
         while True:
             try:
@@ -222,6 +391,7 @@ class Training:
                     chunk=chunk,
                     workers=self._workers,
                     progress=progress,
+                    ranks=self.ranks,
                 )
             except (RuntimeError, MemoryError) as error:
                 chunk = _half(error, chunk)
@@ -234,44 +404,3 @@ def _half(error: Exception, chunk: int) -> int:
     if chunk == 1:
         raise too_large() from error
     return chunk // 2
-
-
-class Meter:
-    """Means over meta-steps, read back from the device only when somebody wants to see them."""
-
-    def __init__(self, meta_batch: int) -> None:
-        self._meta_batch = meta_batch
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-        self._since = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the sums since the last reading, so that a resumed run writes the same means."""
-        return {"sums": self._sums, "steps": self._steps, "seconds": time.monotonic() - self._since}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's sums."""
-        self._sums, self._steps = state["sums"], state["steps"]
-        self._since = time.monotonic() - state["seconds"]
-
-    def add(self, scores: Scores) -> None:
-        """Add the scores of one meta-step, [B]."""
-        for name, values in scores.items():
-            mean = values.detach().mean()
-            self._sums[name] = mean + self._sums[name].to(mean.device) if name in self._sums else mean
-        self._steps += 1
-
-    def skip(self, seconds: float) -> None:
-        """Leave time out of the rate that was spent on something else."""
-        self._since += seconds
-
-    def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the mean scores, and tasks per second and seconds; then start again."""
-        names = list(self._sums)
-        sums = torch.stack([self._sums[name] for name in names]).tolist()  # one read-back for all
-        means = {name: total / self._steps for name, total in zip(names, sums, strict=True)}
-        now = time.monotonic()
-        seconds = now - self._since
-        timing = {"tasks_per_second": self._steps * self._meta_batch / seconds, "seconds": seconds}
-        self._sums, self._steps, self._since = {}, 0, now
-        return means, timing

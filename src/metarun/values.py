@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PositiveFloat
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What 64-bit generators take."""
@@ -19,6 +20,41 @@ def ordered(interval: tuple[float, float]) -> tuple[float, float]:
     if interval[0] > interval[1]:
         raise ValueError("should be [low, high] with low ≤ high")
     return interval
+
+
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_IN_UNITS = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+_ON_A_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
+
+
+def seconds(duration: str | float) -> float:
+    """Return the seconds of 90, "90s", "1h30m", "1:30:00", or "2-12:00:00" (days first, as Slurm has it).
+
+    Two numbers with a colon are minutes and seconds; after days, hours and minutes (Slurm's reading).
+
+    Raises:
+        ValueError: it is none of these, or nothing.
+    """
+    if isinstance(duration, str):
+        clock = _ON_A_CLOCK.fullmatch(duration)
+        if clock:
+            days, first, second, third = clock.groups()
+            hours, minutes, rest = (first, second, third or 0) if third or days else (0, first, second)
+            found = float(int(days or 0) * 86_400 + int(hours) * 3_600 + int(minutes) * 60 + int(rest))
+        elif _IN_UNITS.fullmatch(duration):
+            parts = re.findall(r"([\d.]+)([dhms])", duration)
+            found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        else:
+            raise ValueError("should be a time such as 90s, 1h30m, 1:30:00 or 2-12:00:00")
+    else:
+        found = float(duration)
+    if found <= 0:
+        raise ValueError("should be more than no time at all")
+    return found
+
+
+Duration = Annotated[PositiveFloat | str, AfterValidator(seconds)]
+"""A time in seconds, or as `seconds` reads it."""
 
 
 Interval = Annotated[tuple[float, float], AfterValidator(ordered)]

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from metarun import storage
 from metarun.errors import ConfigError, MetarunError
-from metarun.runs.directory import Run, differing_keys
+from metarun.runs.directory import Run
 
 
 @pytest.fixture
@@ -34,61 +30,26 @@ def test_a_directory_with_another_run_is_refused_and_left_alone(run: Run) -> Non
         Run.create(run.directory, {"seed": 4, "text": "ψ"}, {})
     assert run.config() == {"seed": 3, "text": "φ"}
     Run.create(run.directory, {"seed": 3, "text": "φ"}, {})
-    assert differing_keys({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}, "e": 3}) == [
-        "a.c",
-        "d",
-        "e",
-    ]
+
+
+def test_what_may_change_is_recorded_once_the_run_goes_on(tmp_path: Path) -> None:
+    before = {"seed": 0, "train": {"steps": 5, "meta_batch": 4}, "device": "cpu"}
+    after = {"seed": 0, "train": {"steps": 9, "meta_batch": 4}, "device": "cpu"}
+    Run.create(tmp_path, before, {"command": "metarun", "host": "a", "started": "1"})
+    run = Run.create(tmp_path, after, {"command": "metarun train.steps=9", "host": "a", "started": "2"})
+    assert run.config() == before  # nothing is said before it is true
+    run.resumed(5)
+    assert run.config() == after
+    entry = {"step": 5, "changed": {"train.steps": [5, 9]}, "command": "metarun train.steps=9", "started": "2"}
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest == {"command": "metarun", "host": "a", "started": "1", "resumed": [entry]}
+    with pytest.raises(ConfigError, match=r"differs in train\.meta_batch"):
+        Run.create(tmp_path, {**after, "train": {"steps": 9, "meta_batch": 5}}, {})
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MetarunError, match="is not a run"):
         Run.open(tmp_path)
-
-
-def test_a_checkpoint_comes_back_and_holds_tensors_and_plain_values_only(run: Run) -> None:
-    state = {"step": 7, "learner": {"w": torch.randn(3)}, "best": None}
-    assert run.load("last") is None
-    run.save("last", state)
-    loaded = run.load("last")
-    assert loaded is not None
-    assert loaded["step"] == 7
-    assert torch.equal(loaded["learner"]["w"], state["learner"]["w"])
-    torch.load(run.directory / "checkpoints" / "last.pt", weights_only=True)
-
-
-def test_a_kill_while_writing_leaves_the_checkpoint_before(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run.save("last", {"step": 1})
-
-    def die(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    for moment in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(*((storage.os, "fsync") if moment == "fsync" else (storage.Path, "replace")), die)
-            with pytest.raises(KeyboardInterrupt):
-                run.save("last", {"step": 2})
-        assert run.load("last") == {"format": 1, "step": 1}
-    assert [path.name for path in (run.directory / "checkpoints").iterdir()] == ["last.pt"]
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign"])
-def test_a_damaged_checkpoint_is_named(run: Run, damage: str) -> None:
-    run.save("last", {"step": 1, "learner": {"w": torch.randn(100)}})
-    path = run.directory / "checkpoints" / "last.pt"
-    content = path.read_bytes()
-    path.write_bytes(
-        {"empty": b"", "cut": content[:300], "flipped": b"\0" * 64 + content[64:], "foreign": b"hello"}[
-            damage
-        ]
-    )
-    with pytest.raises(MetarunError, match=r"last\.pt (is damaged|holds)"):
-        run.load("last")
-
-
-class Malice:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("harm",)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"a: [", b"\xff\xfe", b"seed"])
@@ -98,40 +59,14 @@ def test_a_damaged_config_is_named(run: Run, content: bytes) -> None:
         run.config()
 
 
-def test_what_a_killed_writer_left_is_cleared_away(run: Run) -> None:
-    run.save("last", {"step": 1})
-    (run.directory / "checkpoints" / ".last.pt-abc").write_bytes(b"half")
-    with run.occupied():
-        assert [path.name for path in (run.directory / "checkpoints").iterdir()] == ["last.pt"]
-
-
 def test_a_failure_is_in_the_log_with_where_it_came_from(run: Run) -> None:
     with pytest.raises(ZeroDivisionError), run.occupied():
         _ = 1 / 0
     text = (run.directory / "metarun.log").read_text()
     assert "ERROR division by zero" in text
     assert "test_run_directory.py" in text
-
-
-def test_a_checkpoint_cannot_run_code(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    run.save("last", {"step": 1})
-    path = run.directory / "checkpoints" / "last.pt"
-    torch.save({"format": 1, "step": Malice()}, path)
-    with pytest.raises(MetarunError, match="is damaged, or holds something else"):
-        run.load("last")
-    path.write_bytes(pickle.dumps(Malice()))
-    with pytest.raises(MetarunError, match="is damaged, or holds something else"):
-        run.load("last")
-    assert not (tmp_path / "harm").exists()
-
-
-def test_another_format_is_refused_by_number(run: Run) -> None:
-    torch.save({"format": 99}, run.directory / "checkpoints.pt")
-    (run.directory / "checkpoints").mkdir()
-    (run.directory / "checkpoints.pt").rename(run.directory / "checkpoints" / "last.pt")
-    with pytest.raises(MetarunError, match="format 99, this metarun reads 1"):
-        run.load("last")
+    assert run.error() == "ZeroDivisionError: division by zero"
+    assert "test_run_directory.py" in (run.directory / "error.txt").read_text()
 
 
 def test_metrics_are_cut_back_to_a_position(run: Run) -> None:
@@ -146,10 +81,17 @@ def test_metrics_are_cut_back_to_a_position(run: Run) -> None:
     assert records == [{"step": 1}, {"step": 2, "again": True}]
 
 
-def test_metrics_that_somebody_shortened_are_left_as_they_are(run: Run) -> None:
+def test_metrics_that_somebody_shortened_keep_their_whole_lines(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     run.metrics.append({"loss": float("nan")})
+    whole = run.metrics.position()
+    with run.metrics.path.open("a") as file:
+        file.write('{"loss": 0.1, "st')
     run.metrics.cut(10_000)
+    assert run.metrics.position() == whole
     assert [record["loss"] for record in run.metrics.records()] == [None]
+    assert f"has lost {10_000 - whole - 17} bytes" in caplog.text
 
 
 def test_a_second_process_is_refused_and_a_crash_frees_the_run(run: Run) -> None:

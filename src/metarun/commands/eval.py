@@ -12,16 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from metarun.build import build, build_source
 from metarun.commands.arguments import parse
-from metarun.compose import COMPOSITION_ERRORS, compose_config, explain
+from metarun.compose import compose_config
 from metarun.config import Config, read_config
 from metarun.engine import Engine
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluate import evaluate
+from metarun.overrides import set_key, single_values
+from metarun.randomness import fix
 from metarun.reports.table import curve_table
 from metarun.runs.directory import Run
 from metarun.runs.progress import chunks_bar
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> None:
     node = override(trained, given.overrides, given.config_dir)
     config = read_config(node)
     _check_shapes(read_config({**trained, "device": "cpu"}), config)
-    best, last = run.load("best"), run.load("last")
+    best, last = run.checkpoints.best(), run.checkpoints.newest()
     state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type metarun resume {run.directory}")
@@ -76,6 +77,7 @@ def main(arguments: list[str]) -> None:
     before = trained["engine"]
     chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
     engine = Engine(**chosen)
+    fix(config.seed, "test", state["step"])
     curve = evaluate(
         parts.learner,
         parts.source,
@@ -99,17 +101,9 @@ def override(
     Raises:
         ConfigError: a key is not there, or does not bear on a test.
     """
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except COMPOSITION_ERRORS as error:
-        raise explain(error, overrides) from error
     config = deepcopy(trained)
     # The group first: single keys are meant for the option that was chosen.
-    for each in sorted(parsed, key=lambda each: each.key_or_group != "data"):
-        if each.is_delete():
-            raise ConfigError(f"{each.input_line}: a test needs every key")
-        if each.is_sweep_override():
-            raise ConfigError(f"{each.input_line}: one value at a time; quote a text that has commas")
+    for each in sorted(single_values(overrides), key=lambda each: each.key_or_group != "data"):
         _apply(config, each, config_dir)
     if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
         log.warning("other split, seed or rotations than in training: test classes may have been trained on")
@@ -131,13 +125,7 @@ def _apply(config: dict[str, Any], each: Override, config_dir: str | None) -> No
         if chosen.get("_target_") != config["data"]["_target_"]:
             config["data"] = chosen
         return
-    *parents, name = key.split(".")
-    node: Any = config
-    for parent in parents:
-        node = node.get(parent)
-        if not isinstance(node, dict):
-            raise ConfigError(f"{each.input_line}: {parent} has no keys")
-    node[name] = each.value()
+    node = set_key(config, each)
     if key == "engine.chunk":
         node["strategy"] = "auto"  # that of the training says nothing about this chunk
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import importlib.util
 import os
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,17 +19,20 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from metarun.build import check_fit, chosen_device
+from metarun.build import check_fit
 from metarun.commands.arguments import parse
 from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
 from metarun.config import read_config
 from metarun.errors import ConfigError, MetarunError
-from metarun.launch import launch
+from metarun.launch import launch, show, together
 from metarun.options import CONF
-from metarun.runs.directory import Run
-from metarun.runs.manifest import manifest
-
-log = logging.getLogger("metarun")
+from metarun.overrides import single_values
+from metarun.runs.changes import MAY_CHANGE, may_change
+from metarun.suggest import did_you_mean
+from metarun.sweeps import launching
+from metarun.sweeps.directory import Sweep
+from metarun.sweeps.grid import combinations
+from metarun.sweeps.job import run_job
 
 # What ended the run of this process. Raised inside Hydra's job it would print lines of Hydra's own.
 _failures: list[MetarunError | OSError] = []
@@ -52,59 +56,111 @@ def main(arguments: list[str]) -> None:
     own_root = flags.config_name or flags.config_path or flags.experimental_rerun
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         raise ConfigError(f"--config-dir {flags.config_dir}: it is not a folder")
-    # Another sweeper makes its own combinations, and has its own words for them.
-    other_sweeper = any(word.lstrip("+").startswith("hydra/sweeper") for word in flags.overrides)
-    if not (shows_only or own_root or other_sweeper):
+    if not (shows_only or own_root):
         # Hydra makes directories before it calls us, and a wrong config should not leave any.
+        searches = flags.multirun and _sweeper(flags.overrides) == "optuna"
         for overrides in _jobs(flags.overrides) if flags.multirun else [flags.overrides]:
-            check_fit(read_config(compose_config(overrides, flags.config_dir)))
+            config = read_config(compose_config(overrides, flags.config_dir))
+            check_fit(config)
+            if searches and not config.train.validate_every:
+                raise ConfigError(
+                    "train.validate_every=0: a search goes by validations; type train.validate_every=100"
+                )
+    together(lambda: _compose_and_train(arguments, flags.overrides, flags.config_dir))
+
+
+def _compose_and_train(arguments: list[str], overrides: list[str], config_dir: str | None) -> None:
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Our launchers have the names of the plugins' own, and are complete without them.
+    warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema with the same")
     # Its own parser wants all overrides in one place.
-    sys.argv = ["metarun", *(word for word in arguments if word not in flags.overrides), *flags.overrides]
+    sys.argv = ["metarun", *(word for word in arguments if word not in overrides), *overrides]
     try:
         _hydra_main()
     except COMPOSITION_ERRORS as error:
-        raise explain(error, flags.overrides, flags.config_dir) from error
+        raise explain(error, overrides, config_dir) from error
     if _failures:
         raise _failures.pop()
 
 
+def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
+    """Continue a sweep: run what is missing, half done or failed.
+
+    Args:
+        directory: of the sweep.
+        overrides: of keys that may change, for all jobs; of Hydra's own keys, for the sweep.
+
+    Raises:
+        ConfigError: an override is of a key that a run keeps.
+        MetarunError: jobs have failed.
+    """
+    of_sweep, of_jobs = [], []
+    for each in single_values(overrides):
+        of_hydra = each.key_or_group.split(".")[0].split("/")[0] == "hydra"
+        if not of_hydra and not may_change(each.key_or_group):
+            raise ConfigError(
+                f"{each.input_line}: the jobs keep {each.key_or_group}"
+                f"{did_you_mean(each.key_or_group, MAY_CHANGE)}; choose from {', '.join(MAY_CHANGE)}, "
+                f"hydra/launcher and hydra.*"
+            )
+        (of_sweep if of_hydra else of_jobs).append(str(each.input_line))
+    sweep = Sweep(directory)
+    if "train.resume=never" in sweep.words:
+        of_jobs.append("train.resume=auto")
+    launching.resumed_with = of_jobs
+    placed = f"hydra.sweep.dir='{directory}'"
+    words = [word for word in sweep.words if not word.startswith("hydra.sweep.dir=")]
+    main(["-m", *words, placed, *of_sweep])
+
+
 def _jobs(overrides: list[str]) -> list[list[str]]:
-    """Return the overrides of the first jobs of a sweep, as Hydra's own sweeper combines them."""
+    """Return the overrides of the first jobs of a sweep, or of one that stands for all of a search.
+
+    Raises:
+        ConfigError: there are none, or the package that searches is not installed.
+    """
+    sweeper = _sweeper(overrides)
+    if sweeper != "grid":  # a user's own has words of its own
+        return [_of_a_search(overrides)] if sweeper == "optuna" else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):  # glob(…) asks it for a group's options
             loader = GlobalHydra.instance().config_loader()
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-        combined = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+            jobs = combinations(loader, overrides, {})
     except COMPOSITION_ERRORS as error:
         raise explain(error, overrides) from error
-    jobs: list[list[str]] = [list(job) for batch in combined for job in batch]
     if not jobs:
         raise ConfigError(f"{' '.join(overrides)}: these choices make no job")
-    return jobs[:_CHECKED_JOBS]
+    return [list(job) for job in jobs[:_CHECKED_JOBS]]
+
+
+def _sweeper(overrides: list[str]) -> str:
+    chosen = [word.partition("=")[2] for word in overrides if word.lstrip("+").startswith("hydra/sweeper=")]
+    return chosen[-1] if chosen else "grid"
+
+
+def _of_a_search(overrides: list[str]) -> list[str]:
+    if importlib.util.find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; type pip install 'metarun[optuna]'")
+    from metarun.sweeps.search import representative
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return [representative(each) if each.is_sweep_override() else str(each.input_line) for each in parsed]
+    except COMPOSITION_ERRORS as error:
+        raise explain(error, overrides) from error
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def _hydra_main(node: DictConfig) -> None:
+def _hydra_main(node: DictConfig) -> Any:
     hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return run_job(node)
     directory = Path(hydra_config.runtime.output_dir)
-    one_of_many = hydra_config.mode == RunMode.MULTIRUN
-    if one_of_many:
-        log.info("job %d: %s", hydra_config.job.num, hydra_config.job.override_dirname or "the defaults")
     own = [each.path for each in hydra_config.runtime.config_sources if each.provider == "command-line"]
     words = [*(f"--config-dir={folder}" for folder in own), *hydra_config.overrides.task]
     try:
-        _one_run(plain(node), directory, words)
+        show(launch(plain(node), directory, words), directory)
     except (MetarunError, OSError) as error:
-        if one_of_many:  # the other jobs go on, and Hydra shows the first failure only
-            log.error("job %d failed: %s", hydra_config.job.num, error)
-            raise
         _failures.append(error)
-
-
-def _one_run(node: dict[str, Any], directory: Path, words: list[str]) -> None:
-    """Check a composed config, and train in a directory."""
-    config = read_config(node)
-    run = Run.create(directory, node, manifest(words, config.seed, chosen_device(config.device)))
-    launch(config, run)
+    return None

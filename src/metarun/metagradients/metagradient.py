@@ -37,20 +37,33 @@ class MetaGradient(ABC):
         """Raise ConfigError where this meta-gradient cannot train this learner."""
 
     def __call__(
-        self, learner: Learner[Any], batch: TaskBatch, chunk: int, workers: Workers | None = None
+        self,
+        learner: Learner[Any],
+        batch: TaskBatch,
+        chunk: int,
+        workers: Workers | None = None,
+        of: int | None = None,
     ) -> Scores:
         """Process a meta-batch, at most `chunk` tasks a time and worker so that memory is bounded.
+
+        Args:
+            learner: whose meta-parameters get their gradient.
+            batch: the tasks; of a process among several, its share of them.
+            chunk: tasks in memory at once, for each worker.
+            workers: chunks computed at once.
+            of: tasks of the whole meta-batch, over which the mean is taken; those of `batch` by default.
 
         Returns:
             The query scores of all its tasks, [B].
         """
+        weight = 1 / (of or len(batch))
         workers = workers or Workers(1)
         size = even_size(len(batch), chunk, workers)
         parameters = dict(learner.named_parameters())
         scores = []
         # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
         for gradients, part in workers.map(
-            lambda tasks: self.gradients(learner, tasks, 1 / len(batch)), batch.chunks(size)
+            lambda tasks: self.gradients(learner, tasks, weight), batch.chunks(size)
         ):
             for name, gradient in gradients.items():
                 p = parameters[name]

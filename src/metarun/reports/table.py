@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The table at the end of a run, and what its cells and those of other tables look like."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def curve_table(curve: Curve) -> str:
     last = len(curve.steps) - 1
     shown = [step for step in range(last + 1) if step in _SHOWN or step == last]
     names = list(curve.final)
-    rows = [[str(step), *(_cell(name, curve.steps[step][name]) for name in names)] for step in shown]
-    heads = ["adaptation steps", *(f"{name} (%)" if _is_share(name) else name for name in names)]
+    rows = [[str(step), *(_estimate(name, curve.steps[step][name]) for name in names)] for step in shown]
+    heads = ["adaptation steps", *(heading(name) for name in names)]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
     return (
         title
@@ -29,7 +29,17 @@ def _is_share(name: str) -> bool:
     return name == "accuracy"
 
 
-def _cell(name: str, estimate: Estimate) -> str:
+def _estimate(name: str, estimate: Estimate) -> str:
+    return cell(name, estimate.mean, estimate.ci95)
+
+
+def heading(name: str) -> str:
+    """Return the head of a score's column."""
+    return f"{name} (%)" if _is_share(name) else name
+
+
+def cell(name: str, mean: float, spread: float) -> str:
+    """Return mean ± spread of a score; shares in percent."""
     if _is_share(name):
-        return f"{100 * estimate.mean:.2f} ± {100 * estimate.ci95:.2f}"
-    return f"{estimate.mean:.4f} ± {estimate.ci95:.4f}"
+        return f"{100 * mean:.2f} ± {100 * spread:.2f}"
+    return f"{mean:.4f} ± {spread:.4f}"

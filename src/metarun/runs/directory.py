@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, OutOfTimeError
+from metarun.runs.changes import changes, differing_keys, may_change
+from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.metrics import MetricsFile
-from metarun.storage import DamagedFileError, as_json, read_tensors, write_atomically, write_text
-
-# Raised whenever an older metarun could not read what this one writes.
-CHECKPOINT_FORMAT = 1
+from metarun.storage import as_json, write_text
 
 log = logging.getLogger("metarun")
+
+
+class InUseError(MetarunError):
+    """Another process works in the directory."""
 
 
 class Run:
@@ -27,24 +33,18 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.metrics = MetricsFile(directory / "metrics.jsonl")
+        self.checkpoints = Checkpoints(directory / "checkpoints")
+        self._restart: dict[str, Any] | None = None
 
     @classmethod
     def create(cls, directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Run:
-        """Write the config and the manifest of a new run, or of one that the same command continues.
+        """Write the config and the manifest of a new run, or let this config continue the one that is there.
 
         Raises:
-            ConfigError: the directory holds a run with another config.
+            ConfigError: the directory holds a run that this config cannot continue.
         """
         run = cls(directory)
-        if run._path("config.yaml").exists():
-            different = differing_keys(run.config(), config)
-            if different:
-                raise ConfigError(
-                    f"{directory} holds a run that differs in {', '.join(different)}: type another "
-                    f"hydra.run.dir=FOLDER, or metarun resume {directory} to continue that run"
-                )
-        run._write_text("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        run.write_json("manifest.json", manifest)
+        run.begin(config, manifest)
         return run
 
     @classmethod
@@ -55,12 +55,65 @@ class Run:
             MetarunError: the directory is not a run's.
         """
         run = cls(directory)
-        if not run._path("config.yaml").is_file():
+        if not run.exists():
             raise MetarunError(
                 f"{directory} is not a run: expected a folder with config.yaml and checkpoints/, "
                 f"such as outputs/DATE/TIME"
             )
         return run
+
+    def exists(self) -> bool:
+        """Say whether a run was begun in this directory."""
+        return self._path("config.yaml").is_file()
+
+    def begin(self, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Write the config and the manifest of a new run, or let this config continue the one that is there.
+
+        The files of one that goes on are only changed once it has found its checkpoint, by `resumed`.
+
+        Raises:
+            ConfigError: the directory holds a run that this config cannot continue.
+        """
+        if self.exists():
+            changed = changes(self.changed(config), self.config(), config)
+            self._restart = {"config": dict(config), "changed": changed, "manifest": dict(manifest)}
+        else:
+            self.write_json("manifest.json", manifest)
+            self._write_config(config)
+
+    def changed(self, config: Mapping[str, Any]) -> list[str]:
+        """Return the keys in which a config differs from the run's own; none where there is no run yet.
+
+        Raises:
+            ConfigError: some of them are of those that a run keeps.
+        """
+        if not self.exists():
+            return []
+        different = differing_keys(self.config(), config)
+        kept = [key for key in different if not may_change(key)]
+        if kept:
+            raise ConfigError(
+                f"{self.directory} holds a run that differs in {', '.join(kept)}: type another "
+                f"hydra.run.dir=FOLDER, or metarun resume {self.directory} to continue that run"
+            )
+        return different
+
+    @property
+    def changing(self) -> Mapping[str, Any]:
+        """The keys that change as the run goes on, until `resumed` has recorded them: key → old and new."""
+        return self._restart["changed"] if self._restart else {}
+
+    def resumed(self, step: int) -> None:
+        """Record that the run goes on from this step, and what has changed since it began."""
+        if self._restart is None:
+            return
+        start, self._restart = self._restart, None
+        first = self.manifest()
+        different = {key: value for key, value in start["manifest"].items() if first.get(key) != value}
+        entry = {"step": step, "changed": start["changed"], **different}
+        self.write_json("manifest.json", {**first, "resumed": [*first.get("resumed", []), entry]})
+        if start["changed"]:
+            self._write_config(start["config"])
 
     def config(self) -> dict[str, Any]:
         """Return the composed config as plain values.
@@ -77,84 +130,122 @@ class Run:
             raise MetarunError(f"{path} holds no config: restore it from a copy")
         return config
 
+    def manifest(self) -> dict[str, Any]:
+        """Return what one needs to know to repeat the run; nothing where it was lost."""
+        return self._read_json("manifest.json") or {}
+
+    def results(self) -> dict[str, Any] | None:
+        """Return the results of a finished run, None of any other."""
+        return self._read_json("results.json")
+
+    def error(self) -> str | None:
+        """Return the line with which the run failed when it was last tried, if it did."""
+        path = self._path("error.txt")
+        return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else None
+
+    def forget_results(self) -> None:
+        """Remove how the run ended when it was last tried: it goes on."""
+        for name in ("results.json", "error.txt"):
+            self._path(name).unlink(missing_ok=True)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a file of the run atomically, for people and programs."""
-        self._write_text(name, as_json(content, indent=2) + "\n")
+        write_text(self._path(name), as_json(content, indent=2) + "\n")
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a file of the run.
+
+        Raises:
+            MetarunError: the file is damaged.
+        """
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise MetarunError(f"{path} is damaged: restore it from a copy, or delete it") from error
+        if not isinstance(content, dict):
+            raise MetarunError(f"{path} holds something else: restore it from a copy, or delete it")
+        return content
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_text(self._path("config.yaml"), text)
 
     def _path(self, name: str) -> Path:
         return self.directory / name
 
-    def _write_text(self, name: str, text: str) -> None:
-        write_text(self._path(name), text)
-
-    def _checkpoint(self, which: str) -> Path:
-        return self.directory / "checkpoints" / f"{which}.pt"
-
-    def save(self, which: Literal["last", "best"], state: Mapping[str, Any]) -> None:
-        """Write a checkpoint of tensors and plain values, atomically."""
-        write_atomically(self._checkpoint(which), {"format": CHECKPOINT_FORMAT, **state})
-
-    def load(self, which: Literal["last", "best"]) -> dict[str, Any] | None:
-        """Return a checkpoint with its tensors on the CPU, or None where none was written.
-
-        Raises:
-            MetarunError: it is damaged, or of another format.
-        """
-        path = self._checkpoint(which)
-        if not path.exists():
-            return None
-        try:
-            state = read_tensors(path)
-        except DamagedFileError as error:
-            without = "start again from step 0" if which == "last" else "test the last learner instead"
-            raise MetarunError(f"{error}: restore it from a copy, or delete it to {without}") from error
-        if state.get("format") != CHECKPOINT_FORMAT:
-            raise MetarunError(
-                f"{path} has checkpoint format {state.get('format')}, this metarun reads "
-                f"{CHECKPOINT_FORMAT}: use the version in {self.directory / 'manifest.json'}"
-            )
-        return state
-
     @contextmanager
     def occupied(self) -> Iterator[None]:
-        """Hold the run for this process, and copy the log into its directory meanwhile.
+        """Hold the run for this process, and copy the log, and how it failed if it does, into its directory.
+
+        The system lets go of it when the process ends, however that happens.
 
         Raises:
-            MetarunError: another process holds it.
+            InUseError: another process holds it.
         """
-        lock = FileLock(self.directory / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise MetarunError(
-                f"{self.directory} is in use by another process: wait for it, or stop it"
-            ) from error
-        handler = logging.FileHandler(self.directory / "metarun.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        for leftover in self.directory.glob("checkpoints/.*.pt-*"):  # of a process killed while it wrote
-            leftover.unlink()
-        try:
-            yield
-        except BaseException as error:
-            # The console shows a person the one line; the run keeps where an unexpected error came from.
-            expected = isinstance(error, MetarunError | KeyboardInterrupt)
-            trace = None if expected else (type(error), error, error.__traceback__)
-            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), trace))
-            raise
-        finally:
-            log.removeHandler(handler)
+        with held(self.directory), _copied_log(self._path("metarun.log")) as handler:
+            self.checkpoints.tidy()
+            try:
+                yield
+            except BaseException as error:
+                # The console shows a person the one line; the run keeps where an unexpected error came from.
+                expected = isinstance(error, MetarunError | KeyboardInterrupt)
+                trace = None if expected else (type(error), error, error.__traceback__)
+                handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), trace))
+                self.failed(error)
+                raise
+
+    def failed(self, error: BaseException) -> None:
+        """Leave the error in the run's error.txt: its line, then where it came from if it is unexpected."""
+        if isinstance(error, KeyboardInterrupt | OutOfTimeError):
+            return
+        text = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, MetarunError):
+            text = f"{type(error).__name__}: {text}\n\n{''.join(traceback.format_exception(error))}"
+        with suppress(OSError):  # a full disk is the error, as a rule, and is said on the console
+            write_text(self._path("error.txt"), text.rstrip() + "\n")
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process.
+
+    Raises:
+        InUseError: another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(f"{directory} is in use by another process: wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Let a full disk stop the run at its next checkpoint, in one line, and not every log line with many.
+
+        An error of our own making is shown as always.
+        """
+        kind = sys.exc_info()[0]
+        if kind is None or not issubclass(kind, OSError):
+            super().handleError(record)
+
+
+@contextmanager
+def _copied_log(path: Path) -> Iterator[logging.Handler]:
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        log.removeHandler(handler)
+        with suppress(OSError):  # what a full disk did not take
             handler.close()
-            lock.release()
-
-
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys whose values two configs do not share."""
-    different = []
-    for key in dict.fromkeys([*one, *other]):
-        a, b = one.get(key), other.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            different += differing_keys(a, b, f"{prefix}{key}.")
-        elif a != b:
-            different.append(f"{prefix}{key}")
-    return different

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metarun.storage import as_json
+from metarun.storage import as_json, naming
+
+
+log = logging.getLogger("metarun")
 
 
 class MetricsFile:
@@ -21,7 +25,7 @@ class MetricsFile:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line, with the time."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(as_json({**record, "time": time}) + "\n")
 
     def position(self) -> int:
@@ -33,9 +37,17 @@ class MetricsFile:
             return file.seek(0, os.SEEK_END)
 
     def cut(self, position: int) -> None:
-        """Forget what was written after a position: the steps after a checkpoint are taken again."""
-        if self.position() > position:
+        """Forget what was written after a position: the steps after a checkpoint are taken again.
+
+        Where somebody has shortened the file, what is there stays, in whole lines.
+        """
+        length = self.position()
+        if length > position:
             os.truncate(self.path, position)
+        elif length < position:
+            log.warning("%s has lost %d bytes since the last checkpoint", self.path, position - length)
+            if length:
+                os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     def records(self) -> list[dict[str, Any]]:
         """Return all lines."""

@@ -23,12 +23,26 @@ def describe(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
+_bars = True
+
+
+def without_bars() -> None:
+    """Show plain lines even on a terminal: several processes write to it."""
+    global _bars  # noqa: PLW0603
+    _bars = False
+
+
+def _unless_asked() -> bool | None:
+    """No bar in a process that is to be quiet; else one on a terminal."""
+    return None if _bars and log.isEnabledFor(logging.INFO) else True
+
+
 class TrainingProgress:
     """Loss, rate and time left of a training."""
 
     def __init__(self, done: int, steps: int) -> None:
         self._bar = tqdm(
-            total=steps, initial=done, unit=" steps", desc="training", disable=None, smoothing=0.1
+            total=steps, initial=done, unit=" steps", desc="training", disable=_unless_asked(), smoothing=0.1
         )
         self._redirect = logging_redirect_tqdm([log])
         self._first, self._steps = done, steps
@@ -65,4 +79,6 @@ class TrainingProgress:
 
 def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:
     """Hand through the chunks of an evaluation with a bar."""
-    yield from tqdm(chunks, desc=description, total=total, unit=" chunks", disable=None, leave=False)
+    yield from tqdm(
+        chunks, desc=description, total=total, unit=" chunks", disable=_unless_asked(), leave=False
+    )

@@ -21,7 +21,7 @@ from metarun.storage import (
     data_directory,
     lock,
     read_tensors,
-    write_atomically,
+    write_tensors,
 )
 
 BACKGROUND, CHARACTERS, DRAWINGS, SIZE = 964, 964 + 659, 20, 28
@@ -59,7 +59,7 @@ def load_images(root: Path | None) -> Tensor:
                 download(_HOME + archive.name, archive, md5)
             parts.append(_read_archive(archive, characters))
         images = torch.cat(parts)
-        write_atomically(cache, {"version": _VERSION, "archives": _sizes(folder), "images": images})
+        write_tensors(cache, {"version": _VERSION, "archives": _sizes(folder), "images": images})
         return images
 
 

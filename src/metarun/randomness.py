@@ -1,0 +1,25 @@
+"""Torch's global generators, set before each piece of work, so that what draws from them can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def fix(seed: int, work: str, number: int = 0) -> None:
+    """Let the state of torch's generators follow from what is about to be done, and nothing else.
+
+    Nothing of metarun draws from them; a user's dropout does. No state has to be kept for a resumed run:
+    the number of the step says it all. Several workers, or processes, draw in an order of their own.
+
+    Args:
+        seed: of the run.
+        work: "step", or a split that is evaluated.
+        number: of the meta-step.
+    """
+    digest = hashlib.blake2b(f"{seed} {work} {number}".encode(), digest_size=8).digest()
+    state = int.from_bytes(digest, "little") >> 1
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(state)

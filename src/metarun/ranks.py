@@ -1,0 +1,124 @@
+"""The processes that train one run together (torchrun), or the one that does so alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from metarun.errors import MetarunError
+
+Made = TypeVar("Made")
+
+
+class LostRankError(MetarunError):
+    """Another process of the run is gone, and with it the run."""
+
+
+class ElsewhereError(MetarunError):
+    """The first process has failed, and says why itself."""
+
+
+class Ranks:
+    """This process among those of a run, each of which computes its share of every meta-batch.
+
+    Attributes:
+        number: of this process; the first, 0, writes all files.
+        count: of all of them.
+    """
+
+    def __init__(self, number: int = 0, count: int = 1) -> None:
+        self.number, self.count = number, count
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """Meet the other processes that torchrun has started, if it has."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1 and not dist.is_initialized():
+            # Plain values go over gloo even where gradients go over nccl.
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        return cls(int(os.environ["RANK"]), count) if count > 1 else cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files of the run, and speaks for it."""
+        return self.number == 0
+
+    def share(self, tasks: int) -> slice:
+        """Return which of so many tasks are this process's own; none differ by more than one."""
+        return slice(self.number * tasks // self.count, (self.number + 1) * tasks // self.count)
+
+    def add_up(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
+        """Sum every `.grad`, in place, and a vector over the processes, in one message.
+
+        Returns:
+            The sum of the vectors; the same bits in every process, as in the gradients.
+
+        Raises:
+            LostRankError: another process is gone.
+        """
+        if self.count == 1:
+            return numbers
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        present = numbers.new_tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([numbers, present, *(g.flatten().to(numbers.dtype) for g in gradients)])
+        with _reached():
+            dist.all_reduce(flat)
+        sizes = [len(numbers), len(present), *(g.numel() for g in gradients)]
+        numbers, present, *parts = flat.split(sizes)
+        for p, part, used in zip(parameters, parts, present.tolist(), strict=True):
+            p.grad = part.view_as(p).to(p.dtype) if used else None
+        return numbers
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the values of all processes, in their order, along the last dimension.
+
+        Raises:
+            LostRankError: another process is gone.
+        """
+        if self.count == 1:
+            return values
+        parts: list[Tensor | None] = [None] * self.count
+        with _reached():
+            dist.all_gather_object(parts, values.cpu())
+        return torch.cat([part for part in parts if part is not None], dim=-1)
+
+    def from_first(self, make: Callable[[], Made]) -> Made:
+        """Return what the first process makes, in all of them.
+
+        Raises:
+            ElsewhereError: the first process could not, and has raised why.
+            LostRankError: it is gone.
+        """
+        if self.count == 1:
+            return make()
+        message: list[tuple[bool, Made | None]] = [(False, None)]
+        if self.first:
+            try:
+                message = [(True, make())]
+            finally:  # so that the others do not wait for what will not come
+                self._send(message)
+        else:
+            self._send(message)
+        made, result = message[0]
+        if not made:
+            raise ElsewhereError("the first process has failed")
+        return result  # type: ignore[return-value]
+
+    @staticmethod
+    def _send(message: list[tuple[bool, Made | None]]) -> None:
+        with _reached():
+            dist.broadcast_object_list(message, src=0)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's word for a connection that was closed, or that timed out
+        raise LostRankError(f"another process of this run is gone ({str(error).splitlines()[0]})") from error

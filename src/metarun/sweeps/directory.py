@@ -1,0 +1,81 @@
+"""A sweep's directory: what was asked for, and how each job stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from metarun.errors import MetarunError
+from metarun.runs.directory import Run
+from metarun.storage import as_json, write_text
+
+Status = Literal["finished", "pruned", "stopped", "failed", "missing"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        number: its place in the sweep, the same for ever.
+        overrides: what makes it different, as `key=value`.
+        directory: of its run.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    directory: Path
+
+    @property
+    def status(self) -> Status:
+        """How it stands, by the files in its directory."""
+        run = Run(self.directory)
+        if not run.exists():
+            return "failed" if run.error() else "missing"
+        if run.results():
+            return "finished"
+        return "failed" if run.error() else "stopped"
+
+
+def stop_file(directory: Path) -> Path:
+    """Return the file that asks all jobs of a sweep to stop, wherever they are, while it is there."""
+    return directory / ".stop"
+
+
+class Sweep:
+    """Reads and writes sweep.json."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._path = directory / "sweep.json"
+
+    def exists(self) -> bool:
+        """Say whether a sweep was begun in this directory."""
+        return self._path.is_file()
+
+    def write(self, words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
+        """Keep what was typed, and the jobs that it stands for, by number."""
+        content = {"words": list(words), "jobs": [list(job) for job in jobs]}
+        write_text(self._path, as_json(content, indent=2) + "\n")
+
+    @property
+    def words(self) -> list[str]:
+        """What was typed."""
+        return [str(word) for word in self._content()["words"]]
+
+    @property
+    def jobs(self) -> list[tuple[str, ...]]:
+        """The overrides of every job."""
+        return [tuple(job) for job in self._content()["jobs"]]
+
+    def _content(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if {"words", "jobs"} <= content.keys():
+                return dict(content)
+        except (ValueError, AttributeError):
+            pass
+        raise MetarunError(f"{self._path} is damaged: restore it from a copy")

@@ -1,0 +1,58 @@
+"""Every combination of some values, run until all jobs are finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from metarun.sweeps import launching as state
+from metarun.sweeps.launching import Launching
+from metarun.sweeps.table import Outcome
+
+log = logging.getLogger("metarun")
+
+
+def combinations(
+    loader: ConfigLoader, arguments: Sequence[str], params: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """Return the overrides of every job, in the order of Hydra's own sweeper.
+
+    Raises:
+        HydraException: an argument is not of the form key=value, or is a range to search in.
+    """
+    words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return [tuple(job) for job in jobs]
+
+
+def sweep(
+    launching: Launching, arguments: Sequence[str], params: Mapping[str, Any], max_batch_size: int | None
+) -> None:
+    """Run the jobs that are not finished, keep their numbers, and end with the table.
+
+    Raises:
+        InUseError: another process works on this sweep.
+        MetarunError: jobs have failed.
+        Interrupted: a signal came.
+    """
+    with launching.held(arguments) as kept:
+        wanted = combinations(launching.loader, arguments, params)
+        known = kept.jobs if kept.exists() else []
+        if state.resumed_with is None:
+            # Typed again, perhaps with more values: those that were there keep their numbers.
+            known = [*known, *(job for job in wanted if job not in known)]
+            kept.write([*launching.words, *arguments], known)
+        jobs = [launching.job(number, overrides) for number, overrides in enumerate(known)]
+        left = jobs if state.resumed_with else [job for job in jobs if job.status != "finished"]
+        if len(left) < len(jobs):
+            log.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
+        size = max_batch_size or max(1, len(left))
+        for first in range(0, len(left), size):
+            launching.launch(left[first : first + size])
+        launching.finish([Outcome.read(job) for job in jobs])

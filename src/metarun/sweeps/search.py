@@ -1,0 +1,105 @@
+"""A search: trials that Optuna proposes, run until there are as many as asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial
+
+from metarun.errors import ConfigError
+from metarun.sweeps.directory import Job
+from metarun.sweeps.launching import Launching
+from metarun.sweeps.study import Study, distribution, is_pruned, overrides, status
+from metarun.sweeps.table import Outcome
+
+log = logging.getLogger("metarun")
+
+
+def search(
+    launching: Launching,
+    arguments: Sequence[str],
+    params: Mapping[str, Any],
+    settings: DictConfig,
+    n_trials: int,
+    n_jobs: int,
+) -> None:
+    """Go on with what was begun, then propose until there are `n_trials` in all, and end with the table.
+
+    Raises:
+        ConfigError: there is nothing to search in.
+        InUseError: another process works on this sweep.
+        MetarunError: trials have failed.
+        Interrupted: a signal came.
+    """
+    # What is typed goes before what a file says.
+    words = {word.partition("=")[0]: word for word in (*(f"{k}={v}" for k, v in params.items()), *arguments)}
+    parsed = OverridesParser.create(config_loader=launching.loader).parse_overrides(list(words.values()))
+    space = {each.get_key_element(): distribution(each) for each in parsed if each.is_sweep_override()}
+    fixed = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
+    if not space:
+        raise ConfigError(
+            "hydra/sweeper=optuna: there is nothing to search in; type search=rates, or "
+            "'inner.lr=interval(0.01,1)', or values with commas"
+        )
+    with launching.held(arguments) as kept:
+        kept.write([*launching.words, *arguments], [])
+        study = Study.open(launching.directory, settings)
+        begun = list(study.unfinished)
+        log.info(
+            "search: %d of %d trials are there, %d of them begun", len(study.trials), n_trials, len(begun)
+        )
+        while True:
+            batch, begun = begun[:n_jobs], begun[n_jobs:]
+            if not batch:
+                more = min(n_jobs, n_trials - len(study.trials))
+                batch = [study.propose(space, fixed) for _ in range(more)]
+            if not batch:
+                break
+            _run(launching, study, batch)
+        _finish(launching, study)
+
+
+def _job(launching: Launching, trial: FrozenTrial) -> Job:
+    return launching.job(trial.number, overrides(trial))
+
+
+def _run(launching: Launching, study: Study, batch: Sequence[FrozenTrial]) -> None:
+    """Run trials, but for those that have come to their end before anybody was told."""
+    jobs = [_job(launching, trial) for trial in batch]
+    launching.launch(
+        [
+            job
+            for job, trial in zip(jobs, batch, strict=True)
+            if job.status != "finished" and not is_pruned(trial)
+        ]
+    )
+    trials = study.trials
+    for job in jobs:
+        outcome = Outcome.read(job)
+        study.tell(trials[job.number], outcome.status, outcome.quality)
+
+
+def _finish(launching: Launching, study: Study) -> None:
+    trials = study.trials
+    outcomes = [Outcome.read(_job(launching, trial), status(trial)) for trial in trials]
+    known = [each for each in outcomes if each.quality is not None]
+    best = max(known, key=lambda each: each.quality or 0.0, default=None)
+    title = ""
+    if best is not None:
+        searched = trials[best.job.number].params
+        found = " ".join(f"{key}={value}" for key, value in searched.items())
+        title = f"\nbest on validation tasks: job {best.job.number} ({best.quality:.4g}): {found}"
+    ordered = sorted(outcomes, key=lambda each: (each.quality is None, -(each.quality or 0.0)))
+    launching.finish(ordered, {"best": best.job.number if best else None}, title)
+
+
+def representative(override: Override) -> str:
+    """Return one value of what is searched in, so that the config can be checked before anything is written."""
+    drawn = distribution(override)
+    value = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
+    return f"{override.get_key_element()}={value}"

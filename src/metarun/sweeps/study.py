@@ -1,0 +1,155 @@
+"""An Optuna study of a search: what was tried, in the sweep's directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from metarun.errors import ConfigError
+from metarun.sweeps.directory import Status
+from metarun.sweeps.pruning import PrunedError
+from metarun.train import AfterValidation
+
+_NAME = "metarun"
+_OVERRIDES, _PRUNED = "overrides", "pruned"
+
+# Processes of a sweep wait for one another this long before sqlite gives up.
+_SECONDS_LOCKED = 120
+
+_STATUS: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "stopped",
+    TrialState.WAITING: "missing",
+}
+
+
+class Study:
+    """Proposes trials and hears of their ends; trial N is job N of the sweep.
+
+    Args:
+        study: Optuna's.
+        sampler: `_target_` and arguments of what proposes.
+    """
+
+    def __init__(self, study: optuna.Study, sampler: Mapping[str, Any]) -> None:
+        self._study, self._sampler = study, sampler
+
+    @classmethod
+    def open(cls, directory: str | Path, settings: DictConfig) -> Study:
+        """Open the study of a sweep, or begin it.
+
+        Args:
+            directory: of the sweep.
+            settings: hydra.sweeper.study.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        url = settings.storage or f"sqlite:///{Path(directory).absolute() / 'study.db'}"
+        arguments = {"connect_args": {"timeout": _SECONDS_LOCKED}} if url.startswith("sqlite") else {}
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        name = _NAME if settings.storage is None else f"{_NAME} {Path(directory).absolute()}"
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction=StudyDirection.MAXIMIZE,  # of the quality on validation tasks
+            pruner=instantiate(settings.pruner),
+            load_if_exists=True,
+        )
+        sampler = OmegaConf.to_container(settings.sampler, resolve=True)
+        assert isinstance(sampler, dict)
+        return cls(study, {str(key): value for key, value in sampler.items()})
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def unfinished(self) -> list[FrozenTrial]:
+        """Those that were begun, and whose end nobody has told."""
+        return [each for each in self.trials if each.state is TrialState.RUNNING]
+
+    def propose(self, space: Mapping[str, BaseDistribution], fixed: Sequence[str]) -> FrozenTrial:
+        """Begin a trial.
+
+        The sampler is made anew with a seed that follows from the number of the trial, so a study that is
+        continued proposes what one that was never stopped would have, and nothing twice.
+
+        Raises:
+            ConfigError: the space is not the one that the study began with.
+        """
+        sampler = dict(self._sampler)
+        if sampler.get("seed") is not None:
+            sampler["seed"] += len(self.trials)
+        self._study.sampler = instantiate(sampler)
+        try:
+            trial = self._study.ask(dict(space))
+        except ValueError as error:  # Optuna's word for choices that are others than before
+            raise ConfigError(f"the search goes on in the space it began with: {error}") from error
+        trial.set_user_attr(_OVERRIDES, [*fixed, *(f"{key}={value}" for key, value in trial.params.items())])
+        return self.trials[trial.number]
+
+    def tell(self, trial: FrozenTrial, status: Status, quality: float | None) -> None:
+        """End a trial, unless it is to go on later."""
+        if trial.user_attrs.get(_PRUNED):
+            self._study.tell(trial.number, state=TrialState.PRUNED)
+        elif status == "finished" and quality is not None:
+            self._study.tell(trial.number, quality)
+        elif status in ("failed", "finished"):
+            self._study.tell(trial.number, state=TrialState.FAIL)
+
+    def reporter(self, number: int) -> AfterValidation:
+        """Return what a job's validations are told to; it raises PrunedError where there is no hope."""
+
+        def report(step: int, quality: float) -> None:
+            frozen = self.trials[number]
+            trial = optuna.trial.Trial(self._study, frozen._trial_id)
+            if step not in frozen.intermediate_values:  # a resumed job reports some of them again
+                trial.report(quality, step)
+            if trial.should_prune():
+                trial.set_user_attr(_PRUNED, value=True)
+                raise PrunedError(f"given up at step {step}: other jobs were better by then")
+
+        return report
+
+
+def overrides(trial: FrozenTrial) -> tuple[str, ...]:
+    """Return what a trial stands for."""
+    return tuple(trial.user_attrs.get(_OVERRIDES, ()))
+
+
+def is_pruned(trial: FrozenTrial) -> bool:
+    """Say whether a trial was given up, told or not yet."""
+    return bool(trial.user_attrs.get(_PRUNED))
+
+
+def status(trial: FrozenTrial) -> Status:
+    """Return how a trial stands, in the words of a sweep."""
+    return _STATUS[trial.state]
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Return what Optuna is to draw from for a sweep override; `tag(log, …)` searches on a log scale."""
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        low, high, log = value.start, value.end, "log" in value.tags
+        assert low is not None
+        assert high is not None
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=log)
+        return FloatDistribution(float(low), float(high), log=log)
+    choices = list(override.sweep_string_iterator())
+    if isinstance(value, RangeSweep) and all(isinstance(each, int) for each in (value.start, value.step)):
+        numbers = sorted(int(each) for each in choices)
+        return IntDistribution(numbers[0], numbers[-1], step=abs(int(value.step)))
+    return CategoricalDistribution(choices)
