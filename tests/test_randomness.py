@@ -11,7 +11,8 @@ from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.randomness import fix
 from metarun.runs.directory import Run
-from metarun.train import Training, train
+from metarun.train import train
+from metarun.training import Training
 
 # A user's algorithm whose embedding drops entries at random.
 MINE = """
@@ -27,7 +28,7 @@ class Dropping(Learner):
         yield support
 
     def predict(self, adapted, x):
-        return self.drop(self.model(x))
+        return self.drop(self.model(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 """
 
 

@@ -14,12 +14,13 @@ import metarun.evaluate
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.engine import Engine
-from metarun.errors import ConfigError, MetarunError, OutOfTimeError
+from metarun.errors import ConfigError, DivergedError, MetarunError, OutOfTimeError
 from metarun.evaluate import Curve, Estimate
 from metarun.metagradients import Exact
 from metarun.runs.directory import Run
 from metarun.tasks import TaskBatch
-from metarun.train import DivergedError, Training, train
+from metarun.train import train
+from metarun.training import Training
 
 SMALL = [
     "device=cpu",
@@ -159,10 +160,9 @@ def test_a_damaged_last_checkpoint_costs_steps_and_no_bits(tmp_path: Path, algo:
 
 
 def test_more_steps_go_on_where_fewer_ended(tmp_path: Path) -> None:
-    expected, whole = finished(tmp_path / "whole")
-    _, first = finished(tmp_path / "more", "train.steps=8")
+    expected, _ = finished(tmp_path / "whole")
+    finished(tmp_path / "more", "train.steps=8")
     config, run = start(tmp_path / "more")
-    assert not run.metrics.records() == untimed(whole)
     train(config, run)
     state = run.checkpoints.newest()
     assert state is not None
@@ -205,7 +205,7 @@ def test_training_ends_when_validations_bring_nothing(tmp_path: Path) -> None:
 
 
 class Spoiled(Exact):
-    """An exact meta-gradient that is no number in some calls; a new run measures one before its first step."""
+    """An exact meta-gradient that is no number in some calls; a new run's first call is a measurement."""
 
     def __init__(self, *calls: int) -> None:
         self.calls, self.spoiled = 0, calls
@@ -224,7 +224,7 @@ ONE_CALL_A_STEP = ["engine.chunk=4", "engine.workers=1", "engine.threads=1"]
 def test_steps_that_are_not_finite_are_skipped_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(4, 5, 10))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Spoiled(4, 5, 10))
     state, run = finished(tmp_path, "train.on_nonfinite=skip", *ONE_CALL_A_STEP)
     assert state["step"] == 12
     assert state["skipped"] == {"all": 3, "in_a_row": 0}
@@ -238,7 +238,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
 def test_a_step_that_is_not_finite_stops_the_run_before_it_does_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(7))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Spoiled(7))
     config, run = start(tmp_path, *ONE_CALL_A_STEP)
     with pytest.raises(DivergedError, match="the meta-gradient is not finite at step 6: lower"):
         train(config, run)
@@ -246,7 +246,7 @@ def test_a_step_that_is_not_finite_stops_the_run_before_it_does_harm(
     assert state is not None
     assert state["step"] == 5
     assert all(p.isfinite().all() for p in state["learner"].values())
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Spoiled(1))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Spoiled(1))
     resumed, run = start(tmp_path, *ONE_CALL_A_STEP, "train.on_nonfinite=skip")
     train(resumed, run)  # with what the message says
 
@@ -328,7 +328,7 @@ def test_where_memory_runs_out_chunks_are_halved_and_nothing_is_lost(
     tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture, chunk: int, most: int, call: int
 ) -> None:
     expected, _ = finished(tmp_path / "enough", "engine.chunk=1", "engine.workers=1")
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most, call))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Greedy(most, call))
     state, run = finished(tmp_path / "little", f"engine.chunk={chunk}", "engine.workers=1")
     assert caplog.text.count("memory ran out") == 1
     assert state["engine"]["chunk"] == most
@@ -341,17 +341,17 @@ def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ["engine.chunk=4", "engine.workers=1"]
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
     through, _ = finished(tmp_path / "through", *whole)
     config, run = start(tmp_path / "killed", *whole)
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
     training = Training(config, run)
     training.restore()
     while training.step < 5:  # memory runs out after the checkpoint of step 3, and it dies before that of 6
         training.take_step()
         if training.step == 3:
             training.save()
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Exact())
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Exact())
     train(config, run)
     state = run.checkpoints.newest()
     assert state is not None
@@ -371,7 +371,7 @@ def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(
             torch.empty(2**60, dtype=torch.uint8)
         return plain(*arguments, chunk=chunk, **options)
 
-    monkeypatch.setattr("metarun.train.evaluate", greedy)
+    monkeypatch.setattr("metarun.training.evaluate", greedy)
     state, run = finished(tmp_path / "little", "engine.chunk=4")
     again = json.loads((run.directory / "results.json").read_text())
     assert again["final"]["loss"]["mean"] == pytest.approx(results["final"]["loss"]["mean"], rel=1e-5)
@@ -379,7 +379,7 @@ def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(
 
 
 def test_one_task_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metarun.train.build_metagradient", lambda *_: Greedy(most=0))
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Greedy(most=0))
     with pytest.raises(MetarunError, match=r"one task does not fit.*engine\.rematerialise=true"):
         finished(tmp_path, "engine.chunk=4")
 

@@ -18,6 +18,7 @@ from metarun.suggest import did_you_mean
 COMMANDS = {
     "resume": "continue a stopped run, or a sweep, where it was",
     "eval": "test a run's best checkpoint again, under other conditions",
+    "diff": "print what differs between two runs",
     "list": "print what can be chosen",
     "bench": "time this machine against other ways to the same meta-gradient",
 }

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,8 +25,20 @@ from metarun.suggest import did_you_mean
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
-def register_resolvers() -> None:
-    """Make `${metarun.unique:}` known: six characters that two runs of one second do not share."""
+# Files of ours in hydra/launcher; the plugins that they configure register options of the same names.
+_OUR_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")
+
+
+def prepare_hydra() -> None:
+    """Make `${metarun.unique:}` known, and our launchers' files the only ones of their names.
+
+    The first is six characters that two runs of one second do not share. The second keeps Hydra from taking
+    the plugins' own for a schema of ours, which it would do with a warning each time.
+    """
+    Plugins.instance()  # has imported the plugins after this
+    registered = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for name in _OUR_LAUNCHERS:
+        registered.pop(f"{name}.yaml", None)
     OmegaConf.register_new_resolver(
         "metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )
@@ -54,7 +68,7 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> d
     Raises:
         ConfigError: they do not make a config.
     """
-    register_resolvers()
+    prepare_hydra()
     search = []
     if config_dir:
         quoted = str(Path(config_dir).absolute()).replace("'", r"\'")

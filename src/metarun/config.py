@@ -34,7 +34,7 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     test_tasks: Count
     keep: NonNegativeInt = 2
     resume: Literal["auto", "never"] = "auto"
-    max_time: Duration | None = None
+    max_time: Duration | None = None  # seconds, once it is read
     on_nonfinite: Literal["stop", "skip"] = "stop"
     patience: PositiveInt | None = None
 

@@ -19,6 +19,18 @@ class OutOfTimeError(MetarunError):
     exit_status = 124  # as coreutils' timeout has it
 
 
+class DivergedError(MetarunError):
+    """The loss or a parameter is no longer a number."""
+
+
+class UnfinishedError(MetarunError):
+    """A sweep has come to its end, and some of its jobs have not."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its work is saved.
 

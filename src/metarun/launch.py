@@ -11,14 +11,21 @@ from typing import Any
 
 from metarun.build import chosen_device
 from metarun.config import Config, read_config
-from metarun.errors import ConfigError, Interrupted, MetarunError
+from metarun.errors import (
+    ConfigError,
+    DivergedError,
+    Interrupted,
+    MetarunError,
+    OutOfTimeError,
+    UnfinishedError,
+)
 from metarun.evaluate import Curve
 from metarun.ranks import ElsewhereError, LostRankError, Ranks
 from metarun.reports.table import curve_table
 from metarun.runs.directory import Run
 from metarun.runs.manifest import manifest
 from metarun.runs.signals import StopSignals
-from metarun.train import AfterValidation, DivergedError, train
+from metarun.train import AfterValidation, train
 
 log = logging.getLogger("metarun")
 
@@ -92,18 +99,29 @@ def together(lead: Callable[[], None]) -> None:
         lead()
         return
     ranks = Ranks.join()
-    if not ranks.first:
-        _follow(ranks)
-        return
+    try:
+        if ranks.first:
+            _lead(ranks, lead)
+        else:
+            _follow(ranks)
+    except (*ALIKE, Interrupted, UnfinishedError, ElsewhereError) as error:
+        ranks.part()
+        if ranks.first:
+            raise
+        sys.exit(error.exit_status)  # the first process says why
+    ranks.part()
+
+
+def _lead(ranks: Ranks, lead: Callable[[], None]) -> None:
     try:
         lead()
-    except ALIKE:
+    except (*ALIKE, UnfinishedError):
         ranks.from_first(lambda: None)
         raise
     ranks.from_first(lambda: None)
 
 
-ALIKE = (ConfigError, DivergedError)
+ALIKE = (ConfigError, DivergedError, OutOfTimeError)
 """What all processes of a run meet at once: they are still in step after it."""
 
 
@@ -114,20 +132,16 @@ def _follow(ranks: Ranks) -> None:
 
     Raises:
         LostRankError: another process is gone.
+        ElsewhereError: the first process has failed.
     """
     log.setLevel(logging.WARNING)
-    try:
-        while job := ranks.from_first(_nothing):
-            node, directory = job
-            config: Config = read_config(node)
-            try:
-                train(config, Run(Path(directory)), ranks)
-            except ALIKE:
-                continue
-    except ElsewhereError as error:
-        sys.exit(error.exit_status)
-    except Interrupted as error:
-        sys.exit(error.exit_status)
+    while job := ranks.from_first(_nothing):
+        node, directory = job
+        config: Config = read_config(node)
+        try:
+            train(config, Run(Path(directory)), ranks)
+        except ALIKE:
+            continue
 
 
 def _nothing() -> Any:

@@ -35,8 +35,8 @@ def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
     """Return the options of each group in some conf folders, the first folder's first."""
     found: dict[str, list[Option]] = {}
     for folder in folders:
-        for group in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for group in sorted(path for path in folder.rglob("*") if path.is_dir()):
             options = [Option.read(path) for path in sorted(group.glob("*.yaml"))]
             if options:
-                found.setdefault(group.name, []).extend(options)
+                found.setdefault(group.relative_to(folder).as_posix(), []).extend(options)
     return found

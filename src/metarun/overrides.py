@@ -43,4 +43,5 @@ def set_key(config: dict[str, Any], each: Override) -> dict[str, Any]:
         if not isinstance(node, dict):
             raise ConfigError(f"{each.input_line}: {parent} has no keys")
     node[name] = each.value()
+    assert isinstance(node, dict)
     return node

@@ -21,5 +21,5 @@ def fix(seed: int, work: str, number: int = 0) -> None:
     digest = hashlib.blake2b(f"{seed} {work} {number}".encode(), digest_size=8).digest()
     state = int.from_bytes(digest, "little") >> 1
     torch.default_generator.manual_seed(state)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(state)

@@ -44,6 +44,17 @@ class Ranks:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(int(os.environ["RANK"]), count) if count > 1 else cls()
 
+    def part(self) -> None:
+        """Leave the others, once all are here: a connection that breaks at the end would count as an error.
+
+        Raises:
+            LostRankError: another process is gone.
+        """
+        if self.count > 1:
+            with _reached():
+                dist.barrier()
+            dist.destroy_process_group()
+
     @property
     def first(self) -> bool:
         """Whether this process writes the files of the run, and speaks for it."""
@@ -70,7 +81,7 @@ class Ranks:
         with _reached():
             dist.all_reduce(flat)
         sizes = [len(numbers), len(present), *(g.numel() for g in gradients)]
-        numbers, present, *parts = flat.split(sizes)
+        numbers, present, *parts = torch.split(flat, sizes)
         for p, part, used in zip(parameters, parts, present.tolist(), strict=True):
             p.grad = part.view_as(p).to(p.dtype) if used else None
         return numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import random
@@ -67,11 +68,11 @@ def test_a_new_process_keeps_those_of_the_one_before(checkpoints: Checkpoints) -
 
 
 DAMAGE = {
-    "empty": lambda content: b"",
+    "empty": lambda _: b"",
     "cut": lambda content: content[:300],
     "cut at the end": lambda content: content[:-1],
     "zeros": lambda content: b"\0" * 64 + content[64:],
-    "foreign": lambda content: b"hello",
+    "foreign": lambda _: b"hello",
     "longer": lambda content: content + b"!",
 }
 
@@ -174,10 +175,8 @@ def test_a_kill_at_any_moment_of_writing_leaves_a_good_one(
             patch.setattr(storage.os, "fsync", dying(os.fsync, at))
             patch.setattr(Path, "replace", dying(Path.replace, at))
             patch.setattr(Path, "unlink", dying(Path.unlink, at))
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 checkpoints.save(state(step + 1), keep=2)
-            except KeyboardInterrupt:
-                pass
         checkpoints = Checkpoints(checkpoints.folder)  # a new process
         checkpoints.tidy()
         assert newest_step(checkpoints) in (step, step + 1)

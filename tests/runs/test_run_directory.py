@@ -40,7 +40,12 @@ def test_what_may_change_is_recorded_once_the_run_goes_on(tmp_path: Path) -> Non
     assert run.config() == before  # nothing is said before it is true
     run.resumed(5)
     assert run.config() == after
-    entry = {"step": 5, "changed": {"train.steps": [5, 9]}, "command": "metarun train.steps=9", "started": "2"}
+    entry = {
+        "step": 5,
+        "changed": {"train.steps": [5, 9]},
+        "command": "metarun train.steps=9",
+        "started": "2",
+    }
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == {"command": "metarun", "host": "a", "started": "1", "resumed": [entry]}
     with pytest.raises(ConfigError, match=r"differs in train\.meta_batch"):

@@ -44,13 +44,15 @@ class OptunaSweeper(_MetarunSweeper):
     """A search by Optuna (`hydra/sweeper=optuna`); one that is there is continued."""
 
     def __init__(
-        self, n_trials: int, n_jobs: int, study: Mapping[str, Any], params: Mapping[str, Any] | None
+        self, n_trials: int, n_jobs: int, study: DictConfig, params: Mapping[str, Any] | None
     ) -> None:
         self._n_trials, self._n_jobs, self._study = n_trials, n_jobs, study
-        self._params = dict(params or {})
+        self._params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run trials until there are as many as asked for, and print the table."""
         from metarun.sweeps.search import search
 
-        search(self.launching, arguments, self._params, self._study, self._n_trials, self._n_jobs)
+        search(
+            self.launching, arguments, self._params, self._study, trials=self._n_trials, at_once=self._n_jobs
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from omegaconf import DictConfig
 
 from metarun.build import check_fit
 from metarun.commands.arguments import parse
-from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, register_resolvers
+from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, prepare_hydra
 from metarun.config import read_config
 from metarun.errors import ConfigError, MetarunError
 from metarun.launch import launch, show, together
@@ -48,7 +47,11 @@ def main(arguments: list[str]) -> None:
         ConfigError: the overrides do not make a config; nothing has been written then.
         MetarunError: the training failed.
     """
-    register_resolvers()
+    together(lambda: _main(arguments))
+
+
+def _main(arguments: list[str]) -> None:
+    prepare_hydra()
     parser = get_args_parser()
     parser.prog = "metarun"
     flags = parse(parser, arguments)
@@ -66,14 +69,12 @@ def main(arguments: list[str]) -> None:
                 raise ConfigError(
                     "train.validate_every=0: a search goes by validations; type train.validate_every=100"
                 )
-    together(lambda: _compose_and_train(arguments, flags.overrides, flags.config_dir))
+    _compose_and_train(arguments, flags.overrides, flags.config_dir)
 
 
 def _compose_and_train(arguments: list[str], overrides: list[str], config_dir: str | None) -> None:
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Our launchers have the names of the plugins' own, and are complete without them.
-    warnings.filterwarnings("ignore", message=r"[\s\S]*is validated against ConfigStore schema with the same")
     # Its own parser wants all overrides in one place.
     sys.argv = ["metarun", *(word for word in arguments if word not in overrides), *overrides]
     try:
@@ -95,7 +96,8 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
         ConfigError: an override is of a key that a run keeps.
         MetarunError: jobs have failed.
     """
-    of_sweep, of_jobs = [], []
+    of_sweep: list[str] = []
+    of_jobs: list[str] = []
     for each in single_values(overrides):
         of_hydra = each.key_or_group.split(".")[0].split("/")[0] == "hydra"
         if not of_hydra and not may_change(each.key_or_group):

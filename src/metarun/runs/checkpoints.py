@@ -138,6 +138,8 @@ class Checkpoints:
 def _migrate(state: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of an older format as one of this."""
     if state["format"] == 1:  # before early stopping, skipped steps, and a change of device
-        added = {"stale": 0, "skipped": {"all": 0, "in_a_row": 0}, "device": "cpu"} if "outer" in state else {}
+        added = (
+            {"stale": 0, "skipped": {"all": 0, "in_a_row": 0}, "device": "cpu"} if "outer" in state else {}
+        )
         state = {**state, **added, "format": 2}
     return state

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,27 @@ import torch
 
 from metarun import __version__
 
-_PACKAGES = ("torch", "hydra-core", "omegaconf", "pillow", "pydantic")
+# Of the environment, what the arithmetic or the choice of files depends on.
+_PREFIXES = (
+    "METARUN_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "CUDA_",
+    "CUBLAS_",
+    "NVIDIA_TF32",
+    "PYTORCH_",
+    "TORCH_",
+    "SLURM_JOB",
+)
+_RANKS = ("WORLD_SIZE",)
 
 
 def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[str, Any]:
-    """Return the command, versions, git revision (of the working directory, if any), device and seed."""
+    """Return the command, all versions, git revisions, machine, environment and seed.
+
+    A repository with uncommitted changes is said to have them; what they are is not kept.
+    """
     return {
         "command": shlex.join(["metarun", *arguments]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -28,15 +46,27 @@ def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[
         "seed": seed,
         "device": _device(device),
         "threads": torch.get_num_threads(),
-        "versions": {
-            "metarun": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
-        },
+        "cores": os.cpu_count(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "host": platform.node(),
         "platform": platform.platform(),
         "executable": sys.executable,
-        "git": _git(),
+        "environment": {
+            key: value
+            for key, value in sorted(os.environ.items())
+            if key.startswith(_PREFIXES) or key in _RANKS
+        },
+        "git": _git(Path.cwd()),
+        "metarun_git": _git(Path(__file__).parent),
+        "versions": {"metarun": __version__, "python": platform.python_version(), **_packages()},
     }
+
+
+@cache
+def _packages() -> dict[str, str]:
+    """Return the version of every installed package: any of them may be one that a user's class needs."""
+    found = {each.metadata["Name"]: each.version for each in distributions() if each.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def _device(device: torch.device) -> str:
@@ -45,11 +75,12 @@ def _device(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
-def _git() -> dict[str, Any] | None:
+def _git(folder: Path) -> dict[str, Any] | None:
     """Return the revision and whether there are uncommitted changes, or None outside a repository."""
 
     def ask(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 
     try:

@@ -12,7 +12,6 @@ from typing import Any
 
 from metarun.storage import as_json, naming
 
-
 log = logging.getLogger("metarun")
 
 

@@ -41,7 +41,7 @@ def sweep(
         MetarunError: jobs have failed.
         Interrupted: a signal came.
     """
-    with launching.held(arguments) as kept:
+    with launching.held() as kept:
         wanted = combinations(launching.loader, arguments, params)
         known = kept.jobs if kept.exists() else []
         if state.resumed_with is None:

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metarun.compose import plain, register_resolvers
+from metarun.compose import plain, prepare_hydra
 from metarun.errors import Interrupted, MetarunError, OutOfTimeError
 from metarun.evaluate import Curve
 from metarun.launch import ALIKE, launch
@@ -44,17 +44,17 @@ def run_job(node: DictConfig) -> Status:
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    name = f"job {directory.name}"
+    name = f"job {directory.name}: "
     if os.environ.get(_SWEEP) == str(os.getpid()):
         return _run(node, hydra, directory, name, StopSignals())
     watch = _Watch(hydra)
-    _settle_in(f"{name}: ")
+    _settle_in(name)
     if watch():
         return "stopped"
     # submitit has a signal of its own for a job that Slurm is about to end; SIGTERM it wants ignored.
     numbers = (signal.SIGINT, signal.SIGUSR2 if _under_submitit() else signal.SIGTERM)
     try:
-        return _run(node, hydra, directory, name, StopSignals(numbers, insist=False, asked=watch))
+        return _run(node, hydra, directory, "", StopSignals(numbers, insist=False, asked=watch))
     except KeyboardInterrupt as stop:
         if isinstance(stop, Interrupted) and stop.signal_number == signal.SIGUSR2:
             signal.raise_signal(
@@ -65,14 +65,14 @@ def run_job(node: DictConfig) -> Status:
 
 
 def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: StopSignals) -> Status:
-    log.info("%s: %s", name, " ".join(hydra.overrides.task) or "the defaults")
+    log.info("%s%s", name, " ".join(hydra.overrides.task) or "the defaults")
     try:
         curve = _launch(node, hydra, directory, signals)
     except pruning.PrunedError as pruned:
-        log.info("%s: %s", name, pruned)
+        log.info("%s%s", name, pruned)
         return "pruned"
     except OutOfTimeError as stop:
-        log.warning("%s: %s", name, stop)
+        log.warning("%s%s", name, stop)
         return "stopped"
     except Exception as error:  # whatever it is, it is this job's: the others go on, and the file says where
         if Ranks.join().count > 1 and not isinstance(error, ALIKE):
@@ -80,9 +80,9 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
         if not isinstance(error, InUseError):
             Run(directory).failed(error)
         what = error if isinstance(error, MetarunError) else f"{type(error).__name__}: {error}"
-        log.error("%s failed: %s", name, what)
+        log.error("%sfailed: %s", name, what)
         return "failed"
-    log.info("%s: %s", name, describe({key: each.mean for key, each in curve.final.items()}))
+    log.info("%s%s", name, describe({key: each.mean for key, each in curve.final.items()}))
     return "finished"
 
 
@@ -130,7 +130,7 @@ def _under_submitit() -> bool:
 
 def _settle_in(prefix: str) -> None:
     """Make a launcher's process like the one that metarun was typed in."""
-    register_resolvers()
+    prepare_hydra()
     to_stderr(prefix)
     without_bars()
     # Between its jobs a worker leaves Ctrl-C, which reaches the whole group, to the sweep.

@@ -16,9 +16,9 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError
+from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
 from metarun.runs.directory import Run, held
 from metarun.sweeps.directory import Job, Sweep, stop_file
 from metarun.sweeps.job import mark_this_process
@@ -70,7 +70,7 @@ class Launching:
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.directory = Path(str(config.hydra.sweep.dir))
-        self.words = [str(word) for word in config.hydra.overrides.hydra]
+        self.words = as_typed(config.hydra.overrides.hydra)
         # By number, unless somebody wants other names; then they do not depend on what is skipped.
         raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         self._numbered = isinstance(raw, dict) and raw["subdir"] == "${hydra.job.num}"
@@ -106,6 +106,8 @@ class Launching:
             for job in jobs
         ]
         mark_this_process()
+        if "submitit_folder" in self._config.hydra.launcher:
+            log.info("the jobs' output is in %s", Path(self._config.hydra.launcher.submitit_folder).parent)
         if self._target.startswith(_RAY):
             _start_ray(OmegaConf.to_container(self._config.hydra.launcher.ray.init, resolve=True))
         with _stopping(self.directory, parallel=self._parallel):
@@ -118,12 +120,11 @@ class Launching:
                 return
         for job, each in zip(jobs, returns, strict=True):
             if each.status is JobStatus.FAILED:  # before our own code could write it down
-                error = each._return_value
-                Run(job.directory).failed(error)
-                log.error("job %d failed: %s", job.number, " ".join(str(error).split()))
+                Run(job.directory).failed(each._return_value)
+                log.error("job %d failed: %s", job.number, " ".join(str(each._return_value).split()))
 
     @contextmanager
-    def held(self, arguments: Sequence[str]) -> Iterator[Sweep]:
+    def held(self) -> Iterator[Sweep]:
         """Hold the sweep's directory for this process.
 
         Raises:
@@ -140,8 +141,7 @@ class Launching:
         """Write and print the table; raise where jobs are not finished, with how to go on.
 
         Raises:
-            MetarunError: jobs have failed.
-            OutOfTimeError: jobs have stopped, and can go on.
+            UnfinishedError: jobs have failed, or have stopped and can go on.
         """
         write(self.directory, outcomes, more)
         print(f"\n{table(grouped(outcomes))}\n{title}\nsweep: {self.directory}", flush=True)
@@ -150,11 +150,20 @@ class Launching:
         stopped = [each for each in outcomes if each.status in ("stopped", "missing")]
         if failed:
             numbers = " ".join(str(each.job.number) for each in failed)
-            raise MetarunError(
-                f"{len(failed)} of {len(outcomes)} jobs failed ({numbers}), see error.txt in their folders; {again}"
+            message = (
+                f"{len(failed)} of {len(outcomes)} jobs failed ({numbers}), see error.txt in their folders"
             )
+            raise UnfinishedError(f"{message}; {again}", MetarunError.exit_status)
         if stopped:
-            raise OutOfTimeError(f"{len(stopped)} of {len(outcomes)} jobs are not finished; {again}")
+            message = f"{len(stopped)} of {len(outcomes)} jobs are not finished"
+            raise UnfinishedError(f"{message}; {again}", OutOfTimeError.exit_status)
+
+
+def as_typed(words: ListConfig) -> list[str]:
+    """Return words as they were typed: an interpolation in one is meant for the config it becomes part of."""
+    typed = OmegaConf.to_container(words, resolve=False)
+    assert isinstance(typed, list)
+    return [str(word) for word in typed]
 
 
 def _start_ray(settings: Any) -> None:
@@ -164,6 +173,7 @@ def _start_ray(settings: Any) -> None:
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of different jobs count as the same
     import ray
 
     if not ray.is_initialized():

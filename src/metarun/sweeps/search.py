@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -23,21 +22,29 @@ log = logging.getLogger("metarun")
 def search(
     launching: Launching,
     arguments: Sequence[str],
-    params: Mapping[str, Any],
+    params: Sequence[str],
     settings: DictConfig,
-    n_trials: int,
-    n_jobs: int,
+    *,
+    trials: int,
+    at_once: int,
 ) -> None:
-    """Go on with what was begun, then propose until there are `n_trials` in all, and end with the table.
+    """Go on with what was begun, then propose until there are enough, and end with the table.
+
+    Args:
+        launching: launches the jobs.
+        arguments: what was typed: key=value and key=space.
+        params: more of the same, from a file; what is typed counts for more.
+        settings: of the study.
+        trials: how many there are to be in all.
+        at_once: how many are proposed before one of them ends.
 
     Raises:
         ConfigError: there is nothing to search in.
         InUseError: another process works on this sweep.
-        MetarunError: trials have failed.
+        UnfinishedError: trials have failed.
         Interrupted: a signal came.
     """
-    # What is typed goes before what a file says.
-    words = {word.partition("=")[0]: word for word in (*(f"{k}={v}" for k, v in params.items()), *arguments)}
+    words = {word.partition("=")[0]: word for word in (*params, *arguments)}
     parsed = OverridesParser.create(config_loader=launching.loader).parse_overrides(list(words.values()))
     space = {each.get_key_element(): distribution(each) for each in parsed if each.is_sweep_override()}
     fixed = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
@@ -46,17 +53,15 @@ def search(
             "hydra/sweeper=optuna: there is nothing to search in; type search=rates, or "
             "'inner.lr=interval(0.01,1)', or values with commas"
         )
-    with launching.held(arguments) as kept:
+    with launching.held() as kept:
         kept.write([*launching.words, *arguments], [])
         study = Study.open(launching.directory, settings)
         begun = list(study.unfinished)
-        log.info(
-            "search: %d of %d trials are there, %d of them begun", len(study.trials), n_trials, len(begun)
-        )
+        log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
         while True:
-            batch, begun = begun[:n_jobs], begun[n_jobs:]
+            batch, begun = begun[:at_once], begun[at_once:]
             if not batch:
-                more = min(n_jobs, n_trials - len(study.trials))
+                more = min(at_once, trials - len(study.trials))
                 batch = [study.propose(space, fixed) for _ in range(more)]
             if not batch:
                 break
@@ -99,7 +104,7 @@ def _finish(launching: Launching, study: Study) -> None:
 
 
 def representative(override: Override) -> str:
-    """Return one value of what is searched in, so that the config can be checked before anything is written."""
+    """Return one value of what is searched in, to check the config before anything is written."""
     drawn = distribution(override)
     value = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
     return f"{override.get_key_element()}={value}"

@@ -1,0 +1,347 @@
+"""The state of a training between two meta-steps, and what is done to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metarun.build import build, build_metagradient, build_outer
+from metarun.choice import choose
+from metarun.compiled import Compiled
+from metarun.config import Config
+from metarun.engine import Engine
+from metarun.errors import ConfigError, DivergedError
+from metarun.evaluate import Chunk, Curve, evaluate
+from metarun.learners import Scores
+from metarun.ledger import is_out_of_memory, too_large
+from metarun.metagradients import MetaGradient
+from metarun.meter import Meter
+from metarun.randomness import fix
+from metarun.ranks import Ranks
+from metarun.runs.directory import Run
+from metarun.runs.progress import chunks_bar, describe
+from metarun.tasks import Split, TaskBatch
+from metarun.tasks.ahead import Ahead
+
+log = logging.getLogger("metarun")
+
+# So many skipped meta-steps in a row mean that there is nothing left to go on with.
+_MOST_SKIPPED = 100
+
+
+class Training:
+    """The state of a training between two meta-steps, and what is done to it.
+
+    Attributes:
+        step: meta-steps taken so far, skipped ones included.
+        best: step and quality of the best validation so far.
+        quality: of the latest validation.
+        stale: validations since the best.
+        skipped: meta-steps whose meta-gradient was not finite, and how many of them came last.
+        engine: how the work is computed; chosen once and kept for the whole run.
+    """
+
+    def __init__(self, config: Config, run: Run, ranks: Ranks | None = None) -> None:
+        self.settings, self.run, self.ranks = config.train, run, ranks or Ranks()
+        self._check_ranks()
+        self.parts = build(config)
+        self.learner, self.source = self.parts.learner, self.parts.source
+        self.metagradient = build_metagradient(config, self.learner)
+        self.outer = build_outer(config, self.learner)
+        self.source.prepare(self.parts.device)
+        self.step = 0
+        self.best: dict[str, Any] | None = None
+        self.quality = -math.inf
+        self.stale = 0
+        self.skipped = {"all": 0, "in_a_row": 0}
+        self._seed = config.seed
+        self._ahead = Ahead(self.source, self.settings.meta_batch)
+        self._engine_settings = config.engine
+        self._meter = Meter(self.settings.meta_batch)
+
+    def _check_ranks(self) -> None:
+        """Raise ConfigError where a process would have no task."""
+        for name in ("meta_batch", "validation_tasks", "test_tasks"):
+            tasks = getattr(self.settings, name)
+            if tasks < self.ranks.count:
+                raise ConfigError(
+                    f"train.{name}={tasks}: {self.ranks.count} processes need a task each; "
+                    f"type train.{name}={self.ranks.count}, or start fewer"
+                )
+
+    def restore(self) -> None:
+        """Go back to the run's last checkpoint, or make the first one (and find out that one can).
+
+        Raises:
+            ConfigError: the run has taken more steps than it is to take.
+            MetarunError: all checkpoints are damaged, or the metrics have lost lines.
+        """
+        state = self.ranks.from_first(lambda: self.run.checkpoints.newest(set_aside=True))
+        if state is None:
+            self._use(self._chosen_engine())
+            self._restart(0, 0)
+            self.save()
+            return
+        if state["step"] > self.settings.steps:
+            raise ConfigError(
+                f"train.steps={self.settings.steps}: the run has taken {state['step']} steps already; "
+                f"type train.steps={state['step']} or more"
+            )
+        self.learner.load_state_dict(state["learner"])
+        self.outer.load_state_dict(state["outer"])
+        self._meter.load_state_dict(state["meter"])
+        self.step, self.best = state["step"], state["best"]
+        self.stale, self.skipped = state["stale"], state["skipped"]
+        # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
+        other_device = state["device"] != self.parts.device.type
+        typed = any(key.startswith("engine.") for key in self.run.changing)
+        self._use(self._chosen_engine() if other_device or typed else Engine(**state["engine"]))
+        self._restart(state["metrics_bytes"], self.step)
+        log.info("resuming at step %d of %d", self.step, self.settings.steps)
+
+    def _restart(self, metrics_bytes: int, step: int) -> None:
+        """Let the run's files say what the checkpoint says, and no more."""
+
+        def write() -> None:
+            self.run.metrics.cut(metrics_bytes)
+            self.run.resumed(step)
+            self.run.forget_results()
+
+        self.ranks.from_first(write)
+
+    def _chosen_engine(self) -> Engine:
+        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
+        plain = self._plain_metagradient()
+        return self.ranks.from_first(lambda: choose(self._engine_settings, plain, self.learner, batch))
+
+    def _plain_metagradient(self) -> MetaGradient:
+        return self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
+
+    def _use(self, engine: Engine) -> None:
+        """Compute like this from now on; the run's engine.json says how, for people to read."""
+        self.engine, self._workers = engine, engine.use(self.learner)
+        plain = self._plain_metagradient()
+        self.metagradient = Compiled(plain) if engine.compile else plain
+        if self.ranks.first:
+            self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
+
+    def save(self) -> None:
+        """Write the checkpoint from which restore goes on.
+
+        Raises:
+            MetarunError: a meta-parameter is not finite; the checkpoint before is left as it is.
+            OSError: it cannot be written; the checkpoint before is left as it is.
+        """
+        self._check_finite()
+        if not self.ranks.first:
+            return
+        state = {
+            "step": self.step,
+            "learner": self.learner.state_dict(),
+            "outer": self.outer.state_dict(),
+            "meter": self._meter.state_dict(),
+            "best": self.best,
+            "stale": self.stale,
+            "skipped": self.skipped,
+            "engine": asdict(self.engine),
+            "device": self.parts.device.type,
+            "metrics_bytes": self.run.metrics.position(),
+        }
+        self.run.checkpoints.save(state, self.settings.keep)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, or the last validations have brought nothing."""
+        return self.step >= self.settings.steps or self.stopped_early
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether as many validations as train.patience says have brought nothing."""
+        return self.settings.patience is not None and self.stale >= self.settings.patience
+
+    def is_due(self, interval: int) -> bool:
+        """Say whether something done every `interval` steps (0: never), and after the last, is due."""
+        return interval > 0 and (self.step % interval == 0 or self.step == self.settings.steps)
+
+    def take_step(self, asked: Callable[[], int] = lambda: 0) -> int:
+        """Take one meta-step on the next episodes, or skip it where its meta-gradient is not finite.
+
+        Args:
+            asked: why this process should stop, if it should (`StopSignals.reason`).
+
+        Returns:
+            Why the run should stop after this step; the same for all processes.
+
+        Raises:
+            MetarunError: the meta-gradient is not finite, and that is not to be skipped.
+        """
+        fix(self._seed, "step", self.step)
+        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
+        means, reason = self._add_up(self._meta_gradient(batch), asked)
+        if self._is_finite(means):
+            self.outer.step(self.step)
+            self._meter.add(means)
+            self.skipped["in_a_row"] = 0
+        else:
+            self._skip(means)
+        self.step += 1
+        return reason
+
+    def _add_up(self, scores: Scores, asked: Callable[[], int]) -> tuple[dict[str, Tensor], int]:
+        """Return the mean scores of the whole meta-batch, and why the run should stop, if it should."""
+        sums = torch.stack([values.sum() for values in scores.values()]) / self.settings.meta_batch
+        if self.ranks.count == 1:
+            return dict(zip(scores, sums, strict=True)), asked()
+        why = asked()
+        total = self.ranks.add_up(
+            self.outer.parameters, torch.cat([sums, sums.new_tensor([why > 0, why < 0])])
+        )
+        *_, signals, times = total.tolist()
+        reason = signal.SIGTERM if signals else -1 if times else 0
+        return dict(zip(scores, total, strict=False)), why if why > 0 else reason
+
+    def _is_finite(self, means: dict[str, Tensor]) -> bool:
+        gradients = [p.grad for p in self.outer.parameters if p.grad is not None]
+        return bool((nn.utils.get_total_norm(gradients) + means["loss"]).isfinite())
+
+    def _skip(self, means: dict[str, Tensor]) -> None:
+        """Leave the meta-parameters as they are, and go on, if that is wanted."""
+        loss = means["loss"].item()
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
+        self.outer.forget()
+        if self.settings.on_nonfinite == "stop":
+            self.save()
+            raise self._diverged(what, self.step + 1)
+        self.skipped = {name: count + 1 for name, count in self.skipped.items()}
+        if self.skipped["in_a_row"] >= _MOST_SKIPPED:
+            self.save()
+            raise self._diverged(f"{what}, in {_MOST_SKIPPED} steps in a row, up to the one", self.step + 1)
+        log.warning("step %d is skipped: %s (%d so far)", self.step + 1, what, self.skipped["all"])
+
+    def _meta_gradient(self, batch: TaskBatch) -> Scores:
+        """Fill `.grad`; where memory runs out, go on for good in chunks of half the size, and save that.
+
+        Raises:
+            MetarunError: not even one task fits.
+        """
+        while True:
+            try:
+                scores = self.metagradient(
+                    self.learner, batch, self.engine.chunk, self._workers, of=self.settings.meta_batch
+                )
+                break
+            except (RuntimeError, MemoryError) as error:
+                chunk = _half(error, self.engine.size(len(batch)))
+            self.learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
+            self._use(replace(self.engine, chunk=chunk))
+            self.save()  # resumed, this step is to have the same chunks
+            log.warning("memory ran out: from now on in chunks of %d tasks", chunk)
+        if isinstance(self.metagradient, Compiled) and self.metagradient.gave_up:
+            self._use(replace(self.engine, compile=False))
+        return scores
+
+    def log_scores(self) -> dict[str, float]:
+        """Write the mean scores of the steps since the last call to the metrics, and return them."""
+        means, timing = self._meter.read()
+        skipped = {"skipped": self.skipped["all"]} if self.skipped["all"] else {}
+        if self.ranks.first:
+            self.run.metrics.append({"step": self.step, "split": "train", **means, **timing, **skipped})
+        return means
+
+    def log_rest(self) -> None:
+        """Write the scores of the steps that an early end has left over."""
+        if not self._meter.is_empty:
+            self.log_scores()
+            self.save()
+
+    def validate(self) -> None:
+        """Score the validation tasks, and keep the learner if it is the best so far."""
+        began = time.monotonic()
+        curve = self._evaluate("validation", self.settings.validation_tasks)
+        self.quality = curve.quality
+        means = {name: each.mean for name, each in curve.final.items()}
+        taken = time.monotonic() - began
+        self._meter.skip(taken)
+        timing = {"tasks_per_second": curve.tasks / taken, "seconds": taken}
+        if self.ranks.first:
+            self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
+        log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
+        if self.best is not None and curve.quality <= self.best["quality"]:
+            self.stale += 1
+            return
+        self.best, self.stale = {"step": self.step, "quality": curve.quality}, 0
+        if self.ranks.first:
+            state = {**self.best, "engine": asdict(self.engine), "learner": self.learner.state_dict()}
+            self.run.checkpoints.save_best(state)
+
+    def _check_finite(self) -> None:
+        for name, p in self.learner.named_parameters():
+            if not p.isfinite().all():
+                raise self._diverged(f"{name} is not finite", self.step)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
+            f"{what} at step {step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; the last good "
+            f"checkpoint is in {self.run.directory / 'checkpoints'}, and metarun resume {self.run.directory} "
+            f"takes another outer.lr, outer.clip_norm or train.on_nonfinite=skip"
+        )
+
+    def test(self, between_chunks: Callable[[], None] = lambda: None) -> Curve:
+        """Score the best learner (the last, where none was validated) on the test tasks."""
+        best = self.ranks.from_first(self._best)
+        self.learner.load_state_dict(best["learner"])
+        curve = self._evaluate("test", self.settings.test_tasks, between_chunks)
+        ended = {"stopped_early_at": self.step} if self.step < self.settings.steps else {}
+        if self.skipped["all"]:
+            ended["skipped"] = self.skipped["all"]
+        results = {"checkpoint_step": best["step"], "validation": self.best, **ended, **curve.as_dict()}
+        if self.ranks.first:
+            self.run.write_json("results.json", results)
+        return curve
+
+    def _best(self) -> dict[str, Any]:
+        """Return the checkpoint that is tested."""
+        best = self.run.checkpoints.best() if self.best else None
+        best = best or self.run.checkpoints.newest()
+        assert best is not None  # the last step was saved
+        return best
+
+    def _evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
+        def progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
+            for chunk in chunks_bar(split, chunks, total):
+                between_chunks()
+                yield chunk
+
+        fix(self._seed, split, self.step)
+        chunk = self.engine.size(tasks)
+        while True:
+            try:
+                return evaluate(
+                    self.learner,
+                    self.source,
+                    split,
+                    tasks,
+                    chunk=chunk,
+                    workers=self._workers,
+                    progress=progress,
+                    ranks=self.ranks,
+                )
+            except (RuntimeError, MemoryError) as error:
+                chunk = _half(error, chunk)
+
+
+def _half(error: Exception, chunk: int) -> int:
+    """Return half of a chunk where the error says that memory ran out; raise the error again otherwise."""
+    if not is_out_of_memory(error):
+        raise error
+    if chunk == 1:
+        raise too_large() from error
+    return chunk // 2
