@@ -122,9 +122,9 @@ def test_a_failing_trial_does_not_end_a_search_and_hopeless_ones_are_pruned(meta
     found = trials(tmp_path / "search")
     assert len(found) == 8
     states = {(trial.params["inner.lr"], trial.state) for trial in found}
-    assert ("1e30", TrialState.FAIL) in states
+    assert ("1e+30", TrialState.FAIL) in states
     assert any(trial.state is TrialState.PRUNED for trial in found)
-    assert all(trial.state is TrialState.FAIL for trial in found if trial.params["inner.lr"] == "1e30")
+    assert all(trial.state is TrialState.FAIL for trial in found if trial.params["inner.lr"] == "1e+30")
     assert "pruned: " in done.stdout
     pruned = next(trial for trial in found if trial.state is TrialState.PRUNED)
     assert not (tmp_path / "search" / str(pruned.number) / "results.json").exists()
