@@ -12,7 +12,9 @@ metarun trains a learner that learns quickly, tests it on tasks it has never see
   metarun algo=metasgd data=omniglot             Meta-SGD on 5-way 1-shot Omniglot
   metarun data=omniglot data.way=20 data.shot=5 inner.steps=5 model.filters=32
   metarun experiment=sinusoid_metasgd            a published set-up, whole
-  metarun -m algo=maml,metasgd seed=0,1,2        a sweep: every combination
+  metarun -m algo=maml,metasgd seed=0,1,2        a sweep: every combination, and a table at its end
+  metarun -m hydra/sweeper=optuna search=rates   a search; hydra.sweeper.n_trials=40
+  metarun resume outputs/DATE/TIME               go on with a run, or a sweep, that was stopped or killed
   metarun --cfg job algo=metasgd                 print the config of a command, run nothing
 
 Commands:
@@ -25,6 +27,7 @@ Then set single keys, as in inner.lr=0.05. Often used:
   seed                   of weights, tasks and data split (0)
   device                 auto, cpu, cuda, cuda:1
   train.steps            meta-steps; train.meta_batch: tasks of each
+  train.max_time         stop well after 90s, 1h30m, 2-12:00:00; train.patience: validations without a better one
   train.validate_every   meta-steps between validations; train.checkpoint_every: between checkpoints
   data.way, data.shot    classes, and support examples a class; data.query: query examples a class
   data.root, data.split  where the archives lie; random or lake
