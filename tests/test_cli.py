@@ -181,8 +181,8 @@ def test_two_runs_of_one_second_have_two_directories(metarun, tmp_path: Path) ->
 def test_a_sweep_runs_every_combination_and_a_failing_job_does_not_stop_it(metarun, tmp_path: Path) -> None:
     done = metarun("-m", "algo=maml,metasgd", "inner.lr=1e30,0.1", *FEW)
     assert done.returncode == 1
-    assert "job 0 failed: " in done.stderr
-    assert "job 2 failed: " in done.stderr
+    assert "job 0: failed: " in done.stderr
+    assert "job 2: failed: " in done.stderr
     assert "Traceback" not in done.stderr
     (sweep,) = tmp_path.glob("outputs/multirun/*/*")
     manifest = json.loads((sweep / "3" / "manifest.json").read_text())

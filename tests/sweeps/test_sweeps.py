@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,33 @@ def test_jobs_that_run_out_of_time_are_resumed(metarun, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
 
 
+def test_a_launcher_that_is_not_installed_is_named_with_what_to_install(metarun, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # What a machine without the packages answers when it is asked for them.
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *more: (\n"
+        "    None if 'joblib_launcher' in name or name == 'optuna' else find(name, *more)\n)\n"
+    )
+    for words, extra in ((["hydra/launcher=joblib"], "joblib"), (["hydra/sweeper=optuna"], "optuna")):
+        done = metarun("-m", "seed=0,1", *words, *FEW, PYTHONPATH=str(hidden))
+        assert done.returncode == 2, done.stderr
+        assert f"type pip install 'metarun[{extra}]'" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "outputs").exists()
+
+
+def test_concurrent_jobs_prepare_a_dataset_once(tmp_path: Path, omniglot_root: Path) -> None:
+    few = ["-m", "seed=0,1,2", "hydra/launcher=submitit_local", "data=omniglot", "model.filters=4", *FEW]
+    needs("submitit_local")
+    with started([*METARUN, *few, "hydra.sweep.dir=sweep"], tmp_path, METARUN_CACHE="fresh") as process:
+        assert process.wait(timeout=200) == 0
+    logs = [path.read_text() for path in (tmp_path / "sweep").glob("*/metarun.log")]
+    assert len(logs) == 3
+    assert sum("reading" in log for log in logs) == 1
+
+
 LAUNCHERS = {
     "joblib": ["hydra.launcher.n_jobs=2"],
     "submitit_local": [],
@@ -182,6 +211,28 @@ def test_a_stop_reaches_the_jobs_of_a_launcher_and_they_are_resumed(
     alone = metarun("seed=1", *long, "hydra.run.dir=alone")
     assert alone.returncode == 0
     assert_same_run(sweep / "1", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_would_end_is_queued_again_and_ends_with_the_same_bits(
+    metarun, tmp_path: Path, cache: Path
+) -> None:
+    needs("submitit_local")
+    long = [*FEW, "train.steps=1500", "train.checkpoint_every=0"]
+    command = [*METARUN, "-m", "seed=1", *long, "hydra/launcher=submitit_local", "hydra.sweep.dir=sweep"]
+    run = tmp_path / "sweep" / "0"
+    with started(command, tmp_path, METARUN_CACHE=str(cache)) as process:
+        wait_until(lambda: lines_of(run / "metrics.jsonl") > 3, process)
+        jobs = subprocess.run(
+            ["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, text=True, check=True
+        )
+        os.kill(int(jobs.stdout), signal.SIGUSR2)  # what submitit has Slurm send
+        assert process.wait(timeout=120) == 0
+    (resumed,) = json.loads((run / "manifest.json").read_text())["resumed"]
+    assert 0 < resumed["step"] < 1500  # with train.checkpoint_every=0 only a stop can have saved it
+    alone = metarun("seed=1", *long, "hydra.run.dir=alone")
+    assert alone.returncode == 0
+    assert_same_run(run, tmp_path / "alone")
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import zipfile
 import zlib
 from collections import Counter
@@ -23,6 +24,8 @@ from metarun.storage import (
     read_tensors,
     write_tensors,
 )
+
+log = logging.getLogger("metarun")
 
 BACKGROUND, CHARACTERS, DRAWINGS, SIZE = 964, 964 + 659, 20, 28
 _SCAN = 105
@@ -52,6 +55,7 @@ def load_images(root: Path | None) -> Tensor:
         kept = _read_cache(cache, folder, without_archives=root is None)
         if kept is not None:
             return kept
+        log.info("omniglot: reading the archives in %s, once", folder)
         parts = []
         for name, (characters, md5) in _ARCHIVES.items():
             archive = folder / f"{name}.zip"
