@@ -157,3 +157,39 @@ def test_a_stop_reaches_all_processes_at_the_same_step(tmp_path: Path, cache: Pa
     said = re.search(r"^metarun: stopped after step (\d+) of 100000; to go on:", output.read_text(), re.M)
     assert said, output.read_text()
     assert state(tmp_path / "run")["step"] == int(said[1])
+
+
+@pytest.mark.slow
+def test_what_only_the_first_process_meets_ends_a_sweep_without_a_wait(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "sweep" / "0").mkdir(parents=True)
+    (tmp_path / "sweep" / "0" / "checkpoints").write_text("in the way")
+    done = run([*torchrun(2), "-m", "seed=0,1", *FEW, "hydra.sweep.dir=sweep"], tmp_path, cache)
+    assert done.returncode == 1
+    assert "sweep/0/checkpoints" in done.stderr
+    (tmp_path / "sweep" / "0" / "checkpoints").unlink()
+    again = run([*torchrun(2), "resume", "sweep"], tmp_path, cache)
+    assert again.returncode == 0, again.stderr
+    assert "2/2" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_search_gives_up_in_all_processes(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("optuna")
+    search = ["-m", "hydra/sweeper=optuna", "inner.lr=10.0,0.01", "hydra.sweeper.n_trials=4"]
+    search += ["hydra.sweeper.study.sampler._target_=optuna.samplers.RandomSampler"]
+    search += ["hydra.sweeper.study.pruner.n_startup_trials=1", "train.validate_every=2"]
+    done = run([*torchrun(2), *search, *FEW, "hydra.sweep.dir=sweep"], tmp_path, cache)
+    assert done.returncode == 0, done.stderr
+    assert "given up at step" in done.stderr
+    assert "pruned: " in done.stdout
+
+
+@pytest.mark.slow
+def test_what_is_typed_to_resume_with_reaches_all_processes(tmp_path: Path, cache: Path) -> None:
+    first = run([*torchrun(2), *FEW, "train.max_time=1e-9", "hydra.run.dir=run"], tmp_path, cache)
+    assert "stopped after step 1 of 12" in first.stderr
+    more = ["engine.chunk=1", "train.steps=14"]
+    again = run([*torchrun(2), "resume", "run", "train.max_time=null", *more], tmp_path, cache)
+    assert again.returncode == 0, again.stderr
+    assert state(tmp_path / "run")["engine"]["chunk"] == 1
+    assert state(tmp_path / "run")["step"] == 14

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from metarun.config import Config
+from metarun.config import Config, check_device
 from metarun.errors import ConfigError, MetarunError
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
@@ -110,5 +110,6 @@ def chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a card for each process
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        check_device(name)
     return torch.device(name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from metarun.engine import EngineSettings
 from metarun.errors import ConfigError
@@ -37,6 +37,14 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     max_time: Duration | None = None  # seconds, once it is read
     on_nonfinite: Literal["stop", "skip"] = "stop"
     patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.patience and not self.validate_every:
+            raise ValueError(
+                f"train.patience={self.patience} counts validations, and train.validate_every=0: type another"
+            )
+        return self
 
 
 class Config(BaseModel, extra="forbid", frozen=True):

@@ -23,6 +23,10 @@ class DivergedError(MetarunError):
     """The loss or a parameter is no longer a number."""
 
 
+class PrunedError(MetarunError):
+    """The search that a run belongs to has given it up; it is no failure."""
+
+
 class UnfinishedError(MetarunError):
     """A sweep has come to its end, and some of its jobs have not."""
 

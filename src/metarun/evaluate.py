@@ -114,8 +114,11 @@ def evaluate(
         chunks = list(progress((workers or Workers(1)).map(scores, firsts), len(firsts)))
     finally:
         learner.train(was_training)
-    steps = [
-        {name: Estimate.of(ranks.gather(torch.cat([scores[name] for scores in parts]))) for name in parts[0]}
+    names = list(chunks[0][0])
+    own = [
+        [torch.cat([scores[name] for scores in parts]) for name in names]
         for parts in zip(*chunks, strict=True)
     ]
+    values = ranks.gather(torch.stack([torch.stack(each) for each in own]))  # [step, name, task]
+    steps = [{name: Estimate.of(scores) for name, scores in zip(names, each, strict=True)} for each in values]
     return Curve(split, tasks, steps)

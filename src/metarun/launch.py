@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,16 @@ from metarun.errors import (
     Interrupted,
     MetarunError,
     OutOfTimeError,
+    PrunedError,
     UnfinishedError,
 )
 from metarun.evaluate import Curve
 from metarun.ranks import ElsewhereError, LostRankError, Ranks
 from metarun.reports.table import curve_table
-from metarun.runs.directory import Run
+from metarun.runs.directory import Run, resume_command
 from metarun.runs.manifest import manifest
 from metarun.runs.signals import StopSignals
-from metarun.train import AfterValidation, train
+from metarun.train import Hopeless, train
 
 log = logging.getLogger("metarun")
 
@@ -36,7 +36,7 @@ def launch(
     words: Sequence[str],
     *,
     resume: bool = False,
-    after_validation: AfterValidation = lambda step, quality: None,  # noqa: ARG005
+    hopeless: Hopeless = lambda step, quality: False,  # noqa: ARG005
     signals: StopSignals | None = None,
 ) -> Curve:
     """Begin a run, or go on with the one that is there, to its end; one that has ended is left as it is.
@@ -46,7 +46,7 @@ def launch(
         directory: of the run.
         words: what was typed, for the manifest.
         resume: go on with a run that is there whatever train.resume says.
-        after_validation: see `train`.
+        hopeless: see `train`.
         signals: see `train`.
 
     Returns:
@@ -72,17 +72,20 @@ def launch(
     with run.occupied():
         log.info("run: %s", directory)
         run.begin(node, manifest(words, config.seed, chosen_device(config.device)))
+        for key, (before, now) in run.changing.items():
+            log.info("changed since the run began: %s, from %s to %s", key, before, now)
         ranks.from_first(lambda: (dict(node), str(directory)))  # to those who follow
         try:
-            return train(config, run, ranks, after_validation=after_validation, signals=signals)
+            return train(config, run, ranks, hopeless=hopeless, signals=signals)
         except LostRankError as error:
-            raise LostRankError(f"{error}; to go on: metarun resume {directory}") from error
+            raise LostRankError(f"{error}; to go on: {resume_command(directory)}") from error
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise MetarunError(
-                f"{error.strerror or error}{where}; the last checkpoint is whole. When that is mended, "
-                f"type metarun resume {directory}"
-            ) from error
+            if error.filename is None or not Path(error.filename).is_relative_to(directory):
+                raise  # not the run's own files
+            where = f": {error.filename}"
+            kept = "; the last checkpoint is whole" if run.checkpoints.exist() else ""
+            again = f"When that is mended, type {resume_command(directory)}"
+            raise MetarunError(f"{error.strerror or error}{where}{kept}. {again}") from error
 
 
 def show(curve: Curve, directory: Path) -> None:
@@ -95,16 +98,18 @@ def together(lead: Callable[[], None]) -> None:
 
     Without torchrun there is one process, which does the work.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    ranks = Ranks.join()
+    if ranks.count == 1:
         lead()
         return
-    ranks = Ranks.join()
     try:
         if ranks.first:
             _lead(ranks, lead)
         else:
             _follow(ranks)
-    except (*ALIKE, Interrupted, UnfinishedError, ElsewhereError) as error:
+    except ElsewhereError as error:
+        sys.exit(error.exit_status)
+    except (*ALIKE, Interrupted, UnfinishedError) as error:
         ranks.part()
         if ranks.first:
             raise
@@ -121,7 +126,7 @@ def _lead(ranks: Ranks, lead: Callable[[], None]) -> None:
     ranks.from_first(lambda: None)
 
 
-ALIKE = (ConfigError, DivergedError, OutOfTimeError)
+ALIKE = (ConfigError, DivergedError, OutOfTimeError, PrunedError)
 """What all processes of a run meet at once: they are still in step after it."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -69,7 +70,8 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text so that path holds either the old one or the new."""
-    replace(path, lambda file: file.write(text.encode()))
+    # A file name may have bytes that are no text.
+    replace(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
@@ -102,15 +104,25 @@ def read_tensors(path: Path, *, sealed: bool = True) -> dict[str, Any]:
     Raises:
         UnsealedFileError: it has no checksum, and should.
         DamagedFileError: it is something else.
-        OSError: it cannot be read.
+        OSError: it is not there, or may not be read.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.EIO):
+            raise
+        raise DamagedFileError(f"{path} cannot be read ({error.strerror})") from error
     if sealed:
         data = _unseal(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # what torch's unpickler says of damaged bytes may be of any type
-        raise DamagedFileError(f"{path} is damaged, or holds something else") from error
+        what = (
+            "holds something that is not read from strangers"
+            if sealed
+            else "is damaged, or holds something else"
+        )
+        raise DamagedFileError(f"{path} {what}") from error
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} holds something else")
     return content

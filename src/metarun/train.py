@@ -7,14 +7,14 @@ from collections.abc import Callable
 from metarun.config import Config
 from metarun.evaluate import Curve
 from metarun.ranks import Ranks
-from metarun.runs.directory import Run
+from metarun.runs.directory import Run, resume_command
 from metarun.runs.progress import TrainingProgress
 from metarun.runs.signals import StopSignals, stop
 from metarun.training import Training
 from metarun.values import seconds
 
-AfterValidation = Callable[[int, float], None]
-"""Told the step and the quality of each validation; may raise, to end the training."""
+Hopeless = Callable[[int, float], bool]
+"""Told the step and the quality of each validation, in the first process; whether to give the run up."""
 
 
 def train(
@@ -22,7 +22,7 @@ def train(
     run: Run,
     ranks: Ranks | None = None,
     *,
-    after_validation: AfterValidation = lambda step, quality: None,  # noqa: ARG005
+    hopeless: Hopeless = lambda step, quality: False,  # noqa: ARG005
     signals: StopSignals | None = None,
 ) -> Curve:
     """Train from the run's last checkpoint, or from the start, then test the best learner.
@@ -31,7 +31,7 @@ def train(
         config: of the run.
         run: where its files are.
         ranks: this process among those that train the run together.
-        after_validation: told of each validation once it is saved.
+        hopeless: told of each validation; of the latest again when the run goes on right after it.
         signals: what may stop it; SIGINT and SIGTERM by default.
 
     Returns:
@@ -42,14 +42,19 @@ def train(
         MetarunError: data is missing, all checkpoints are damaged, or the loss is no longer a number.
         Interrupted: SIGINT or SIGTERM came; the run can be resumed.
         OutOfTimeError: train.max_time is over; the run can be resumed.
+        PrunedError: it was given up.
     """
-    to_go_on = f"to go on: metarun resume {run.directory}"
+    to_go_on = f"to go on: {resume_command(run.directory)}"
     with signals or StopSignals() as asked:
         limit = config.train.max_time
         asked.allow(None if limit is None else seconds(limit))
         training = Training(config, run, ranks)
         training.restore()
+        if training.finished:  # a test that takes longer than that has to come to its end at some time
+            asked.allow(None)
         steps = config.train.steps
+        if training.step and training.is_due(config.train.validate_every):
+            training.ask(hopeless)  # killed after the checkpoint, the run has not been told
         with TrainingProgress(training.step, steps) as progress:
             while not training.finished:
                 reason = training.take_step(lambda: asked.reason)
@@ -62,7 +67,7 @@ def train(
                 if reason or training.finished or training.is_due(config.train.checkpoint_every):
                     training.save()
                 if validated:
-                    after_validation(training.step, training.quality)
+                    training.ask(hopeless)
                 stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
         training.log_rest()
         return training.test(lambda: stop(asked.reason, f"stopped while testing; {to_go_on}"))

@@ -18,7 +18,7 @@ from metarun.choice import choose
 from metarun.compiled import Compiled
 from metarun.config import Config
 from metarun.engine import Engine
-from metarun.errors import ConfigError, DivergedError
+from metarun.errors import ConfigError, DivergedError, MetarunError, PrunedError
 from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
 from metarun.ledger import is_out_of_memory, too_large
@@ -26,7 +26,7 @@ from metarun.metagradients import MetaGradient
 from metarun.meter import Meter
 from metarun.randomness import fix
 from metarun.ranks import Ranks
-from metarun.runs.directory import Run
+from metarun.runs.directory import Run, resume_command
 from metarun.runs.progress import chunks_bar, describe
 from metarun.tasks import Split, TaskBatch
 from metarun.tasks.ahead import Ahead
@@ -84,7 +84,8 @@ class Training:
             ConfigError: the run has taken more steps than it is to take.
             MetarunError: all checkpoints are damaged, or the metrics have lost lines.
         """
-        state = self.ranks.from_first(lambda: self.run.checkpoints.newest(set_aside=True))
+        # Whatever decides on what comes next is decided once: the processes have to stay in step.
+        state, typed = self.ranks.from_first(self._found)
         if state is None:
             self._use(self._chosen_engine())
             self._restart(0, 0)
@@ -95,25 +96,51 @@ class Training:
                 f"train.steps={self.settings.steps}: the run has taken {state['step']} steps already; "
                 f"type train.steps={state['step']} or more"
             )
-        self.learner.load_state_dict(state["learner"])
-        self.outer.load_state_dict(state["outer"])
-        self._meter.load_state_dict(state["meter"])
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self.outer.load_state_dict(state["outer"])
+            self._meter.load_state_dict(state["meter"])
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:  # of torch, for what does not fit
+            raise MetarunError(
+                f"the checkpoint of step {state['step']} in {self.run.checkpoints.folder} is of another "
+                f"network or optimizer ({' '.join(str(error).split())[:200]}): restore those of this run"
+            ) from error
         self.step, self.best = state["step"], state["best"]
-        self.stale, self.skipped = state["stale"], state["skipped"]
+        self.stale, self.skipped = state["stale"], dict(state["skipped"])
+        self.quality = state["quality"]
         # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
         other_device = state["device"] != self.parts.device.type
-        typed = any(key.startswith("engine.") for key in self.run.changing)
         self._use(self._chosen_engine() if other_device or typed else Engine(**state["engine"]))
         self._restart(state["metrics_bytes"], self.step)
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
+
+    def _found(self) -> tuple[dict[str, Any] | None, bool]:
+        """Return the checkpoint to go on from, and whether keys of the engine are typed anew.
+
+        The best validation is forgotten where its learner is lost. A best checkpoint that is ahead of the one
+        to go on from is written again, the same, when its step is reached again.
+
+        Raises:
+            MetarunError: the checkpoints are gone, or all damaged.
+        """
+        state = self.run.checkpoints.newest(take_over=True)
+        if state is None:
+            if self.run.metrics.position():
+                raise MetarunError(
+                    f"{self.run.directory} has metrics and no checkpoint: restore its folder checkpoints "
+                    f"from a copy, or delete metrics.jsonl to start again from step 0"
+                )
+        elif state["best"] and self.run.checkpoints.best(state["best"]["step"]) is None:
+            state = {**state, "best": None, "stale": 0}
+        return state, any(key.startswith("engine.") for key in self.run.changing)
 
     def _restart(self, metrics_bytes: int, step: int) -> None:
         """Let the run's files say what the checkpoint says, and no more."""
 
         def write() -> None:
+            self.run.forget_results()  # first: killed before the rest is said, the run is not finished
             self.run.metrics.cut(metrics_bytes)
             self.run.resumed(step)
-            self.run.forget_results()
 
         self.ranks.from_first(write)
 
@@ -150,6 +177,7 @@ class Training:
             "meter": self._meter.state_dict(),
             "best": self.best,
             "stale": self.stale,
+            "quality": self.quality,
             "skipped": self.skipped,
             "engine": asdict(self.engine),
             "device": self.parts.device.type,
@@ -183,7 +211,6 @@ class Training:
         Raises:
             MetarunError: the meta-gradient is not finite, and that is not to be skipped.
         """
-        fix(self._seed, "step", self.step)
         batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
         means, reason = self._add_up(self._meta_gradient(batch), asked)
         if self._is_finite(means):
@@ -220,10 +247,10 @@ class Training:
         if self.settings.on_nonfinite == "stop":
             self.save()
             raise self._diverged(what, self.step + 1)
-        self.skipped = {name: count + 1 for name, count in self.skipped.items()}
-        if self.skipped["in_a_row"] >= _MOST_SKIPPED:
+        if self.skipped["in_a_row"] + 1 >= _MOST_SKIPPED:
             self.save()
             raise self._diverged(f"{what}, in {_MOST_SKIPPED} steps in a row, up to the one", self.step + 1)
+        self.skipped = {name: count + 1 for name, count in self.skipped.items()}
         log.warning("step %d is skipped: %s (%d so far)", self.step + 1, what, self.skipped["all"])
 
     def _meta_gradient(self, batch: TaskBatch) -> Scores:
@@ -233,6 +260,7 @@ class Training:
             MetarunError: not even one task fits.
         """
         while True:
+            fix(self._seed, "step", self.step)
             try:
                 scores = self.metagradient(
                     self.learner, batch, self.engine.chunk, self._workers, of=self.settings.meta_batch
@@ -282,6 +310,15 @@ class Training:
             state = {**self.best, "engine": asdict(self.engine), "learner": self.learner.state_dict()}
             self.run.checkpoints.save_best(state)
 
+    def ask(self, hopeless: Callable[[int, float], bool]) -> None:
+        """Tell of the latest validation, and end the run if it is given up.
+
+        Raises:
+            PrunedError: it is; in all processes.
+        """
+        if self.ranks.from_first(lambda: hopeless(self.step, self.quality)):
+            raise PrunedError(f"given up at step {self.step}: other jobs were better by then")
+
     def _check_finite(self) -> None:
         for name, p in self.learner.named_parameters():
             if not p.isfinite().all():
@@ -290,12 +327,18 @@ class Training:
     def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
             f"{what} at step {step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; the last good "
-            f"checkpoint is in {self.run.directory / 'checkpoints'}, and metarun resume {self.run.directory} "
+            f"checkpoint is in {self.run.checkpoints.folder}, and {resume_command(self.run.directory)} "
             f"takes another outer.lr, outer.clip_norm or train.on_nonfinite=skip"
         )
 
     def test(self, between_chunks: Callable[[], None] = lambda: None) -> Curve:
-        """Score the best learner (the last, where none was validated) on the test tasks."""
+        """Score the best learner (the last, where none was validated) on the test tasks.
+
+        Args:
+            between_chunks: may raise, to stop; not called where several processes would have to agree.
+        """
+        if self.ranks.count > 1:
+            between_chunks = _nothing
         best = self.ranks.from_first(self._best)
         self.learner.load_state_dict(best["learner"])
         curve = self._evaluate("test", self.settings.test_tasks, between_chunks)
@@ -309,7 +352,7 @@ class Training:
 
     def _best(self) -> dict[str, Any]:
         """Return the checkpoint that is tested."""
-        best = self.run.checkpoints.best() if self.best else None
+        best = self.run.checkpoints.best(self.best["step"]) if self.best else None
         best = best or self.run.checkpoints.newest()
         assert best is not None  # the last step was saved
         return best
@@ -320,9 +363,9 @@ class Training:
                 between_chunks()
                 yield chunk
 
-        fix(self._seed, split, self.step)
         chunk = self.engine.size(tasks)
         while True:
+            fix(self._seed, split)
             try:
                 return evaluate(
                     self.learner,
@@ -336,6 +379,10 @@ class Training:
                 )
             except (RuntimeError, MemoryError) as error:
                 chunk = _half(error, chunk)
+
+
+def _nothing() -> None:
+    """Do nothing between two chunks."""
 
 
 def _half(error: Exception, chunk: int) -> int:

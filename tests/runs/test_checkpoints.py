@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import random
@@ -25,7 +26,8 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 
 def state(step: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(step)
-    return {"step": step, "learner": {"w": torch.randn(100, generator=generator)}, "best": None}
+    learner = {"w": torch.randn(100, generator=generator)}
+    return {"step": step, "learner": learner, "best": None, "outer": {}, "meter": {}, "metrics_bytes": 0}
 
 
 def names(checkpoints: Checkpoints) -> set[str]:
@@ -90,7 +92,7 @@ def test_a_damaged_one_is_named_and_the_newest_good_one_is_used(
     assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == [2, 2]
     assert "last.pt is damaged" in caplog.text
     assert "step-3.pt is damaged" in caplog.text
-    checkpoints.newest(set_aside=True)
+    checkpoints.newest(take_over=True)
     assert names(checkpoints) == {"last.pt.damaged", "step-3.pt.damaged", "step-2.pt", "step-1.pt"}
     checkpoints.save(state(3), keep=3)
     assert newest_step(checkpoints) == 3
@@ -105,11 +107,58 @@ def test_where_none_is_good_the_error_says_what_to_do(checkpoints: Checkpoints) 
         checkpoints.newest()
 
 
+def test_those_of_another_run_or_of_another_kind_are_named_and_not_used(
+    checkpoints: Checkpoints, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = Checkpoints(checkpoints.folder, lambda: "mine")
+    mine.save(state(1), keep=3)
+    mine.save(state(2), keep=3)
+    mine.save(state(3), keep=3)
+    other = Checkpoints(tmp_path / "other", lambda: "another")
+    other.save(state(9), keep=0)
+    (tmp_path / "other" / "last.pt").replace(checkpoints.folder / "last.pt")
+    assert newest_step(mine) == 2
+    assert "last.pt is of a run with another config" in caplog.text
+    mine.save_best({"step": 8, "learner": {}})
+    (checkpoints.folder / "best.pt").replace(checkpoints.folder / "last.pt")
+    assert newest_step(mine) == 2
+    assert "last.pt is no checkpoint of this kind" in caplog.text
+    (checkpoints.folder / "last.pt").unlink()
+    (checkpoints.folder / "last.pt").mkdir()
+    assert newest_step(mine) == 2
+
+
+def test_where_none_is_good_they_stay_where_they_are(checkpoints: Checkpoints) -> None:
+    checkpoints.save(state(1), keep=1)
+    (checkpoints.folder / "last.pt").write_bytes(b"hello")
+    for _ in range(2):
+        with pytest.raises(MetarunError, match="no other checkpoint is good"):
+            checkpoints.newest(take_over=True)
+    assert names(checkpoints) == {"last.pt"}
+
+
+def test_those_of_a_future_that_was_given_up_are_put_aside(checkpoints: Checkpoints) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(state(step), keep=3)
+    (checkpoints.folder / "step-1.pt").replace(checkpoints.folder / "last.pt")  # restored from a copy
+    assert checkpoints.newest(take_over=True) is not None
+    assert names(checkpoints) == {"last.pt", "step-2.pt.later"}
+
+
+def test_what_could_not_be_read_again_is_not_written(checkpoints: Checkpoints) -> None:
+    with pytest.raises(MetarunError, match="holds something besides tensors and plain values"):
+        checkpoints.save({**state(1), "learner": {"_extra_state": Malice()}}, keep=0)
+    assert names(checkpoints) == set()
+
+
 def test_a_damaged_best_is_named_and_left_out(
     checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert checkpoints.best() is None
+    assert "best.pt is gone" in caplog.text
     checkpoints.save_best(state(1))
+    assert checkpoints.best(step=0) is None
+    assert "best.pt is of step 1, the best validation was at 0" in caplog.text
     found = checkpoints.best()
     assert found is not None
     assert found["step"] == 1
@@ -120,7 +169,7 @@ def test_a_damaged_best_is_named_and_left_out(
 
 
 def test_every_flipped_bit_is_found(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    checkpoints.save({"step": 1, "learner": {"w": torch.zeros(2)}}, keep=0)
+    checkpoints.save(state(1), keep=0)
     path = checkpoints.folder / "last.pt"
     content = path.read_bytes()
     positions = random.Random(0).sample(range(8 * len(content)), 400)
@@ -139,7 +188,7 @@ def test_a_flipped_bit_of_the_first_format_that_had_no_seal_never_gets_through_a
 ) -> None:
     checkpoints.folder.mkdir()
     path = checkpoints.folder / "last.pt"
-    torch.save({"format": 1, "step": 1, "learner": {"w": torch.zeros(2)}}, path)
+    torch.save({**state(1), "format": 1}, path)
     content = path.read_bytes()
     for position in random.Random(1).sample(range(8 * len(content)), 400):
         flipped = bytearray(content)
@@ -203,7 +252,7 @@ def test_a_checkpoint_cannot_run_code(
         with pytest.raises(MetarunError, match="is damaged, or holds something else"):
             checkpoints.newest()
         path.write_bytes(storage._seal(path.read_bytes()))  # a stranger can make the checksum fit
-        with pytest.raises(MetarunError, match="is damaged, or holds something else"):
+        with pytest.raises(MetarunError, match="holds something that is not read from strangers"):
             checkpoints.newest()
     path.write_bytes(pickle.dumps(Malice()))
     with pytest.raises(MetarunError, match="is damaged"):
@@ -219,10 +268,16 @@ def test_a_newer_format_is_refused_by_number(checkpoints: Checkpoints) -> None:
 
 def test_the_first_format_is_migrated(checkpoints: Checkpoints) -> None:
     checkpoints.folder.mkdir()
-    old = {"format": 1, "step": 3, "outer": {}, "learner": {}, "best": {"step": 2, "quality": -1.0}}
+    old = {"format": 1, "step": 3, "outer": {}, "learner": {}, "meter": {}, "metrics_bytes": 9, "best": None}
     torch.save(old, checkpoints.folder / "last.pt")
     found = checkpoints.newest()
-    added = {"format": FORMAT, "stale": 0, "skipped": {"all": 0, "in_a_row": 0}, "device": "cpu"}
+    added = {
+        "format": FORMAT,
+        "stale": 0,
+        "quality": -math.inf,
+        "skipped": {"all": 0, "in_a_row": 0},
+        "device": "cpu",
+    }
     assert found == {**old, **added}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import ConfigError, MetarunError
-from metarun.runs.directory import Run
+from metarun.runs.directory import Run, resume_command
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_config_and_manifest_come_back(run: Run) -> None:
-    assert Run.open(run.directory).config() == {"seed": 3, "text": "φ"}
+    assert Run.open(run.directory).config() == {"seed": 3, "text": "φ", "dtype": "float32"}
     assert json.loads((run.directory / "manifest.json").read_text()) == {"command": "metarun"}
 
 
@@ -27,14 +27,38 @@ def test_a_directory_with_another_run_is_refused_and_left_alone(run: Run) -> Non
     with pytest.raises(
         ConfigError, match=r"holds a run that differs in seed, text: type another hydra\.run\.dir"
     ):
-        Run.create(run.directory, {"seed": 4, "text": "ψ"}, {})
-    assert run.config() == {"seed": 3, "text": "φ"}
-    Run.create(run.directory, {"seed": 3, "text": "φ"}, {})
+        Run.create(run.directory, {"dtype": "float32", "seed": 4, "text": "ψ"}, {})
+    assert run.config() == {"seed": 3, "text": "φ", "dtype": "float32"}
+    Run.create(run.directory, {"dtype": "float32", "seed": 3, "text": "φ"}, {})
+
+
+@pytest.mark.parametrize("results", ["{", "[]", '{"a": 1}', '{"final": 3, "curve": []}'])
+def test_damaged_results_are_named(run: Run, results: str) -> None:
+    (run.directory / "results.json").write_text(results)
+    with pytest.raises(MetarunError, match=r"results\.json (is damaged|holds something else)"):
+        run.results()
+
+
+def test_checkpoints_without_a_config_are_no_new_run(run: Run) -> None:
+    run.checkpoints.save({"step": 1}, keep=0)
+    (run.directory / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"holds checkpoints and no config\.yaml"):
+        Run.create(run.directory, {"seed": 4}, {})
+
+
+def test_what_is_to_be_typed_works_for_any_name() -> None:
+    assert resume_command(Path("a/b")) == "metarun resume a/b"
+    assert resume_command(Path("a b/$c")) == "metarun resume 'a b/$c'"
+    assert resume_command(Path("-a")) == "metarun resume ./-a"
+
+
+def test_a_run_of_an_older_metarun_has_what_was_added_later(run: Run) -> None:
+    assert run.changed({"seed": 3, "text": "φ", "dtype": "float32"}) == {}
 
 
 def test_what_may_change_is_recorded_once_the_run_goes_on(tmp_path: Path) -> None:
-    before = {"seed": 0, "train": {"steps": 5, "meta_batch": 4}, "device": "cpu"}
-    after = {"seed": 0, "train": {"steps": 9, "meta_batch": 4}, "device": "cpu"}
+    before = {"dtype": "float32", "train": {"steps": 5, "meta_batch": 4}, "device": "cpu"}
+    after = {"dtype": "float32", "train": {"steps": 9, "meta_batch": 4}, "device": "cpu"}
     Run.create(tmp_path, before, {"command": "metarun", "host": "a", "started": "1"})
     run = Run.create(tmp_path, after, {"command": "metarun train.steps=9", "host": "a", "started": "2"})
     assert run.config() == before  # nothing is said before it is true
@@ -57,7 +81,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         Run.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"a: [", b"\xff\xfe", b"seed"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"a: [", b"\xff\xfe", b"seed", b"1: 2", b"seed: 2020-01-01"])
 def test_a_damaged_config_is_named(run: Run, content: bytes) -> None:
     (run.directory / "config.yaml").write_bytes(content)
     with pytest.raises(MetarunError, match=r"config\.yaml (is damaged|holds no config)"):
@@ -101,7 +125,7 @@ def test_metrics_that_somebody_shortened_keep_their_whole_lines(
 
 def test_a_second_process_is_refused_and_a_crash_frees_the_run(run: Run) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from metarun.runs.directory import Run\n"
+        "import sys, time; from pathlib import Path; from metarun.runs.directory import Run, resume_command\n"
         "with Run(Path(sys.argv[1])).occupied():\n    print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

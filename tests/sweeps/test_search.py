@@ -62,7 +62,6 @@ def test_what_is_typed_is_what_is_searched(word: str, expected: object) -> None:
 
 
 def test_a_search_has_exactly_as_many_trials_as_asked_for_and_continues(metarun, tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
     space = ["inner.lr=tag(log,interval(0.001,0.5))", "inner.steps=1,2"]
     words = [*OPTUNA, *space, *FEW, "hydra.sweeper.study.pruner._target_=optuna.pruners.NopPruner"]
     words += ["~hydra.sweeper.study.pruner.n_startup_trials"]
@@ -122,9 +121,17 @@ def test_a_failing_trial_does_not_end_a_search_and_hopeless_ones_are_pruned(meta
     found = trials(tmp_path / "search")
     assert len(found) == 8
     states = {(trial.params["inner.lr"], trial.state) for trial in found}
-    assert ("1e+30", TrialState.FAIL) in states
+    assert ("1e+30", TrialState.RUNNING) in states  # for Optuna it has not ended: it can be run again
     assert any(trial.state is TrialState.PRUNED for trial in found)
-    assert all(trial.state is TrialState.FAIL for trial in found if trial.params["inner.lr"] == "1e+30")
+    assert all(trial.state is TrialState.RUNNING for trial in found if trial.params["inner.lr"] == "1e+30")
+    again = metarun("resume", "search")
+    assert "8 of 8 trials are there" in again.stderr
+    assert again.stderr.count("failed: the loss is nan at step 1") == sum(
+        "1e+30" in str(t.params) for t in found
+    )
+    refused = metarun("resume", "search", "train.steps=20")
+    assert refused.returncode == 2
+    assert "the trials of a search are compared" in refused.stderr
     assert "pruned: " in done.stdout
     pruned = next(trial for trial in found if trial.state is TrialState.PRUNED)
     assert not (tmp_path / "search" / str(pruned.number) / "results.json").exists()

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from metarun.commands.arguments import parse
 from metarun.reports.table import cell, heading
-from metarun.runs.changes import changes, differing_keys
+from metarun.runs.changes import differences
 from metarun.runs.directory import Run
 
 # Different in any two runs, and of no consequence.
@@ -48,8 +48,7 @@ def _without_own(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[list[str]]:
-    both = changes(differing_keys(one, other), one, other)
-    return [[key, _short(a), _short(b)] for key, (a, b) in both.items()]
+    return [[key, _short(a), _short(b)] for key, (a, b) in differences(one, other).items()]
 
 
 def _results(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> list[list[str]]:

@@ -24,7 +24,7 @@ from metarun.evaluate import evaluate
 from metarun.overrides import set_key, single_values
 from metarun.randomness import fix
 from metarun.reports.table import curve_table
-from metarun.runs.directory import Run
+from metarun.runs.directory import Run, resume_command
 from metarun.runs.progress import chunks_bar
 from metarun.suggest import did_you_mean
 
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     best, last = run.checkpoints.best(), run.checkpoints.newest()
     state = best or last
     if state is None:
-        raise MetarunError(f"{run.directory} has no checkpoint yet: type metarun resume {run.directory}")
+        raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
     parts = build(config)
     parts.learner.load_state_dict(state["learner"])
     parts.source.prepare(parts.device)
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
     before = trained["engine"]
     chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
     engine = Engine(**chosen)
-    fix(config.seed, "test", state["step"])
+    fix(config.seed, "test")
     curve = evaluate(
         parts.learner,
         parts.source,

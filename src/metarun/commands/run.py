@@ -27,11 +27,12 @@ from metarun.launch import launch, show, together
 from metarun.options import CONF
 from metarun.overrides import single_values
 from metarun.runs.changes import MAY_CHANGE, may_change
+from metarun.runs.directory import held
 from metarun.suggest import did_you_mean
-from metarun.sweeps import launching
 from metarun.sweeps.directory import Sweep
 from metarun.sweeps.grid import combinations
 from metarun.sweeps.job import run_job
+from metarun.sweeps.launching import quoted
 
 # What ended the run of this process. Raised inside Hydra's job it would print lines of Hydra's own.
 _failures: list[MetarunError | OSError] = []
@@ -108,12 +109,19 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
             )
         (of_sweep if of_hydra else of_jobs).append(str(each.input_line))
     sweep = Sweep(directory)
-    if "train.resume=never" in sweep.words:
-        of_jobs.append("train.resume=auto")
-    launching.resumed_with = of_jobs
-    placed = f"hydra.sweep.dir='{directory}'"
+    if of_jobs and _sweeper(sweep.words) == "optuna":
+        raise ConfigError(
+            f"{of_jobs[0]}: the trials of a search are compared, so all have the same; type hydra.* only"
+        )
+    if of_jobs:
+        latest = {word.partition("=")[0]: word for word in (*sweep.more, *of_jobs)}
+        for job in sweep.jobs[:1]:  # before it is kept
+            read_config(compose_config([*job, *latest.values()], next(iter(sweep.config_dirs), None)))
+        with held(directory):
+            sweep.write(more=list(latest.values()))
     words = [word for word in sweep.words if not word.startswith("hydra.sweep.dir=")]
-    main(["-m", *words, placed, *of_sweep])
+    own = [word for folder in sweep.config_dirs for word in ("--config-dir", folder)]
+    main(["-m", *own, *words, f"hydra.sweep.dir={quoted(directory)}", *of_sweep])
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 MAY_CHANGE = (
@@ -18,8 +18,8 @@ MAY_CHANGE = (
 """How long, how watched, how computed, and how fast; a run keeps everything else, above all what it trains
 and on what."""
 
-# Which episodes a meta-step has follows from it.
-_FIXED = ("train.meta_batch",)
+# Which episodes a meta-step has follows from the first; validations are compared with one another.
+_FIXED = ("train.meta_batch", "train.validation_tasks")
 
 
 def may_change(key: str) -> bool:
@@ -27,28 +27,26 @@ def may_change(key: str) -> bool:
     return key not in _FIXED and any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE)
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted keys whose values two configs do not share."""
-    different = []
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys whose values two configs do not share, with both; None where one has none."""
+    different: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            different += differing_keys(a, b, f"{prefix}{key}.")
+            different |= differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            different.append(f"{prefix}{key}")
+            different[f"{prefix}{key}"] = (a, b)
     return different
 
 
-def value_at(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key, None where there is none."""
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def changes(
-    keys: Iterable[str], before: Mapping[str, Any], after: Mapping[str, Any]
-) -> dict[str, tuple[Any, Any]]:
-    """Return the old and the new value of each of these dotted keys."""
-    return {key: (value_at(before, key), value_at(after, key)) for key in keys}
+def kept(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the part of a config that a run keeps for all its life, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= kept(value, f"{prefix}{key}.")
+        elif not may_change(f"{prefix}{key}"):
+            found[f"{prefix}{key}"] = value
+    return found

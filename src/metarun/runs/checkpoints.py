@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ class Checkpoints:
 
     Args:
         folder: where they are; made when the first is written.
+        identity: says which run they are of, so that one of another is not taken for its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, identity: Callable[[], str] = lambda: "") -> None:
+        self.folder, self._identity = folder, identity
         self._last, self._best = folder / "last.pt", folder / "best.pt"
         self._last_step: int | None = None
+        self._tried: set[str] = set()
 
     def save(self, state: Mapping[str, Any], keep: int) -> None:
         """Write the last checkpoint, and keep so many of those before it.
@@ -38,11 +41,12 @@ class Checkpoints:
             keep: how many older ones stay.
 
         Raises:
+            MetarunError: it holds something that could not be read again.
             OSError: it cannot be written; those that were there still are.
         """
         step = int(state["step"])
         waiting = self.folder / ".next.pt"
-        write_tensors(waiting, {"format": FORMAT, **state})
+        self._write(waiting, state)
         # Killed between the two renames, the run goes on from the one that has just been put aside.
         if keep and self._last_step not in (None, step) and self._last.exists():
             self._last.replace(self._step_file(self._last_step))
@@ -53,51 +57,82 @@ class Checkpoints:
 
     def save_best(self, state: Mapping[str, Any]) -> None:
         """Write the best checkpoint."""
-        write_tensors(self._best, {"format": FORMAT, **state})
+        self._write(self._best, state)
 
-    def newest(self, *, set_aside: bool = False) -> dict[str, Any] | None:
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        write_tensors(path, {"format": FORMAT, "run": self._identity(), **state})
+        if path.name in self._tried:
+            return
+        try:  # once: a user's class may keep something that torch writes and, rightly, does not read
+            read_tensors(path)
+        except DamagedFileError as error:
+            path.unlink()
+            raise MetarunError(
+                f"the run cannot be saved so that it could be resumed: the state of the learner or the outer "
+                f"optimizer holds something besides tensors and plain values ({_first_line(error.__cause__)})"
+            ) from error
+        self._tried.add(path.name)
+
+    def newest(self, *, take_over: bool = False) -> dict[str, Any] | None:
         """Return the newest good checkpoint, with its tensors on the CPU, or None where there is none.
 
         Args:
-            set_aside: rename damaged ones, so that they are not met again.
+            take_over: go on from it: damaged ones are renamed, and so are those of later steps, which this
+                process is going to take again.
 
         Raises:
             MetarunError: all are damaged, or one is of a format that this version does not read.
         """
-        damaged: list[DamagedFileError] = []
+        damaged: dict[Path, DamagedFileError] = {}
         candidates = [self._last] if self._last.exists() else []
         for path in [*candidates, *(path for _, path in self._older())]:
             try:
-                state = self._read(path)
+                state = self._read(path, _NEEDED)
             except DamagedFileError as error:
-                damaged.append(error)
-                if set_aside:
-                    path.replace(path.with_name(f"{path.name}.damaged"))
+                damaged[path] = error
                 continue
-            for each in damaged:
+            for each in damaged.values():
                 log.warning("%s; the one of step %d is used instead", each, state["step"])
             self._last_step = state["step"] if path == self._last else None
+            if take_over:
+                for bad in damaged:
+                    bad.replace(bad.with_name(f"{bad.name}.damaged"))
+                for step, later in self._older():
+                    if step > state["step"]:
+                        later.replace(later.with_name(f"{later.name}.later"))
             return state
         if damaged:
             raise MetarunError(
-                f"{damaged[0]}, and no other checkpoint is good: restore one from a copy, or delete "
-                f"{self.folder} to start again from step 0"
+                f"{next(iter(damaged.values()))}, and no other checkpoint is good: restore one from a copy, "
+                f"or delete {self.folder} and metrics.jsonl beside it to start again from step 0"
             )
         return None
 
-    def best(self) -> dict[str, Any] | None:
-        """Return the best checkpoint, or None where none was written or it is damaged.
+    def best(self, step: int | None = None) -> dict[str, Any] | None:
+        """Return the best checkpoint, or None, with a warning, where it is not there or damaged.
+
+        Args:
+            step: which it should be of; of another the same is said.
 
         Raises:
             MetarunError: it is of a format that this version does not read.
         """
-        if not self._best.exists():
-            return None
         try:
-            return self._read(self._best)
+            state = self._read(self._best, {"step", "learner"})
+        except FileNotFoundError:
+            problem = f"{self._best} is gone"
         except DamagedFileError as error:
-            log.warning("%s; the last one is used instead", error)
-            return None
+            problem = str(error)
+        else:
+            if step in (None, state["step"]):
+                return state
+            problem = f"{self._best} is of step {state['step']}, the best validation was at {step}"
+        log.warning("%s: it is not used", problem)
+        return None
+
+    def exist(self) -> bool:
+        """Say whether there is any to go on from."""
+        return self._last.exists() or next(self._older(), None) is not None
 
     def tidy(self) -> None:
         """Remove what a process that was killed while it wrote has left."""
@@ -110,13 +145,15 @@ class Checkpoints:
     def _older(self) -> Iterator[tuple[int, Path]]:
         """Yield the checkpoints before the last with their steps, the newest first."""
         found = [(path.stem.removeprefix("step-"), path) for path in self.folder.glob("step-*.pt")]
-        yield from sorted(((int(step), path) for step, path in found if step.isdigit()), reverse=True)
+        yield from sorted(
+            ((int(step), path) for step, path in found if step.isascii() and step.isdecimal()), reverse=True
+        )
 
-    def _read(self, path: Path) -> dict[str, Any]:
+    def _read(self, path: Path, needed: set[str]) -> dict[str, Any]:
         """Read a checkpoint, of this format or migrated to it.
 
         Raises:
-            DamagedFileError: it is damaged, or something else.
+            DamagedFileError: it is damaged, of another run, or something else.
             MetarunError: it is of a newer format.
         """
         try:
@@ -132,14 +169,29 @@ class Checkpoints:
                 f"{path} has checkpoint format {written}, this metarun reads 1 to {FORMAT}: use the version "
                 f"that wrote it, see manifest.json in {self.folder.parent}"
             )
-        return _migrate(state)
+        state = _migrate(state)
+        if not needed <= state.keys():
+            raise DamagedFileError(f"{path} is no checkpoint of this kind")
+        if state.get("run", self._identity()) != self._identity():
+            raise DamagedFileError(f"{path} is of a run with another config")
+        return state
+
+
+_NEEDED = {"step", "learner", "outer", "meter", "metrics_bytes"}
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line for line in str(error).splitlines() if "nsupported" in line or "GLOBAL" in line]
+    return (lines or str(error).splitlines() or [""])[0].strip()
 
 
 def _migrate(state: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of an older format as one of this."""
     if state["format"] == 1:  # before early stopping, skipped steps, and a change of device
         added = (
-            {"stale": 0, "skipped": {"all": 0, "in_a_row": 0}, "device": "cpu"} if "outer" in state else {}
+            {"stale": 0, "quality": -inf, "skipped": {"all": 0, "in_a_row": 0}, "device": "cpu"}
+            if "outer" in state
+            else {}
         )
         state = {**state, **added, "format": 2}
     return state

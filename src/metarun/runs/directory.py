@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -14,8 +16,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from metarun.errors import ConfigError, MetarunError, OutOfTimeError
-from metarun.runs.changes import changes, differing_keys, may_change
+from metarun.errors import ConfigError, MetarunError, OutOfTimeError, PrunedError
+from metarun.runs.changes import differences, kept, may_change
 from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.metrics import MetricsFile
 from metarun.storage import as_json, write_text
@@ -33,7 +35,7 @@ class Run:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.metrics = MetricsFile(directory / "metrics.jsonl")
-        self.checkpoints = Checkpoints(directory / "checkpoints")
+        self.checkpoints = Checkpoints(directory / "checkpoints", self._identity)
         self._restart: dict[str, Any] | None = None
 
     @classmethod
@@ -75,28 +77,37 @@ class Run:
             ConfigError: the directory holds a run that this config cannot continue.
         """
         if self.exists():
-            changed = changes(self.changed(config), self.config(), config)
+            changed = self.changed(config)
             self._restart = {"config": dict(config), "changed": changed, "manifest": dict(manifest)}
+        elif next(self._path("checkpoints").glob("*.pt"), None):
+            raise ConfigError(
+                f"{self.directory} holds checkpoints and no config.yaml: restore that from a copy, or type "
+                f"another hydra.run.dir=FOLDER"
+            )
         else:
             self.write_json("manifest.json", manifest)
             self._write_config(config)
 
-    def changed(self, config: Mapping[str, Any]) -> list[str]:
-        """Return the keys in which a config differs from the run's own; none where there is no run yet.
+    def changed(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Return the keys in which a config differs from the run's own, with the old and the new value.
 
         Raises:
             ConfigError: some of them are of those that a run keeps.
         """
         if not self.exists():
-            return []
-        different = differing_keys(self.config(), config)
-        kept = [key for key in different if not may_change(key)]
-        if kept:
+            return {}
+        different = differences(self.config(), config)
+        refused = [key for key in different if not may_change(key)]
+        if refused:
             raise ConfigError(
-                f"{self.directory} holds a run that differs in {', '.join(kept)}: type another "
-                f"hydra.run.dir=FOLDER, or metarun resume {self.directory} to continue that run"
+                f"{self.directory} holds a run that differs in {', '.join(refused)}: type another "
+                f"hydra.run.dir=FOLDER, or {resume_command(self.directory)} to continue that run"
             )
         return different
+
+    def _identity(self) -> str:
+        """Return a digest of what a run keeps for all its life."""
+        return hashlib.sha256(as_json(kept(self.config())).encode()).hexdigest()
 
     @property
     def changing(self) -> Mapping[str, Any]:
@@ -111,7 +122,9 @@ class Run:
         first = self.manifest()
         different = {key: value for key, value in start["manifest"].items() if first.get(key) != value}
         entry = {"step": step, "changed": start["changed"], **different}
-        self.write_json("manifest.json", {**first, "resumed": [*first.get("resumed", []), entry]})
+        before = first.get("resumed")
+        entries = [*(before if isinstance(before, list) else []), entry]
+        self.write_json("manifest.json", {**first, "resumed": entries})
         if start["changed"]:
             self._write_config(start["config"])
 
@@ -126,17 +139,26 @@ class Run:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MetarunError(f"{path} is damaged: restore it from a copy") from error
-        if not isinstance(config, dict):
+        if not isinstance(config, dict) or not _is_plain(config):
             raise MetarunError(f"{path} holds no config: restore it from a copy")
-        return config
+        return _ADDED_LATER | config
 
     def manifest(self) -> dict[str, Any]:
         """Return what one needs to know to repeat the run; nothing where it was lost."""
         return self._read_json("manifest.json") or {}
 
     def results(self) -> dict[str, Any] | None:
-        """Return the results of a finished run, None of any other."""
-        return self._read_json("results.json")
+        """Return the results of a finished run, None of any other.
+
+        Raises:
+            MetarunError: the file is damaged.
+        """
+        results = self._read_json("results.json")
+        if results is not None and not _are_results(results):
+            raise MetarunError(
+                f"{self._path('results.json')} holds something else: delete it, and test again"
+            )
+        return results
 
     def error(self) -> str | None:
         """Return the line with which the run failed when it was last tried, if it did."""
@@ -187,25 +209,66 @@ class Run:
         """
         with held(self.directory), _copied_log(self._path("metarun.log")) as handler:
             self.checkpoints.tidy()
+            for name in ("config.yaml", "manifest.json", "engine.json", "results.json", "error.txt"):
+                for leftover in self.directory.glob(f".{name}-*"):
+                    leftover.unlink()
             try:
                 yield
             except BaseException as error:
                 # The console shows a person the one line; the run keeps where an unexpected error came from.
                 expected = isinstance(error, MetarunError | KeyboardInterrupt)
                 trace = None if expected else (type(error), error, error.__traceback__)
-                handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, "%s", (error,), trace))
+                level = logging.INFO if isinstance(error, PrunedError) else logging.ERROR
+                handler.handle(log.makeRecord(log.name, level, __file__, 0, "%s", (error,), trace))
                 self.failed(error)
                 raise
 
     def failed(self, error: BaseException) -> None:
         """Leave the error in the run's error.txt: its line, then where it came from if it is unexpected."""
-        if isinstance(error, KeyboardInterrupt | OutOfTimeError):
+        finished = self._path("results.json").exists()  # and stays so: what was refused is another thing
+        if finished or isinstance(error, KeyboardInterrupt | OutOfTimeError | PrunedError):
             return
         text = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, MetarunError):
             text = f"{type(error).__name__}: {text}\n\n{''.join(traceback.format_exception(error))}"
         with suppress(OSError):  # a full disk is the error, as a rule, and is said on the console
             write_text(self._path("error.txt"), text.rstrip() + "\n")
+
+
+def resume_command(directory: Path) -> str:
+    """Return what to type to go on with a run or a sweep, for any name of its directory."""
+    name = str(directory)
+    return f"metarun resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
+
+
+# What a run of an older metarun had without saying so.
+_ADDED_LATER = {"dtype": "float32"}
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value could have come from JSON."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def _are_results(content: Mapping[str, Any]) -> bool:
+    """Say whether this has the scores of a finished run, final and by step."""
+    final, curve = content.get("final"), content.get("curve")
+    if not (isinstance(final, dict) and isinstance(curve, list) and curve):
+        return False
+    entries = [
+        final,
+        *({k: v for k, v in each.items() if k != "step"} for each in curve if isinstance(each, dict)),
+    ]
+    numbers = int | float | None
+    return len(entries) == len(curve) + 1 and all(
+        isinstance(score, dict) and all(isinstance(score.get(key), numbers) for key in ("mean", "ci95"))
+        for scores in entries
+        for score in scores.values()
+    )
 
 
 @contextmanager

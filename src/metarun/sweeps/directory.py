@@ -46,7 +46,7 @@ def stop_file(directory: Path) -> Path:
 
 
 class Sweep:
-    """Reads and writes sweep.json."""
+    """Reads and writes sweep.json: what was typed, and the jobs that it stands for."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -56,10 +56,17 @@ class Sweep:
         """Say whether a sweep was begun in this directory."""
         return self._path.is_file()
 
-    def write(self, words: Sequence[str], jobs: Sequence[Sequence[str]]) -> None:
-        """Keep what was typed, and the jobs that it stands for, by number."""
-        content = {"words": list(words), "jobs": [list(job) for job in jobs]}
-        write_text(self._path, as_json(content, indent=2) + "\n")
+    def write(self, **content: Sequence[Any]) -> None:
+        """Keep words, jobs, or both; what is not given stays.
+
+        Args:
+            content: `words`, as typed; `config_dirs`, a user's own; `jobs`, the overrides of each, by number;
+                `more`, what was added to all jobs since.
+        """
+        before = (
+            self._content() if self.exists() else {"words": [], "config_dirs": [], "jobs": [], "more": []}
+        )
+        write_text(self._path, as_json({**before, **content}, indent=2) + "\n")
 
     @property
     def words(self) -> list[str]:
@@ -67,14 +74,24 @@ class Sweep:
         return [str(word) for word in self._content()["words"]]
 
     @property
+    def config_dirs(self) -> list[str]:
+        """The user's own folders of groups and options."""
+        return [str(folder) for folder in self._content()["config_dirs"]]
+
+    @property
     def jobs(self) -> list[tuple[str, ...]]:
         """The overrides of every job."""
         return [tuple(job) for job in self._content()["jobs"]]
 
+    @property
+    def more(self) -> list[str]:
+        """What was added to all jobs when they were resumed: of keys that a run may change."""
+        return [str(word) for word in self._content()["more"]]
+
     def _content(self) -> dict[str, Any]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            if {"words", "jobs"} <= content.keys():
+            if {"words", "config_dirs", "jobs", "more"} <= content.keys():
                 return dict(content)
         except (ValueError, AttributeError):
             pass

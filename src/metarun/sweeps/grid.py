@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from metarun.sweeps import launching as state
+from metarun.overrides import set_key, single_values
+from metarun.runs.directory import Run
+from metarun.sweeps.directory import Job
 from metarun.sweeps.launching import Launching
-from metarun.sweeps.table import Outcome
+from metarun.sweeps.table import Outcome, grouped
 
 log = logging.getLogger("metarun")
 
@@ -44,15 +47,25 @@ def sweep(
     with launching.held() as kept:
         wanted = combinations(launching.loader, arguments, params)
         known = kept.jobs if kept.exists() else []
-        if state.resumed_with is None:
-            # Typed again, perhaps with more values: those that were there keep their numbers.
-            known = [*known, *(job for job in wanted if job not in known)]
-            kept.write([*launching.words, *arguments], known)
+        # Typed again, perhaps with more values: those that were there keep their numbers.
+        known = [*known, *(job for job in wanted if job not in known)]
+        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs, jobs=known)
         jobs = [launching.job(number, overrides) for number, overrides in enumerate(known)]
-        left = jobs if state.resumed_with else [job for job in jobs if job.status != "finished"]
+        left = [job for job in jobs if not (job.status == "finished" and _has(job, kept.more))]
         if len(left) < len(jobs):
             log.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
         size = max_batch_size or max(1, len(left))
         for first in range(0, len(left), size):
-            launching.launch(left[first : first + size])
-        launching.finish([Outcome.read(job) for job in jobs])
+            launching.launch(left[first : first + size], kept.more)
+        launching.finish(grouped([Outcome.read(job) for job in jobs]))
+
+
+def _has(job: Job, more: Sequence[str]) -> bool:
+    """Say whether a job was run with all of these overrides."""
+    config = Run(job.directory).config()
+    for each in single_values(more):
+        changed = deepcopy(config)
+        set_key(changed, each)
+        if changed != config:
+            return False
+    return True

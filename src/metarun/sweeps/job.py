@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from metarun.compose import plain, prepare_hydra
-from metarun.errors import Interrupted, MetarunError, OutOfTimeError
+from metarun.errors import Interrupted, MetarunError, OutOfTimeError, PrunedError
 from metarun.evaluate import Curve
 from metarun.launch import ALIKE, launch
 from metarun.logs import to_stderr
@@ -22,8 +22,8 @@ from metarun.ranks import Ranks
 from metarun.runs.directory import InUseError, Run
 from metarun.runs.progress import describe, without_bars
 from metarun.runs.signals import StopSignals
-from metarun.sweeps import pruning
 from metarun.sweeps.directory import Status, stop_file
+from metarun.sweeps.pruning import judge
 
 log = logging.getLogger("metarun")
 
@@ -68,7 +68,7 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
     log.info("%s%s", name, " ".join(hydra.overrides.task) or "the defaults")
     try:
         curve = _launch(node, hydra, directory, signals)
-    except pruning.PrunedError as pruned:
+    except PrunedError as pruned:
         log.info("%s%s", name, pruned)
         return "pruned"
     except OutOfTimeError as stop:
@@ -76,7 +76,7 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
         return "stopped"
     except Exception as error:  # whatever it is, it is this job's: the others go on, and the file says where
         if Ranks.join().count > 1 and not isinstance(error, ALIKE):
-            raise  # the processes are out of step
+            raise OutOfStep(error) from error
         if not isinstance(error, InUseError):
             Run(directory).failed(error)
         what = error if isinstance(error, MetarunError) else f"{type(error).__name__}: {error}"
@@ -89,8 +89,19 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
 def _launch(node: DictConfig, hydra: Any, directory: Path, signals: StopSignals) -> Curve:
     own = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
     words = [*(f"--config-dir={folder}" for folder in own), *hydra.overrides.task]
-    reporter = pruning.reporter(hydra)
-    return launch(plain(node), directory, words, after_validation=reporter, signals=signals)
+    # The folder is the sweep's own: what is there is to go on, whatever train.resume says.
+    return launch(plain(node), directory, words, resume=True, hopeless=judge(hydra), signals=signals)
+
+
+class OutOfStep(BaseException):
+    """An error that the other processes of torchrun have not met: the sweep cannot go on with them.
+
+    Not an Exception, since Hydra keeps those and goes on.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Watch:

@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import os
 import signal
+import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +21,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
-from metarun.runs.directory import Run, held
+from metarun.runs.directory import InUseError, Run, held, resume_command
+from metarun.storage import write_text
 from metarun.sweeps.directory import Job, Sweep, stop_file
-from metarun.sweeps.job import mark_this_process
-from metarun.sweeps.table import Outcome, grouped, table, write
+from metarun.sweeps.job import OutOfStep, mark_this_process
+from metarun.sweeps.table import Outcome, as_groups, table, write
 
 log = logging.getLogger("metarun")
 
@@ -36,8 +39,8 @@ EXTRAS = {
 _RAY = "hydra_plugins.hydra_ray_launcher"
 _BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
-# What `metarun resume SWEEP key=value` adds to every job; None where no sweep is being resumed.
-resumed_with: list[str] | None = None
+# After a launcher has given up, its other jobs may take so long to end.
+_SECONDS_TO_END = 600
 
 
 class Launching:
@@ -71,81 +74,125 @@ class Launching:
         )
         self.directory = Path(str(config.hydra.sweep.dir))
         self.words = as_typed(config.hydra.overrides.hydra)
+        self.config_dirs = [
+            str(Path(each.path).absolute())
+            for each in config.hydra.runtime.config_sources
+            if each.provider == "command-line"
+        ]
         # By number, unless somebody wants other names; then they do not depend on what is skipped.
         raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-        self._numbered = isinstance(raw, dict) and raw["subdir"] == "${hydra.job.num}"
+        self.numbered = isinstance(raw, dict) and raw["subdir"] == "${hydra.job.num}"
 
     def job(self, number: int, overrides: Sequence[str]) -> Job:
         """Return the job with this number, and where its run is."""
         subdir = str(number)
-        if not self._numbered:
+        if not self.numbered:
             config = self.loader.load_sweep_config(self._config, list(overrides))
             with open_dict(config):
                 config.hydra.job.num = number
             subdir = str(config.hydra.sweep.subdir)
         return Job(number, tuple(overrides), self.directory / subdir)
 
-    def launch(self, jobs: Sequence[Job]) -> None:
+    def launch(self, jobs: Sequence[Job], more: Sequence[str] = ()) -> None:
         """Run jobs; what came of them is in their directories.
+
+        Where a launcher gives up because the process of one job died, the others are launched again, as long
+        as that brings some of them to their end.
+
+        Args:
+            jobs: in the order of their numbers.
+            more: overrides of all of them.
 
         Raises:
             Interrupted: a signal came.
         """
-        if not jobs:
-            return
-        more = resumed_with or []
-        # Absolute, since a process on another machine may start elsewhere.
-        placed = [f"hydra.sweep.dir='{self.directory.absolute()}'"]
+        if "submitit_folder" in self._config.hydra.launcher:
+            log.info("the jobs' output is in %s", Path(self._config.hydra.launcher.submitit_folder).parent)
+        left = list(jobs)
+        while left and not self._launch(left, more):
+            self._wait_for_those_that_run(left)
+            rest = [job for job in left if job.status in ("stopped", "missing")]
+            if len(rest) == len(left):
+                break
+            left = rest
+
+    def _launch(self, jobs: Sequence[Job], more: Sequence[str]) -> bool:
+        """Run jobs, and say whether the launcher has come to its end."""
         overrides = [
             [
                 *job.overrides,
                 *more,
-                *placed,
-                *([f"hydra.sweep.subdir={job.number}"] if self._numbered else []),
+                # Absolute, since a process on another machine may start elsewhere.
+                f"hydra.sweep.dir={quoted(self.directory.absolute())}",
+                # Whatever has been skipped before it, a job has its own folder.
+                f"hydra.sweep.subdir={quoted(job.directory.relative_to(self.directory))}",
             ]
             for job in jobs
         ]
         mark_this_process()
-        if "submitit_folder" in self._config.hydra.launcher:
-            log.info("the jobs' output is in %s", Path(self._config.hydra.launcher.submitit_folder).parent)
         if self._target.startswith(_RAY):
             _start_ray(OmegaConf.to_container(self._config.hydra.launcher.ray.init, resolve=True))
         with _stopping(self.directory, parallel=self._parallel):
             try:
                 returns = self._launcher.launch(overrides, initial_job_idx=jobs[0].number)
-            except Exception as error:  # of a launcher whose process died, for instance: all else is on disk
+            except OutOfStep as stop:
+                raise stop.error from stop
+            except (
+                Exception
+            ) as error:  # of a process that died, for instance: all else is in the jobs' folders
                 if isinstance(error, MetarunError) or not self._parallel:
                     raise
                 log.error("the launcher gave up: %s: %s", type(error).__name__, " ".join(str(error).split()))
-                return
+                write_text(self.directory / "launcher-error.txt", "".join(traceback.format_exception(error)))
+                return False
         for job, each in zip(jobs, returns, strict=True):
             if each.status is JobStatus.FAILED:  # before our own code could write it down
                 Run(job.directory).failed(each._return_value)
                 log.error("job %d failed: %s", job.number, " ".join(str(each._return_value).split()))
+        return True
+
+    @staticmethod
+    def _wait_for_those_that_run(jobs: Sequence[Job]) -> None:
+        """Wait until no job is held by a process that its launcher no longer waits for."""
+        deadline = time.monotonic() + _SECONDS_TO_END
+        for job in jobs:
+            while job.directory.is_dir() and time.monotonic() < deadline:
+                try:
+                    with held(job.directory):
+                        break
+                except InUseError:
+                    time.sleep(1)
 
     @contextmanager
     def held(self) -> Iterator[Sweep]:
-        """Hold the sweep's directory for this process.
+        """Hold the sweep's directory for this process, and let a signal say how to go on.
 
         Raises:
             InUseError: another process holds it.
+            Interrupted: a signal came.
         """
-        with held(self.directory):
-            sweep = Sweep(self.directory)
+        with held(self.directory), _stopping(self.directory, parallel=False):
             OmegaConf.save(self._config, self.directory / "multirun.yaml")
-            yield sweep
+            yield Sweep(self.directory)
 
     def finish(
-        self, outcomes: Sequence[Outcome], more: Mapping[str, Any] | None = None, title: str = ""
+        self, rows: Sequence[Sequence[Outcome]], more: Mapping[str, Any] | None = None, title: str = ""
     ) -> None:
         """Write and print the table; raise where jobs are not finished, with how to go on.
+
+        Args:
+            rows: jobs that belong into one row of the table, each.
+            more: for results.json.
+            title: a line below the table.
 
         Raises:
             UnfinishedError: jobs have failed, or have stopped and can go on.
         """
-        write(self.directory, outcomes, more)
-        print(f"\n{table(grouped(outcomes))}\n{title}\nsweep: {self.directory}", flush=True)
-        again = f"to go on: metarun resume {self.directory}"
+        outcomes = [outcome for row in rows for outcome in row]
+        groups = as_groups(rows)
+        write(self.directory, groups, more)
+        print(f"\n{table(groups)}\n{title}\nsweep: {self.directory}", flush=True)
+        again = f"to go on: {resume_command(self.directory)}"
         failed = [each for each in outcomes if each.status == "failed"]
         stopped = [each for each in outcomes if each.status in ("stopped", "missing")]
         if failed:
@@ -157,6 +204,12 @@ class Launching:
         if stopped:
             message = f"{len(stopped)} of {len(outcomes)} jobs are not finished"
             raise UnfinishedError(f"{message}; {again}", OutOfTimeError.exit_status)
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a value in Hydra's grammar, where a quote within quotes has a backslash before it."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
+    return f"'{escaped}'"
 
 
 def as_typed(words: ListConfig) -> list[str]:
@@ -199,11 +252,11 @@ def _stopping(directory: Path, *, parallel: bool) -> Iterator[None]:
     Raises:
         Interrupted: a signal came.
     """
-    message = f"the sweep was stopped; to go on: metarun resume {directory}"
+    message = f"the sweep was stopped; to go on: {resume_command(directory)}"
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if not parallel or received:
+        if not parallel or (received and number == signal.SIGINT):
             raise Interrupted(message, number)
         received.append(number)
         stop_file(directory).touch()

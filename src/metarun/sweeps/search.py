@@ -54,9 +54,12 @@ def search(
             "'inner.lr=interval(0.01,1)', or values with commas"
         )
     with launching.held() as kept:
-        kept.write([*launching.words, *arguments], [])
+        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs)
         study = Study.open(launching.directory, settings)
-        begun = list(study.unfinished)
+        begun = []
+        for trial in study.unfinished:
+            begun.append(trial) if overrides(trial) else study.drop(trial)
+        launching.numbered = True  # a job finds its trial by the number
         log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
         while True:
             batch, begun = begun[:at_once], begun[at_once:]
@@ -91,7 +94,8 @@ def _run(launching: Launching, study: Study, batch: Sequence[FrozenTrial]) -> No
 
 def _finish(launching: Launching, study: Study) -> None:
     trials = study.trials
-    outcomes = [Outcome.read(_job(launching, trial), status(trial)) for trial in trials]
+    jobs = [_job(launching, trial) for trial in trials]
+    outcomes = [Outcome.read(job, status(trial, job)) for job, trial in zip(jobs, trials, strict=True)]
     known = [each for each in outcomes if each.quality is not None]
     best = max(known, key=lambda each: each.quality or 0.0, default=None)
     title = ""
@@ -100,7 +104,7 @@ def _finish(launching: Launching, study: Study) -> None:
         found = " ".join(f"{key}={value}" for key, value in searched.items())
         title = f"\nbest on validation tasks: job {best.job.number} ({best.quality:.4g}): {found}"
     ordered = sorted(outcomes, key=lambda each: (each.quality is None, -(each.quality or 0.0)))
-    launching.finish(ordered, {"best": best.job.number if best else None}, title)
+    launching.finish([[each] for each in ordered], {"best": best.job.number if best else None}, title)
 
 
 def representative(override: Override) -> str:

@@ -15,9 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from metarun.errors import ConfigError
-from metarun.sweeps.directory import Status
-from metarun.sweeps.pruning import PrunedError
-from metarun.train import AfterValidation
+from metarun.sweeps.directory import Job, Status
+from metarun.train import Hopeless
 
 _NAME = "metarun"
 _OVERRIDES, _PRUNED = "overrides", "pruned"
@@ -25,12 +24,10 @@ _OVERRIDES, _PRUNED = "overrides", "pruned"
 # Processes of a sweep wait for one another this long before sqlite gives up.
 _SECONDS_LOCKED = 120
 
-_STATUS: dict[TrialState, Status] = {
+_ENDED: dict[TrialState, Status] = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
-    TrialState.RUNNING: "stopped",
-    TrialState.WAITING: "missing",
 }
 
 
@@ -100,27 +97,30 @@ class Study:
         return self.trials[trial.number]
 
     def tell(self, trial: FrozenTrial, status: Status, quality: float | None) -> None:
-        """End a trial, unless it is to go on later."""
-        if trial.user_attrs.get(_PRUNED):
+        """End a trial, unless it is to go on later: for Optuna one that has failed still runs."""
+        if is_pruned(trial):
             self._study.tell(trial.number, state=TrialState.PRUNED)
         elif status == "finished" and quality is not None:
             self._study.tell(trial.number, quality)
-        elif status in ("failed", "finished"):
-            self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def reporter(self, number: int) -> AfterValidation:
-        """Return what a job's validations are told to; it raises PrunedError where there is no hope."""
+    def drop(self, trial: FrozenTrial) -> None:
+        """End a trial that was killed before it was known what it stands for."""
+        self._study.tell(trial.number, state=TrialState.FAIL)
 
-        def report(step: int, quality: float) -> None:
+    def judge(self, number: int) -> Hopeless:
+        """Return what the validations of a trial are told to; it says where there is no hope."""
+
+        def judge(step: int, quality: float) -> bool:
             frozen = self.trials[number]
             trial = optuna.trial.Trial(self._study, frozen._trial_id)
             if step not in frozen.intermediate_values:  # a resumed job reports some of them again
                 trial.report(quality, step)
-            if trial.should_prune():
+            hopeless = trial.should_prune()
+            if hopeless:
                 trial.set_user_attr(_PRUNED, value=True)
-                raise PrunedError(f"given up at step {step}: other jobs were better by then")
+            return hopeless
 
-        return report
+        return judge
 
 
 def overrides(trial: FrozenTrial) -> tuple[str, ...]:
@@ -133,9 +133,9 @@ def is_pruned(trial: FrozenTrial) -> bool:
     return bool(trial.user_attrs.get(_PRUNED))
 
 
-def status(trial: FrozenTrial) -> Status:
-    """Return how a trial stands, in the words of a sweep."""
-    return _STATUS[trial.state]
+def status(trial: FrozenTrial, job: Job) -> Status:
+    """Return how a trial stands, in the words of a sweep: one that has not ended, by its job's directory."""
+    return _ENDED.get(trial.state) or job.status
 
 
 def distribution(override: Override) -> BaseDistribution:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,10 @@ class Outcome:
         """Read what a job has left in its directory."""
         run = Run(job.directory)
         results = run.results() or {}
-        final = {name: (each["mean"], each["ci95"]) for name, each in results.get("final", {}).items()}
+        final = {
+            name: (_number(each["mean"]), _number(each["ci95"]))
+            for name, each in results.get("final", {}).items()
+        }
         quality = (results.get("validation") or {}).get("quality")
         return cls(job, status or job.status, final, quality, run.error())
 
@@ -76,8 +80,7 @@ class Group:
 
     def values(self, name: str) -> list[float]:
         """Return a score of every finished job."""
-        found = [each.scores[name][0] for each in self.finished if name in each.scores]
-        return [value for value in found if value is not None]
+        return [each.scores[name][0] for each in self.finished if name in each.scores]
 
     def mean_and_spread(self, name: str) -> tuple[float, float] | None:
         """Return mean and standard deviation over seeds; of one seed, its 95 % interval over tasks."""
@@ -85,21 +88,26 @@ class Group:
         if not values:
             return None
         if len(values) == 1:
-            (only,) = [each.scores[name] for each in self.finished if each.scores[name][0] is not None]
+            (only,) = [each.scores[name] for each in self.finished if name in each.scores]
             return only
         return statistics.mean(values), statistics.stdev(values)
 
 
-def grouped(outcomes: Sequence[Outcome]) -> list[Group]:
-    """Group outcomes by all choices that differ between them, but the seed."""
-    keys = dict.fromkeys(key for each in outcomes for key in each.choices)
-    differing = [
-        key for key in keys if key != _SEED and len({each.choices.get(key) for each in outcomes}) > 1
-    ]
-    groups: dict[tuple[str, ...], list[Outcome]] = {}
+def grouped(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Return the outcomes of jobs that differ in their seeds only, together."""
+    groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
     for each in outcomes:
-        groups.setdefault(tuple(each.choices.get(key, "") for key in differing), []).append(each)
-    return [Group(dict(zip(differing, values, strict=True)), jobs) for values, jobs in groups.items()]
+        alike = tuple(sorted((key, value) for key, value in each.choices.items() if key != _SEED))
+        groups.setdefault(alike, []).append(each)
+    return list(groups.values())
+
+
+def as_groups(rows: Sequence[Sequence[Outcome]]) -> list[Group]:
+    """Return rows of a table, each with the choices that differ between any jobs, but the seed."""
+    outcomes = [outcome for row in rows for outcome in row]
+    keys = dict.fromkeys(key for each in outcomes for key in each.choices if key != _SEED)
+    differing = [key for key in keys if len({each.choices.get(key) for each in outcomes}) > 1]
+    return [Group({key: row[0].choices.get(key, "") for key in differing}, row) for row in rows]
 
 
 def table(groups: Sequence[Group]) -> str:
@@ -139,9 +147,9 @@ def _state(group: Group) -> str:
     return ", ".join([state, *(f"{status}: {' '.join(numbers)}" for status, numbers in others.items())])
 
 
-def write(directory: Path, outcomes: Sequence[Outcome], more: Mapping[str, Any] | None = None) -> None:
+def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | None = None) -> None:
     """Write table.csv (a line a group), jobs.csv (a line a job) and results.json (both)."""
-    groups = grouped(outcomes)
+    outcomes = sorted((each for group in groups for each in group.outcomes), key=lambda each: each.job.number)
     names = _names(groups)
     lines = []
     for group in groups:
@@ -176,6 +184,11 @@ def write(directory: Path, outcomes: Sequence[Outcome], more: Mapping[str, Any] 
 def _both(outcome: Outcome, name: str) -> list[tuple[str, float | None]]:
     mean, ci95 = outcome.scores.get(name, (None, None))
     return [("mean", mean), ("ci95", ci95)]
+
+
+def _number(value: float | None) -> float:
+    """Return what JSON has null for."""
+    return math.nan if value is None else value
 
 
 def _names(groups: Iterable[Group]) -> list[str]:
