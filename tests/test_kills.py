@@ -18,7 +18,7 @@ from processes import METARUN, assert_same_run, environment, lines_of, started, 
 # Checkpoints take half of the time, so half of the kills hit one.
 LONG = [
     "device=cpu",
-    "train.steps=2000",
+    "train.steps=600",
     "train.meta_batch=4",
     "train.log_every=3",
     "train.validate_every=10",
@@ -29,25 +29,34 @@ LONG = [
 
 
 @pytest.fixture
-def whole(metarun, tmp_path: Path, algo: str) -> Path:
+def steps() -> int:
+    """Of the runs that are compared."""
+    return 600
+
+
+@pytest.fixture
+def whole(metarun, tmp_path: Path, algo: str, steps: int) -> Path:
     """A run that nobody has stopped."""
-    done = metarun(f"algo={algo}", *LONG, "hydra.run.dir=whole")
+    done = metarun(f"algo={algo}", *LONG, f"train.steps={steps}", "hydra.run.dir=whole")
     assert done.returncode == 0, done.stderr
     return tmp_path / "whole"
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("steps", [1500])
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile"])
 def test_twenty_kills_at_random_moments_change_no_bit(
-    metarun, tmp_path: Path, cache: Path, whole: Path, algo: str
+    metarun, tmp_path: Path, cache: Path, whole: Path, algo: str, steps: int
 ) -> None:
     moments = random.Random(algo)
-    command = [*METARUN, f"algo={algo}", *LONG, "hydra.run.dir=killed"]
+    command = [*METARUN, f"algo={algo}", *LONG, f"train.steps={steps}", "hydra.run.dir=killed"]
     log, killed = tmp_path / "killed" / "metarun.log", 0
     for _ in range(20):
         before = lines_of(log)
         with started(command, tmp_path, METARUN_CACHE=str(cache)) as process:
-            wait_until(lambda before=before: lines_of(log) > before, process)
+            # It says where it is, and where it resumes; every third is killed between the two.
+            said = before + (killed % 3 > 0)
+            wait_until(lambda said=said: lines_of(log) > said, process)
             time.sleep(moments.uniform(0, 0.3))
             process.kill()
             killed += process.wait() == -signal.SIGKILL
@@ -55,7 +64,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(
     assert metarun("resume", "killed").returncode == 0
     assert_same_run(tmp_path / "killed", whole)
     resumed = json.loads((tmp_path / "killed" / "manifest.json").read_text())["resumed"]
-    assert len({entry["step"] for entry in resumed}) > 8  # it went on between the kills
+    assert len({entry["step"] for entry in resumed}) > 4  # it went on between the kills
 
 
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile"])
@@ -70,11 +79,9 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_with_the_same_bits(
         process.send_signal(number)
         assert process.wait(timeout=60) == status
     last_line = output.read_text().splitlines()[-1]
-    said = re.fullmatch(
-        r"metarun: stopped after step (\d+) of 2000; to go on: metarun (resume .*)", last_line
-    )
+    said = re.fullmatch(r"metarun: stopped after step (\d+) of 600; to go on: metarun (resume .*)", last_line)
     assert said, last_line
-    assert 20 <= int(said[1]) < 2000
+    assert 20 <= int(said[1]) < 600
     resumed = metarun(*said[2].split())
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(tmp_path / "stopped", whole)
@@ -155,12 +162,13 @@ def in_tiny_file_system(tmp_path: Path, size: int, words: list[str], then: str =
     return done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("steps", [900])
 @pytest.mark.parametrize("algo", ["metasgd"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(
-    metarun, tmp_path: Path, whole: Path, algo: str
+    metarun, tmp_path: Path, whole: Path, algo: str, steps: int
 ) -> None:
     # The metrics grow until nothing is left.
-    said = in_tiny_file_system(tmp_path, 300, [f"algo={algo}", *LONG])
+    said = in_tiny_file_system(tmp_path, 300, [f"algo={algo}", *LONG, f"train.steps={steps}"])
     assert "status 1" in said
     (error,) = [line for line in said.splitlines() if line.startswith("metarun: ")]
     assert re.fullmatch(
