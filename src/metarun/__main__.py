@@ -1,8 +1,15 @@
-"""`python -m metarun` is the console script `metarun`."""
+"""`python -m metarun`, and what torchrun starts."""
 
+import os
 import sys
 
 from metarun.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # gloo's threads outlive its process group, and now and then abort an interpreter that takes its time.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,7 @@ def together(lead: Callable[[], None]) -> None:
 def _lead(ranks: Ranks, lead: Callable[[], None]) -> None:
     try:
         lead()
-    except (*ALIKE, UnfinishedError):
+    except (*ALIKE, UnfinishedError, Interrupted):
         ranks.from_first(lambda: None)
         raise
     ranks.from_first(lambda: None)
@@ -140,12 +141,14 @@ def _follow(ranks: Ranks) -> None:
         ElsewhereError: the first process has failed.
     """
     log.setLevel(logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):  # between two runs the first process answers for all
+        signal.signal(number, signal.SIG_IGN)
     while job := ranks.from_first(_nothing):
         node, directory = job
         config: Config = read_config(node)
         try:
             train(config, Run(Path(directory)), ranks)
-        except ALIKE:
+        except (*ALIKE, Interrupted):
             continue
 
 

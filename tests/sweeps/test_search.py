@@ -161,6 +161,7 @@ def test_a_search_on_several_cores_tells_every_trial(metarun, tmp_path: Path) ->
         (["search=ratess"], "search=ratess: there is no such option; did you mean rates?"),
         ([], "there is nothing to search in; type search=rates"),
         (["search=rates", "train.validate_every=0"], "a search goes by validations"),
+        (["search=rates", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: should be a whole number"),
         (["inner.lrr=interval(0,1)"], "inner.lrr=0.0: there is no such key; did you mean lr?"),
         (["inner.lr=interval(-1,1)"], "inner.lr=-1.0: should be greater than or equal to 0"),
     ],
@@ -183,3 +184,25 @@ def test_every_ready_made_space_fits(metarun, omniglot_root: Path, space: str, c
     small = [*FEW, "train.steps=1", "hydra.sweeper.n_trials=1"]
     done = metarun(*OPTUNA, f"search={space}", *choice, *small)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_search_was_begun_with_is_not_changed_by_what_is_refused(metarun, tmp_path: Path) -> None:
+    small = [*FEW, "train.steps=2", "hydra.sweep.dir=search"]
+    assert metarun(*OPTUNA, "inner.steps=1,2", "hydra.sweeper.n_trials=1", *small).returncode == 0
+    before = (tmp_path / "search" / "sweep.json").read_bytes()
+    for words, message in (
+        ([*OPTUNA, "inner.steps=1,3", "hydra.sweeper.n_trials=2"], "goes on in the space it began with"),
+        (["-m", "seed=0,1"], "holds a sweep of another kind (search)"),
+        ([*OPTUNA, "inner.steps=1,2", "hydra.sweeper.study.sampler.seed=x"], "hydra.sweeper.study: "),
+        ([*OPTUNA, "inner.steps=1,2", "hydra.sweeper.study.storage=nonsense"], "hydra.sweeper.study: "),
+    ):
+        refused = metarun(*words, *small)
+        assert refused.returncode == 2, refused.stderr
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert (tmp_path / "search" / "sweep.json").read_bytes() == before
+    assert len(trials(tmp_path / "search")) == 1
+    (tmp_path / "search" / "study.db").unlink()
+    lost = metarun("resume", "search", "hydra.sweeper.n_trials=2")
+    assert lost.returncode == 1
+    assert "no study of them: restore study.db" in lost.stderr

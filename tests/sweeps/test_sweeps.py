@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from processes import METARUN, assert_same_run, lines_of, started, untimed, wait_until
 
+from metarun.options import CONF
+
 FEW = [
     "device=cpu",
     "train.steps=12",
@@ -157,6 +159,24 @@ def test_concurrent_jobs_prepare_a_dataset_once(tmp_path: Path, omniglot_root: P
     logs = [path.read_text() for path in (tmp_path / "sweep").glob("*/metarun.log")]
     assert len(logs) == 3
     assert sum("reading" in log for log in logs) == 1
+
+
+def test_a_users_own_folder_and_odd_names_are_remembered(metarun, tmp_path: Path) -> None:
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    text = (CONF / "data" / "sinusoid.yaml").read_text()
+    (tmp_path / "own" / "data" / "waves.yaml").write_text(text)
+    named = ["--config-dir", "own", r"hydra.sweep.dir='it\'s a sweep'"]
+    assert metarun("-m", "data=waves", "seed=0,1", *FEW, *named).returncode == 0
+    shutil.rmtree(tmp_path / "it's a sweep" / "1")
+    again = metarun("resume", "it's a sweep", "train.steps=14", "hydra/launcher=basic")
+    assert again.returncode == 0, again.stderr
+    assert {untimed(tmp_path / "it's a sweep" / n)[-1]["step"] for n in "01"} == {14}
+    # What was added is remembered; a value that cannot be right is not.
+    assert metarun("resume", "it's a sweep", "train.steps=x").returncode == 2
+    (tmp_path / "it's a sweep" / "1" / "results.json").write_text("{")
+    damaged = metarun("resume", "it's a sweep")
+    assert damaged.returncode == 1
+    assert damaged.stderr.splitlines()[-1].endswith("to go on: metarun resume 'it'\"'\"'s a sweep'")
 
 
 LAUNCHERS = {

@@ -45,7 +45,7 @@ def test_the_table_says_what_is_not_finished() -> None:
     lines = table(rows(JOBS)).splitlines()
     assert lines[0] == "test: mean ± standard deviation over seeds"
     assert lines[3].split() == ["maml", "3.0000", "±", "2.6458", "3/3"]
-    assert lines[4].split() == ["metasgd", "4.0000", "±", "0.2500", "1/2,", "failed:", "4"]
+    assert lines[4].split() == ["metasgd", "4.0000", "±", "nan", "1/2,", "failed:", "4"]
     alone = table(rows([JOBS[0], JOBS[3]])).splitlines()
     assert alone[0] == "test: mean ± 95 % confidence interval over tasks"
 

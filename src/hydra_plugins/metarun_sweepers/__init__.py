@@ -47,6 +47,11 @@ class OptunaSweeper(_MetarunSweeper):
         self, n_trials: int, n_jobs: int, study: DictConfig, params: Mapping[str, Any] | None
     ) -> None:
         self._n_trials, self._n_jobs, self._study = n_trials, n_jobs, study
+        for name, value in (("n_trials", n_trials), ("n_jobs", n_jobs)):
+            if not isinstance(value, int) or value < 1:
+                from metarun.errors import ConfigError
+
+                raise ConfigError(f"hydra.sweeper.{name}={value}: should be a whole number above 0")
         self._params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def sweep(self, arguments: list[str]) -> Any:

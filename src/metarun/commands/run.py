@@ -100,6 +100,8 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
     of_sweep: list[str] = []
     of_jobs: list[str] = []
     for each in single_values(overrides):
+        if each.key_or_group.startswith("hydra.sweep."):
+            raise ConfigError(f"{each.input_line}: a sweep goes on where it is")
         of_hydra = each.key_or_group.split(".")[0].split("/")[0] == "hydra"
         if not of_hydra and not may_change(each.key_or_group):
             raise ConfigError(
@@ -120,6 +122,8 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
         with held(directory):
             sweep.write(more=list(latest.values()))
     words = [word for word in sweep.words if not word.startswith("hydra.sweep.dir=")]
+    if any(word.startswith("hydra/launcher=") for word in of_sweep):  # what was typed for the one before
+        words = [word for word in words if not word.startswith(("hydra/launcher=", "hydra.launcher."))]
     own = [word for folder in sweep.config_dirs for word in ("--config-dir", folder)]
     main(["-m", *own, *words, f"hydra.sweep.dir={quoted(directory)}", *of_sweep])
 

@@ -163,7 +163,9 @@ class Run:
     def error(self) -> str | None:
         """Return the line with which the run failed when it was last tried, if it did."""
         path = self._path("error.txt")
-        return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else None
+        return (
+            path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else None
+        )
 
     def forget_results(self) -> None:
         """Remove how the run ended when it was last tried: it goes on."""

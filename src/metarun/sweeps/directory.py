@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.runs.directory import Run
 from metarun.storage import as_json, write_text
 
@@ -33,11 +33,14 @@ class Job:
     def status(self) -> Status:
         """How it stands, by the files in its directory."""
         run = Run(self.directory)
-        if not run.exists():
-            return "failed" if run.error() else "missing"
-        if run.results():
-            return "finished"
-        return "failed" if run.error() else "stopped"
+        try:
+            if run.exists() and run.results():
+                return "finished"
+        except MetarunError:  # of a damaged file; the run says so itself when it goes on
+            return "failed"
+        if run.error():
+            return "failed"
+        return "stopped" if run.exists() else "missing"
 
 
 def stop_file(directory: Path) -> Path:
@@ -56,6 +59,22 @@ class Sweep:
         """Say whether a sweep was begun in this directory."""
         return self._path.is_file()
 
+    def begin(self, kind: Literal["grid", "search"]) -> None:
+        """Begin a sweep of this kind, or see that the one that is there is of it.
+
+        Raises:
+            ConfigError: it is of the other.
+        """
+        if not self.exists():
+            write_text(
+                self._path, as_json({"kind": kind, "words": [], "config_dirs": [], "jobs": [], "more": []})
+            )
+        elif self._content()["kind"] != kind:
+            raise ConfigError(
+                f"{self.directory} holds a sweep of another kind ({self._content()['kind']}): type another "
+                f"hydra.sweep.dir=FOLDER"
+            )
+
     def write(self, **content: Sequence[Any]) -> None:
         """Keep words, jobs, or both; what is not given stays.
 
@@ -63,10 +82,7 @@ class Sweep:
             content: `words`, as typed; `config_dirs`, a user's own; `jobs`, the overrides of each, by number;
                 `more`, what was added to all jobs since.
         """
-        before = (
-            self._content() if self.exists() else {"words": [], "config_dirs": [], "jobs": [], "more": []}
-        )
-        write_text(self._path, as_json({**before, **content}, indent=2) + "\n")
+        write_text(self._path, as_json({**self._content(), **content}, indent=2) + "\n")
 
     @property
     def words(self) -> list[str]:
@@ -91,8 +107,10 @@ class Sweep:
     def _content(self) -> dict[str, Any]:
         try:
             content = json.loads(self._path.read_text(encoding="utf-8"))
-            if {"words", "config_dirs", "jobs", "more"} <= content.keys():
+            if content["kind"] in ("grid", "search") and all(
+                isinstance(content[key], list) for key in ("words", "config_dirs", "jobs", "more")
+            ):
                 return dict(content)
-        except (ValueError, AttributeError):
+        except (ValueError, LookupError, TypeError):
             pass
         raise MetarunError(f"{self._path} is damaged: restore it from a copy")

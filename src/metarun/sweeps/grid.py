@@ -46,7 +46,8 @@ def sweep(
     """
     with launching.held() as kept:
         wanted = combinations(launching.loader, arguments, params)
-        known = kept.jobs if kept.exists() else []
+        kept.begin("grid")
+        known = kept.jobs
         # Typed again, perhaps with more values: those that were there keep their numbers.
         known = [*known, *(job for job in wanted if job not in known)]
         kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs, jobs=known)

@@ -57,9 +57,8 @@ def run_job(node: DictConfig) -> Status:
         return _run(node, hydra, directory, "", StopSignals(numbers, insist=False, asked=watch))
     except KeyboardInterrupt as stop:
         if isinstance(stop, Interrupted) and stop.signal_number == signal.SIGUSR2:
-            signal.raise_signal(
-                signal.SIGUSR2
-            )  # all is saved: now submitit puts the job into the queue again
+            # All is saved: now submitit puts the job into the queue again.
+            signal.raise_signal(signal.SIGUSR2)
         watch.leave_if_orphaned()
         return "stopped"
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.sweeps.directory import Job
 from metarun.sweeps.launching import Launching
 from metarun.sweeps.study import Study, distribution, is_pruned, overrides, status
@@ -54,8 +54,16 @@ def search(
             "'inner.lr=interval(0.01,1)', or values with commas"
         )
     with launching.held() as kept:
-        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs)
+        began = not kept.exists()
+        kept.begin("search")
         study = Study.open(launching.directory, settings)
+        if not began and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
+            raise MetarunError(
+                f"{launching.directory} holds the jobs of a search and no study of them: restore study.db "
+                f"from a copy, or type another hydra.sweep.dir=FOLDER"
+            )
+        study.check(space)
+        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs)
         begun = []
         for trial in study.unfinished:
             begun.append(trial) if overrides(trial) else study.drop(trial)

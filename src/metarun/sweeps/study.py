@@ -52,19 +52,36 @@ class Study:
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = settings.storage or f"sqlite:///{Path(directory).absolute() / 'study.db'}"
-        arguments = {"connect_args": {"timeout": _SECONDS_LOCKED}} if url.startswith("sqlite") else {}
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
         name = _NAME if settings.storage is None else f"{_NAME} {Path(directory).absolute()}"
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction=StudyDirection.MAXIMIZE,  # of the quality on validation tasks
-            pruner=instantiate(settings.pruner),
-            load_if_exists=True,
-        )
         sampler = OmegaConf.to_container(settings.sampler, resolve=True)
+        try:
+            arguments = {"connect_args": {"timeout": _SECONDS_LOCKED}} if url.startswith("sqlite") else {}
+            study = optuna.create_study(
+                storage=optuna.storages.RDBStorage(url, engine_kwargs=arguments),
+                study_name=name,
+                direction=StudyDirection.MAXIMIZE,  # of the quality on validation tasks
+                pruner=instantiate(settings.pruner),
+                load_if_exists=True,
+            )
+            instantiate(sampler)
+        # Optuna, SQLAlchemy and Hydra have many words for wrong settings and a database that is not there.
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"hydra.sweeper.study: {type(error).__name__}: {reason}") from error
         assert isinstance(sampler, dict)
         return cls(study, {str(key): value for key, value in sampler.items()})
+
+    def check(self, space: Mapping[str, BaseDistribution]) -> None:
+        """Raise ConfigError where a study cannot go on in this space."""
+        for trial in self.trials:
+            for name, before in trial.distributions.items():
+                try:
+                    if name in space:
+                        optuna.distributions.check_distribution_compatibility(before, space[name])
+                except ValueError as error:
+                    raise ConfigError(
+                        f"{name}: the search goes on in the space it began with: {error}"
+                    ) from error
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -82,17 +99,13 @@ class Study:
         The sampler is made anew with a seed that follows from the number of the trial, so a study that is
         continued proposes what one that was never stopped would have, and nothing twice.
 
-        Raises:
-            ConfigError: the space is not the one that the study began with.
+        A quasi-random sequence is one sequence, and keeps its seed.
         """
         sampler = dict(self._sampler)
-        if sampler.get("seed") is not None:
+        if sampler.get("seed") is not None and not str(sampler["_target_"]).endswith("QMCSampler"):
             sampler["seed"] += len(self.trials)
         self._study.sampler = instantiate(sampler)
-        try:
-            trial = self._study.ask(dict(space))
-        except ValueError as error:  # Optuna's word for choices that are others than before
-            raise ConfigError(f"the search goes on in the space it began with: {error}") from error
+        trial = self._study.ask(dict(space))
         trial.set_user_attr(_OVERRIDES, [*fixed, *(f"{key}={value}" for key, value in trial.params.items())])
         return self.trials[trial.number]
 

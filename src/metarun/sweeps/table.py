@@ -13,6 +13,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from metarun.errors import MetarunError
 from metarun.reports.table import cell, heading
 from metarun.runs.directory import Run
 from metarun.storage import as_json, write_text
@@ -45,7 +46,10 @@ class Outcome:
     def read(cls, job: Job, status: Status | None = None) -> Outcome:
         """Read what a job has left in its directory."""
         run = Run(job.directory)
-        results = run.results() or {}
+        try:
+            results = run.results() or {}
+        except MetarunError as error:  # a damaged file is this job's, and not the table's
+            return cls(job, "failed", {}, None, str(error))
         final = {
             name: (_number(each["mean"]), _number(each["ci95"]))
             for name, each in results.get("final", {}).items()
@@ -118,6 +122,8 @@ def table(groups: Sequence[Group]) -> str:
     rows = []
     for group in groups[:_MOST_ROWS]:
         found = [group.mean_and_spread(name) for name in names]
+        if several and len(group.finished) == 1:  # one seed has no deviation; its interval is another thing
+            found = [each and (each[0], math.nan) for each in found]
         cells = [cell(name, *each) if each else "–" for name, each in zip(names, found, strict=True)]
         rows.append([*(_short(value) for value in group.choices.values()), *cells, _state(group)])
     spread = "standard deviation over seeds" if several else "95 % confidence interval over tasks"
