@@ -82,7 +82,7 @@ class Training:
 
         Raises:
             ConfigError: the run has taken more steps than it is to take.
-            MetarunError: all checkpoints are damaged, or the metrics have lost lines.
+            MetarunError: the checkpoints are gone, all damaged, or of another network.
         """
         # Whatever decides on what comes next is decided once: the processes have to stay in step.
         state, typed = self.ranks.from_first(self._found)

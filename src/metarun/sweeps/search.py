@@ -54,19 +54,20 @@ def search(
             "'inner.lr=interval(0.01,1)', or values with commas"
         )
     with launching.held() as kept:
-        began = not kept.exists()
+        is_new = not kept.exists()
         kept.begin("search")
         study = Study.open(launching.directory, settings)
-        if not began and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
+        if not is_new and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
             raise MetarunError(
                 f"{launching.directory} holds the jobs of a search and no study of them: restore study.db "
                 f"from a copy, or type another hydra.sweep.dir=FOLDER"
             )
         study.check(space)
         kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs)
-        begun = []
         for trial in study.unfinished:
-            begun.append(trial) if overrides(trial) else study.drop(trial)
+            if not overrides(trial):
+                study.drop(trial)
+        begun = study.unfinished
         launching.numbered = True  # a job finds its trial by the number
         log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
         while True:
