@@ -359,7 +359,7 @@ def test_shell_completion_and_config_printing_work(metarun) -> None:
     completed = metarun("-sc", "query=bash", COMP_LINE="metarun algo=me", COMP_POINT="15")
     assert completed.stdout.split() == ["algo=metasgd"]
     printed = metarun("--cfg", "job", "algo=metasgd")
-    assert yaml.safe_load(printed.stdout)["inner"]["_target_"] == "metarun.rules.MetaSGD"
+    assert yaml.safe_load(printed.stdout)["inner"]["_target_"] == "metarun.rules.LearnedRates"
 
 
 def test_a_missing_archive_without_network_says_where_to_put_it(metarun, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from metarun.compiled import Compiled
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, MetaGradient, Reptile
 from metarun.models import MLP
-from metarun.rules import SGD, MetaSGD, UpdateRule
+from metarun.rules import SGD, LearnedRates, UpdateRule
 from metarun.tasks import Sinusoid
 from metarun.tasks.losses import mean_squared_error
 from metarun.workers import Workers
@@ -43,7 +43,7 @@ def gradients(learner: GradientAdaptation, metagradient: MetaGradient) -> list[t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("rule", "plain"), [(lambda: MetaSGD(lr=0.02), Exact()), (lambda: SGD(lr=0.02), Reptile())]
+    ("rule", "plain"), [(lambda: LearnedRates(lr=0.02), Exact()), (lambda: SGD(lr=0.02), Reptile())]
 )
 def test_equals_the_plain_one_also_after_the_parameters_moved(rule, plain: MetaGradient) -> None:
     learner, compiled = made(rule()), Compiled(plain)

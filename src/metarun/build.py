@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from metarun.config import Config, check_device
 from metarun.errors import ConfigError, MetarunError
-from metarun.learners import InnerLoop, Learner
+from metarun.learners import GradientAdaptation, InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
 from metarun.schema import locate, target_fields
@@ -38,34 +39,41 @@ def build(config: Config) -> Parts:
     """
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
+    shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        model: nn.Module = _make(config.model, input_shape=source.input_shape, output_size=source.output_size)
+        model: nn.Module = _make(config.model, **shapes)
     loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
     rule = {key: value for key, value in config.inner.items() if key not in loop}
     learner: Learner[Any] = _make(
         config.algo,
         model=model,
-        rule=_make(rule),
+        rule=_make(rule, **_wanted("inner", rule, shapes)),
         loop=InnerLoop(**loop),
         loss=source.loss,
         metrics=source.metrics,
         seed=config.seed,
+        **_wanted("algo", config.algo, {"make_model": partial(_make, config.model, **shapes)}),
     )
     return Parts(device, source, learner.to(device, dtype))
 
 
 def build_source(config: Config) -> TaskSource:
     """Build the task source; nothing is read from disk yet."""
-    if "dtype" in target_fields(locate("data", config.data)).types:
-        return _make(config.data, dtype=_dtype(config))  # type: ignore[no-any-return]
-    if config.dtype != "float32":
+    given = _wanted("data", config.data, {"dtype": _dtype(config)})
+    if not given and config.dtype != "float32":
         raise ConfigError(
             f"dtype={config.dtype}: {config.data['_target_']} has no argument dtype, and makes what it makes"
         )
-    return _make(config.data)  # type: ignore[no-any-return]
+    return _make(config.data, **given)  # type: ignore[no-any-return]
+
+
+def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a class has arguments for, of what is there for those that do."""
+    fields = target_fields(locate(group, node)).types
+    return {name: value for name, value in offered.items() if name in fields}
 
 
 def _dtype(config: Config) -> torch.dtype:
@@ -83,7 +91,17 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
     """Build the meta-gradient and check that it can train this learner."""
     metagradient: MetaGradient = _make(config.metagradient)
     metagradient.check(learner)
+    if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
+        raise ConfigError(f"engine.compile=true: {problem}; type engine.compile=false")
     return metagradient
+
+
+def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
+    if not metagradient.constant:
+        return "this meta-gradient is not the same computation at every step"
+    if isinstance(learner, GradientAdaptation) and learner.fresh is not None:
+        return "fresh parameters are drawn one task after another"
+    return ""
 
 
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:

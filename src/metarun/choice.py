@@ -181,6 +181,7 @@ def _description(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "engine": [candidates[0].compile, candidates[0].rematerialise, candidates[0].tf32],
         "metagradient": f"{type(metagradient).__module__}.{type(metagradient).__qualname__}",
+        "its settings": [f"{key}={each}" for key, each in vars(metagradient).items() if key[0] != "_"],
         "learner": repr(learner),
         "steps": repr(getattr(learner, "loop", None)),
         "adapts": sorted(getattr(learner, "adapted_names", ())),

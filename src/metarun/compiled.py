@@ -45,6 +45,10 @@ class Compiled(MetaGradient):
         self._weight = 0.0  # of a task, which the graphs have in them
         self.gave_up = False
 
+    def begin(self, step: int, steps: int, seed: int) -> None:
+        """Tell the plain meta-gradient."""
+        self.plain.begin(step, steps, seed)
+
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError where the plain meta-gradient cannot train this learner."""
         self.plain.check(learner)

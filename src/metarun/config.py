@@ -66,11 +66,11 @@ class Config(BaseModel, extra="forbid", frozen=True):
 
 # What metarun passes to each group's class itself, so that nobody types it.
 GIVEN: dict[str, tuple[str, ...]] = {
-    "algo": ("model", "rule", "loop", "loss", "metrics", "seed"),
+    "algo": ("model", "rule", "loop", "loss", "metrics", "seed", "make_model"),
     "metagradient": (),
     "model": ("input_shape", "output_size"),
     "data": ("dtype",),
-    "inner": (),
+    "inner": ("input_shape", "output_size"),
 }
 
 

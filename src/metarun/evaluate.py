@@ -14,6 +14,7 @@ from torch import Tensor
 from metarun.learners import Learner
 from metarun.ranks import Ranks
 from metarun.tasks import Split, TaskSource
+from metarun.tasks.episodes import episodes
 from metarun.workers import Workers
 
 _Z95 = NormalDist().inv_cdf(0.975)
@@ -108,7 +109,7 @@ def evaluate(
     firsts = range(share.start, share.stop, chunk)
 
     def scores(first: int) -> Chunk:
-        return list(learner.curve(source.batch(split, first, min(chunk, share.stop - first))))
+        return list(learner.curve(episodes(source, split, first, min(chunk, share.stop - first))))
 
     try:
         chunks = list(progress((workers or Workers(1)).map(scores, firsts), len(firsts)))

@@ -20,10 +20,15 @@ def fix(seed: int, work: str, number: int = 0) -> None:
         work: "step", or a split that is evaluated.
         number: of the meta-step.
     """
-    digest = hashlib.blake2b(f"{seed} {work} {number}".encode(), digest_size=8).digest()
-    state = int.from_bytes(digest, "little") >> 1
-    random.seed(state)
-    np.random.seed(state % 2**32)
-    torch.default_generator.manual_seed(state)
+    start = state(seed, work, number)
+    random.seed(start)
+    np.random.seed(start % 2**32)
+    torch.default_generator.manual_seed(start)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(state)
+        torch.cuda.manual_seed_all(start)
+
+
+def state(seed: int, work: str, number: int = 0) -> int:
+    """Return where a generator starts that this piece of work draws from."""
+    digest = hashlib.blake2b(f"{seed} {work} {number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

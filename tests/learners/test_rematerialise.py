@@ -13,7 +13,7 @@ from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.learners.rematerialise import rematerialised
 from metarun.metagradients import Exact
 from metarun.models import MLP
-from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
+from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
 from metarun.tasks import Sinusoid
 from metarun.tasks.losses import mean_squared_error
 
@@ -39,7 +39,7 @@ def learner(rule: UpdateRule, steps: int, adapts: str = "all", **loop: int) -> G
     [
         (lambda: SGD(lr=0.02), {}),
         (lambda: SGD(lr=0.02), {"adapts": "head"}),
-        (lambda: MetaSGD(lr=0.02), {"adapts": "body", "batch": 3}),
+        (lambda: LearnedRates(lr=0.02), {"adapts": "body", "batch": 3}),
         (lambda: Adam(lr=0.01), {}),
     ],
 )

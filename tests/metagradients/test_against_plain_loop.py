@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
 from metarun.models import MLP, Conv4, Linear
-from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
+from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
 from metarun.tasks import BinaryClassification, Examples, Sinusoid, TaskBatch
 from metarun.tasks.losses import cross_entropy, mean_squared_error
 from metarun.workers import Workers
@@ -25,7 +25,7 @@ ALGORITHMS = {
     "maml": (SGD, Exact, "all"),
     "fomaml": (SGD, FirstOrder, "all"),
     "reptile": (Adam, Reptile, "all"),
-    "metasgd": (MetaSGD, Exact, "all"),
+    "metasgd": (LearnedRates, Exact, "all"),
     "anil": (SGD, Exact, "head"),
     "maml-adam": (Adam, Exact, "all"),
 }
@@ -320,7 +320,7 @@ def test_maml_on_linear_regression_by_hand() -> None:
 def test_meta_sgd_rates_on_linear_regression_by_hand() -> None:
     """φ = θ − α∘g(θ), so dL'/dα = −g(θ)∘g'(φ), and dL'/dθ = (I − H·diag(α))·g'(φ)."""
     x, y = torch.tensor([[[2.0]]], dtype=torch.float64), torch.tensor([[[1.0]]], dtype=torch.float64)
-    learner = one_step(Linear(input_shape=(1,), output_size=1).double(), MetaSGD(lr=0.1), mean_squared_error)
+    learner = one_step(Linear(input_shape=(1,), output_size=1).double(), LearnedRates(lr=0.1), mean_squared_error)
     found = by_engine(learner, Exact(), TaskBatch(Examples(x, y), Examples(x, y)), chunk=1)
     # θ = 0: the residual is −1, g = 2·(−1)·(2, 1) = (−4, −2), φ = (0.4, 0.2), the new residual
     # 0.4·2 + 0.2 − 1 = 0, so g'(φ) = 0 and every meta-gradient vanishes …

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun.rules import SGD, Adam, MetaSGD, UpdateRule
+from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
 
 STEPS = 5
 ADAM_GRID = [
@@ -68,7 +68,7 @@ def test_derivative_with_respect_to_the_start_is_finite_differences(rule: Update
 
 
 def test_meta_sgd_derivative_with_respect_to_rates_is_finite_differences() -> None:
-    rule = MetaSGD(lr=0.1).double()
+    rule = LearnedRates(lr=0.1).double()
     rule.prepare({"w": start()[0]}, torch.Generator())
 
     def adapted(rates: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def test_meta_sgd_rates_start_from_one_draw_of_the_interval() -> None:
     initial = {"a.weight": torch.zeros(50, 50), "b": torch.zeros(7)}
     drawn = []
     for seed in range(200):
-        rule = MetaSGD(lr=[0.005, 0.1])
+        rule = LearnedRates(lr=[0.005, 0.1])
         rule.prepare(initial, torch.Generator().manual_seed(seed))
         values = torch.cat([rate.detach().flatten() for rate in rule.rates.values()])
         assert values.unique().numel() == 1
@@ -113,6 +113,6 @@ def test_meta_sgd_rates_start_from_one_draw_of_the_interval() -> None:
 
 
 def test_meta_sgd_rates_start_from_a_number() -> None:
-    rule = MetaSGD(lr=0.05)
+    rule = LearnedRates(lr=0.05)
     rule.prepare({"w": torch.zeros(3)}, torch.Generator())
     assert rule.rates["w"].tolist() == pytest.approx([0.05] * 3)

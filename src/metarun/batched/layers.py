@@ -48,7 +48,7 @@ def batched_forward(model: nn.Module) -> Forward | None:
     """Return the forward pass of T such networks, or None where the model is not a sequence of known layers.
 
     The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
-    are made of; vmap serves any other. Norms have no running statistics.
+    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other. Norms have no running statistics.
     """
     for module in model.modules():
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
@@ -57,7 +57,7 @@ def batched_forward(model: nn.Module) -> Forward | None:
     names = {name for name, _ in model.named_parameters()}
     if any(f"{prefix}{own}" not in names for prefix, layer in layers for own, _ in layer.named_parameters()):
         return None  # a layer that stands in two places has its parameters under one name only
-    if not all(type(layer).__module__.startswith("torch.nn.modules.") for _, layer in layers):
+    if not all(_is_torchs(layer) or "over_tasks" in vars(type(layer)) for _, layer in layers):
         return None  # a class of somebody's own may do more than the one it inherits from
     steps: list[Step] = []
     layout: Layout = "rows"
@@ -95,6 +95,9 @@ def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  
     """Return the next step, or None where the next layer is not known."""
     name, layer = layers[0]
     kind, following = type(layer), [type(module) for _, module in layers[1:]]
+    if not _is_torchs(layer):
+        over_tasks = layer.over_tasks(name)
+        return Plan(1, "rows", "rows", lambda params, x, tasks: over_tasks(params, x))  # noqa: ARG005
     if kind in _ELEMENTWISE:
         return Plan(1, layout, layout, lambda params, x, tasks: layer(x))  # noqa: ARG005
     if kind in _POOLS:
@@ -113,6 +116,10 @@ def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  
     if kind is nn.Conv2d:
         return _plan_convolution(layers)
     return None
+
+
+def _is_torchs(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("torch.nn.modules.")
 
 
 def _fold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001

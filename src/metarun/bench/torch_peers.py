@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from metarun.bench.work import Work
 from metarun.metagradients import FirstOrder
-from metarun.rules import SGD, MetaSGD
+from metarun.rules import SGD, LearnedRates
 
 Rates = dict[str, Tensor | float]
 Task = tuple[Tensor, Tensor]
@@ -107,7 +107,7 @@ def _own_loss(work: Work, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def _rate(work: Work, name: str) -> Tensor | float:
     rule = work.learner.rule
-    if isinstance(rule, MetaSGD):
+    if isinstance(rule, LearnedRates):
         rates: Tensor = rule.rates[name.replace(".", "/")]
         return rates
     assert isinstance(rule, SGD)

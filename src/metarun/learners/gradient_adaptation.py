@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import copy
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
-from metarun.batched import batched_forward
 from metarun.errors import ConfigError
+from metarun.learners.initialisation import FreshParameters, matching, of_norms
 from metarun.learners.inner_loop import InnerLoop
 from metarun.learners.learner import Graph, Learner
 from metarun.learners.rematerialise import rematerialised
+from metarun.learners.task_forward import TaskForward
 from metarun.rules import Parameters, UpdateRule
+from metarun.rules.rule import key
 from metarun.tasks import Examples, Loss
 
 
 @dataclass(frozen=True)
 class AdaptedParameters:
-    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from."""
+    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from.
+
+    Attributes:
+        params: the parameters that adapt.
+        shared: the others, the same for all tasks.
+        support_x: the inputs of the support sets.
+        start: the parameters that adapt as they were before the first step.
+    """
 
     params: Parameters
     shared: Mapping[str, Tensor]
     support_x: Tensor
+    start: Parameters
 
 
 class GradientAdaptation(Learner[AdaptedParameters]):
@@ -42,20 +49,31 @@ class GradientAdaptation(Learner[AdaptedParameters]):
     second derivatives are silently wrong (torch 2.13).
 
     Args:
-        model: the network; its parameters are the initialisation θ.
+        model: the network; its parameters are the initialisation θ. What does not require a gradient there
+            is not meta-learned, but may adapt (CAVIA's context parameters).
         rule: what a step does.
         loop: how many steps on how much of the support set.
         loss: of predictions and targets, one value a task.
         metrics: more of the same, for people to read.
         adapts: which parameters adapt: `all`, `head` (the layer of that name: ANIL, Raghu et al. 2020,
-            arXiv:1909.09157), `body` (all others), or a pattern of parameter names such as `body.block4.*`.
+            arXiv:1909.09157), `body` (all others: BOIL, Oh et al. 2021, arXiv:2008.08882), a pattern of
+            parameter names such as `body.block4.*`, or all but those of a pattern, `!*.norm.*`.
             The others are meta-learned, but the same for every task.
+        start: `learned`, or `fresh`: each task draws parameters from the model's own initialisation, and only
+            the rule is meta-learned (learned optimizers).
+        proximal: λ of a term λ/2 ‖φ − θ‖² that the inner loop adds to each task's loss (iMAML, Rajeswaran et
+            al. 2019, arXiv:1909.04630, equation 3).
+        per_step: parameters that do not adapt, and are meta-learned for each inner step by itself: `norms`
+            (weights and biases of norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or
+            a pattern. Predictions after a step use that step's own.
         transductive: at test, predict all query examples in one batch (they share batch-norm
             statistics); otherwise each one alone, beside the support set, as in Reptile's code.
-        seed: of the rule's own random initial weights.
+        seed: of the rule's own random initial weights, and of fresh parameters.
+        make_model: builds a fresh model.
 
     Raises:
-        ConfigError: no parameter matches `adapts`, or the model keeps running statistics or drops out.
+        ConfigError: no parameter matches `adapts` or `per_step`, or the model keeps running statistics or
+            drops out.
     """
 
     def __init__(
@@ -67,49 +85,80 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         loss: Loss,
         metrics: Mapping[str, Loss],
         adapts: str = "all",
+        start: Literal["learned", "fresh"] = "learned",
+        proximal: NonNegativeFloat = 0.0,
+        per_step: str | None = None,
         transductive: bool = True,
         seed: int = 0,
+        make_model: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__(loss, metrics)
-        self.model: nn.Module = model
+        _check(model)
+        self.model: nn.Module
+        if start == "learned":
+            self.model = model
+        else:  # Only its shape is used: no part of the learner, whose rule may be used on other networks.
+            self.__dict__["model"] = model
         self.rule: UpdateRule = rule
         self.loop = loop
-        self._batched = batched_forward(model)
-        self._copies: dict[int, nn.Module] = {}
+        self.proximal = proximal
         self.transductive = transductive
-        self.adapted_names = _matching(adapts, [name for name, _ in model.named_parameters()])
-        for name, module in model.named_modules():
-            if getattr(module, "track_running_stats", False):
-                raise ConfigError(
-                    f"model: {name} keeps running statistics, which tasks would share: "
-                    f"build it with track_running_stats=False"
-                )
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-                raise ConfigError(
-                    f"model: {name} drops out at random, from a generator that a resumed run would not have; "
-                    f"build it with p=0"
-                )
-        rule.prepare(self._initial(), torch.Generator().manual_seed(seed))
+        names = [name for name, _ in model.named_parameters()]
+        self.adapted_names = matching(adapts, names)
+        self.fresh: FreshParameters | None = None
+        if start == "fresh":
+            if adapts != "all" or per_step or make_model is None:
+                raise ConfigError("algo.start=fresh: all parameters adapt; type algo.adapts=all")
+            self.fresh = FreshParameters(make_model, seed)
+        self.each_step = nn.ParameterDict()
+        for name in self._per_step_names(per_step, names):
+            p = model.get_parameter(name).detach()
+            self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
+        self._forward = TaskForward(model)
+        initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
+        rule.prepare(initial, torch.Generator().manual_seed(seed))
 
-    def _initial(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if name in self.adapted_names}
+    def _per_step_names(self, pattern: str | None, names: list[str]) -> list[str]:
+        if pattern is None:
+            return []
+        fitting = of_norms(self.model) if pattern == "norms" else matching(pattern, names, "algo.per_step")
+        chosen = [name for name in names if name in fitting]
+        self.adapted_names -= set(chosen)
+        for name in chosen:  # its place is taken
+            self.model.get_parameter(name).requires_grad_(False)
+        if not self.adapted_names:
+            raise ConfigError(f"algo.per_step={pattern} leaves no parameter that adapts; see algo.adapts")
+        return chosen
 
-    def trajectory(self, support: Examples, graph: Graph) -> Iterator[AdaptedParameters]:
-        """Yield θ, expanded to T tasks, and the adapted parameters after each inner step."""
-        params, shared = self._start(support.x.shape[0], graph)
-        yield AdaptedParameters(params, shared, support.x)
-        state = self.rule.init(params)
+    def trajectory(
+        self, support: Examples, graph: Graph, window: int | None = None
+    ) -> Iterator[AdaptedParameters]:
+        """Yield θ, expanded to T tasks, and the adapted parameters after each inner step.
+
+        With a window of n steps nothing can be differentiated through the end of every n-th step.
+        """
+        start = self._start(support, graph)
+        yield start
+        yield from self.go_on(start, support, graph, window)
+
+    def go_on(
+        self, before: AdaptedParameters, support: Examples, graph: Graph, window: int | None = None
+    ) -> Iterator[AdaptedParameters]:
+        """Yield the parameters after each step from others than θ, as on a second task after a first."""
+        params, state = before.params, self.rule.init(before.params)
         for step in range(self.loop.count(self.training)):
-            params, state = self._step((params, state), shared, support, step, graph)
-            yield AdaptedParameters(params, shared, support.x)
+            if window and step and step % window == 0:
+                params, state = _leaves(params), tree_map_only(Tensor, Tensor.detach, state)
+            params, state = self._step((params, state), before, support, step, graph)
+            yield AdaptedParameters(params, self._shared(before, step, graph), support.x, before.start)
 
     def adapt(self, support: Examples, graph: Graph = "exact") -> AdaptedParameters:
         """Return the adapted parameters after the last step; see `rematerialise`."""
         steps = self.loop.count(self.training)
         if not self.rematerialise or graph != "exact" or steps == 0:
             return super().adapt(support, graph)
-        params, shared = self._start(support.x.shape[0], graph)
-        values, structure = tree_flatten((params, self.rule.init(params)))
+        start = self._start(support, graph)
+        values, structure = tree_flatten((start.params, self.rule.init(start.params)))
         if not all(isinstance(each, Tensor) and each.is_floating_point() for each in values):
             raise ConfigError(
                 f"engine.rematerialise needs a rule whose state is made of floating-point tensors, "
@@ -118,29 +167,56 @@ class GradientAdaptation(Learner[AdaptedParameters]):
 
         def one_step(values: tuple[Tensor, ...], step: int, differentiable: bool) -> tuple[Tensor, ...]:
             kind: Graph = "exact" if differentiable else "none"
-            after = self._step(tree_unflatten(values, structure), shared, support, step, kind)
+            after = self._step(tree_unflatten(values, structure), start, support, step, kind)
             return tuple(tree_flatten(after)[0])
 
-        weights = [*shared.values(), *self.rule.parameters()]
+        shared = (p for name, p in start.shared.items() if key(name) not in self.each_step)
+        weights = [*shared, *self.each_step.values(), *self.rule.parameters()]
+        if self.proximal:
+            weights += start.start.values()
         after = rematerialised(one_step, values, weights, steps)
         params, _ = tree_unflatten(after, structure)
-        return AdaptedParameters(params, shared, support.x)
+        return AdaptedParameters(params, self._shared(start, steps - 1, graph), support.x, start.start)
 
-    def _start(self, tasks: int, graph: Graph) -> tuple[Parameters, Parameters]:
-        """Return the parameters that adapt, for T tasks, and those that tasks share."""
+    def _start(self, support: Examples, graph: Graph) -> AdaptedParameters:
+        """Return θ for T tasks, as it is before the first step."""
+        tasks = support.x.shape[0]
+        if self.fresh is not None:
+            if support.key is None:
+                raise ConfigError("algo.start=fresh: these episodes have no key to draw parameters with")
+            params = _leaves(self.fresh.draw(support.key, support.x))
+            return AdaptedParameters(params, {}, support.x, params)
         params: Parameters = {}
         shared: Parameters = {}
         for name, p in self.model.named_parameters():
-            if name in self.adapted_names:
-                params[name] = p.expand(tasks, *p.shape)
-            else:
-                shared[name] = p
-        if graph == "none":
-            params, shared = ({name: p.detach() for name, p in each.items()} for each in (params, shared))
-        return params, shared
+            if name not in self.adapted_names:
+                shared[name] = p.detach() if graph == "none" else p
+                continue
+            expanded = p.expand(tasks, *p.shape)
+            learned = p.requires_grad and graph != "none"
+            params[name] = expanded if learned else expanded.detach().requires_grad_(graph != "none")
+        start = AdaptedParameters(params, shared, support.x, params)
+        return replace(start, shared=self._shared(start, 0, graph))
+
+    def _shared(self, start: AdaptedParameters, step: int, graph: Graph) -> Mapping[str, Tensor]:
+        """Return the parameters that tasks share in inner step `step`, and in predictions after it."""
+        if not self.each_step:
+            return start.shared
+        own = {}
+        for name in start.shared:
+            if key(name) in self.each_step:
+                values = self.each_step[key(name)]
+                values = values[min(step, len(values) - 1)]
+                own[name] = values.detach() if graph == "none" else values
+        return {**start.shared, **own}
 
     def _step(
-        self, before: tuple[Parameters, Any], shared: Parameters, support: Examples, step: int, graph: Graph
+        self,
+        before: tuple[Parameters, Any],
+        start: AdaptedParameters,
+        support: Examples,
+        step: int,
+        graph: Graph,
     ) -> tuple[Parameters, Any]:
         """Return the parameters and the rule's state after one inner step, given those before it."""
         params, state = before
@@ -148,15 +224,23 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             params = _leaves(params)
         examples = self.loop.minibatch(support, step, self.training)
         with torch.enable_grad():
-            loss = self.loss(self._forward(params, shared, examples.x), examples.y).sum()
-            if loss.requires_grad:
+            losses = self.loss(self._forward(params, self._shared(start, step, graph), examples.x), examples.y)
+            total = losses.sum()
+            if self.proximal:
+                total = total + self.proximal / 2 * squared_distance(params, start.start)
+            if total.requires_grad:
                 grads = torch.autograd.grad(
-                    loss, list(params.values()), create_graph=graph == "exact", materialize_grads=True
+                    total, list(params.values()), create_graph=graph == "exact", materialize_grads=True
                 )
             else:  # only biases before a batch norm adapt, which takes them away
                 grads = tuple(torch.zeros_like(p) for p in params.values())
         with torch.set_grad_enabled(graph != "none"):
+            state = self.rule.observe(state, examples, losses if graph == "exact" else losses.detach())
             return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
+
+    def support_losses(self, adapted: AdaptedParameters, support: Examples) -> Tensor:
+        """Return each task's loss on the whole of its support set, [T]."""
+        return self.loss(self._forward(adapted.params, adapted.shared, support.x), support.y)
 
     def predict(self, adapted: AdaptedParameters, x: Tensor) -> Tensor:
         """Map x [T, n, …] to predictions [T, n, out]."""
@@ -168,35 +252,15 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         ]
         return torch.stack(alone, 1)
 
-    def _forward(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        tasks = x.shape[0]
-        if self._batched is not None:
-            everyones = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
-            return self._batched({**params, **everyones}, x)
-        model = self._model_of_this_thread()
-
-        def one_task(params: Parameters, x: Tensor) -> Tensor:
-            output: Tensor = functional_call(model, {**params, **shared}, (x,))
-            return output
-
-        if tasks == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
-            return one_task({name: p.squeeze(0) for name, p in params.items()}, x.squeeze(0))[None]
-        output: Tensor = vmap(one_task)(params, x)
-        return output
-
-    def _model_of_this_thread(self) -> nn.Module:
-        """Return a copy for every other thread: functional_call puts its parameters into the module."""
-        if threading.current_thread() is threading.main_thread():
-            return self.model
-        thread = threading.get_ident()
-        if thread not in self._copies:
-            self._copies[thread] = copy.deepcopy(self.model)
-        return self._copies[thread]
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._copies.clear()  # of another device or type now
+        self._forward.forget_copies()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def squared_distance(params: Parameters, others: Parameters) -> Tensor:
+    """Return ‖φ − θ‖², summed over tasks."""
+    return torch.stack([(p - others[name]).square().sum() for name, p in params.items()]).sum()
 
 
 def _leaves(params: Parameters) -> Parameters:
@@ -204,19 +268,15 @@ def _leaves(params: Parameters) -> Parameters:
     return {name: p.detach().requires_grad_() for name, p in params.items()}
 
 
-def _matching(adapts: str, names: list[str]) -> set[str]:
-    """Return the parameter names that `adapts` stands for."""
-    head = {name for name in names if name.startswith("head.")}
-    if adapts in ("head", "body") and not head:
-        raise ConfigError(
-            f"algo.adapts={adapts}: the model has no layer called head; "
-            f"type a pattern of its parameter names instead: {', '.join(names)}"
-        )
-    known = {"all": set(names), "head": head, "body": set(names) - head}
-    chosen = known.get(adapts, {name for name in names if fnmatchcase(name, adapts)})
-    if not chosen:
-        raise ConfigError(
-            f"algo.adapts={adapts} matches no parameter: type all, head, body or a pattern of "
-            f"{', '.join(names)}"
-        )
-    return chosen
+def _check(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if getattr(module, "track_running_stats", False):
+            raise ConfigError(
+                f"model: {name} keeps running statistics, which tasks would share: "
+                f"build it with track_running_stats=False"
+            )
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ConfigError(
+                f"model: {name} drops out at random, from a generator that a resumed run would not have; "
+                f"build it with p=0"
+            )

@@ -1,7 +1,19 @@
-"""What the outer loop follows (`metagradient=`): exact, first-order, Reptile."""
+"""What the outer loop follows (`metagradient=`)."""
 
+from metarun.metagradients.evolution import EvolutionStrategies
+from metarun.metagradients.implicit import Implicit
 from metarun.metagradients.metagradient import Gradients, MetaGradient, even_size
-from metarun.metagradients.query_loss import Exact, FirstOrder
+from metarun.metagradients.query_loss import Exact, FirstOrder, Truncated
 from metarun.metagradients.reptile import Reptile
 
-__all__ = ["Exact", "FirstOrder", "Gradients", "MetaGradient", "Reptile", "even_size"]
+__all__ = [
+    "EvolutionStrategies",
+    "Exact",
+    "FirstOrder",
+    "Gradients",
+    "Implicit",
+    "MetaGradient",
+    "Reptile",
+    "Truncated",
+    "even_size",
+]

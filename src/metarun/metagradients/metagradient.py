@@ -24,7 +24,16 @@ def even_size(tasks: int, chunk: int, workers: Workers) -> int:
 
 
 class MetaGradient(ABC):
-    """Fills `.grad` of the meta-parameters with the mean over the tasks of a meta-batch."""
+    """Fills `.grad` of the meta-parameters with the mean over the tasks of a meta-batch.
+
+    Attributes:
+        constant: whether it is the same computation at every meta-step, so that it can be compiled.
+    """
+
+    constant = True
+
+    def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
+        """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""
 
     @abstractmethod
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:

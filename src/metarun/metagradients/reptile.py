@@ -25,10 +25,10 @@ class Reptile(MetaGradient):
             raise ConfigError(
                 "metagradient=reptile needs a learner that adapts by gradient: type algo=reptile"
             )
-        if any(True for _ in learner.rule.parameters()):
+        if learner.fresh is not None or learner.each_step or any(True for _ in learner.rule.parameters()):
             raise ConfigError(
-                "metagradient=reptile trains the initialisation only, and inner's update rule has weights of "
-                "its own: type inner=sgd or inner=adam, or metagradient=exact"
+                "metagradient=reptile trains the initialisation only, and inner's update rule, or "
+                "algo.per_step, has weights of its own: type inner=sgd or inner=adam, or metagradient=exact"
             )
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:

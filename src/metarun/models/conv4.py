@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from metarun.errors import ConfigError
+from metarun.models.context import Film
 from metarun.models.norms import Norm, norm_layer
 
 BLOCKS = 4
@@ -26,6 +27,8 @@ class Conv4(nn.Sequential):
         norm: batch, group, layer or none.
         halve: `pool` (2 × 2 max-pooling after the norm) or `stride` (the convolution has stride 2).
         features: `flatten` the last feature map or take its spatial `mean`, as MAML's Omniglot code does.
+        context: context parameters, which scale and shift the channels of the third block, for algo=cavia.
+        warp: a 1 × 1 convolution after each block's own, starting as the identity, for algo=tnet.
         input_shape: (colour channels, height, width).
         output_size: outputs of the head.
 
@@ -42,6 +45,8 @@ class Conv4(nn.Sequential):
         norm: Norm = "batch",
         halve: Literal["pool", "stride"] = "pool",
         features: Literal["flatten", "mean"] = "flatten",
+        context: NonNegativeInt = 0,
+        warp: bool = False,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
@@ -55,9 +60,13 @@ class Conv4(nn.Sequential):
             shrunk = ((height + 1) // 2, (width + 1) // 2) if halve == "stride" else (height // 2, width // 2)
             normed = shrunk if halve == "stride" else (height, width)
             block = OrderedDict[str, nn.Module](
-                conv=nn.Conv2d(channels, filters, 3, stride=2 if halve == "stride" else 1, padding=1),
-                norm=norm_layer(norm, filters, normed),
+                conv=nn.Conv2d(channels, filters, 3, stride=2 if halve == "stride" else 1, padding=1)
             )
+            if warp:
+                block["warp"] = nn.Conv2d(filters, filters, 1, bias=False)
+            block["norm"] = norm_layer(norm, filters, normed)
+            if context and index == 3:
+                block["context"] = Film(context, filters)
             if halve == "pool":
                 block["pool"] = nn.MaxPool2d(2)
             # Max-pooling commutes with ReLU: the same function for a quarter of the work.
@@ -73,8 +82,10 @@ class Conv4(nn.Sequential):
             self.mean = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), output_size)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
+        for name, module in self.named_modules():
+            if name.endswith("warp"):
+                nn.init.dirac_(module.weight)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)

@@ -6,33 +6,56 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import nn
 
+from metarun.models.context import Context
 from metarun.models.norms import Norm, norm_layer
 
 
-class Linear(nn.Sequential):
-    """One linear layer on the flattened input, starting from zero (closed forms are easy there)."""
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "gelu": nn.GELU}
 
-    def __init__(self, *, input_shape: tuple[int, ...], output_size: int) -> None:
+
+class Linear(nn.Sequential):
+    """One linear layer on the flattened input, starting from zero by default (closed forms are easy there).
+
+    Args:
+        bias: whether it has one.
+        std: standard deviation of the weights' start; biases start from zero.
+        input_shape: of one example.
+        output_size: outputs.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...],
+        output_size: int,
+        bias: bool = True,
+        std: NonNegativeFloat = 0.0,
+    ) -> None:
         super().__init__()
         self.flatten = nn.Flatten()
-        self.head = nn.Linear(math.prod(input_shape), output_size)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = nn.Linear(math.prod(input_shape), output_size, bias=bias)
+        nn.init.normal_(self.head.weight, std=std)
+        if bias:
+            nn.init.zeros_(self.head.bias)
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them: MAML's regression network by default.
+    """Linear layers with an activation between them: MAML's regression network by default.
 
     Weights start from a normal with standard deviation 0.01 cut at two deviations and biases from zero,
     as in the code of MAML (Finn et al. 2017, arXiv:1703.03400).
 
     Args:
         hidden: sizes of the hidden layers.
-        norm: after each hidden layer, before its ReLU; MAML's code uses batch on Omniglot.
+        norm: after each hidden layer, before its activation; MAML's code uses batch on Omniglot.
+        activation: of the hidden layers.
+        context: context parameters beside the input, for algo=cavia.
+        warp: a linear map after each hidden layer's own, starting as the identity, for algo=tnet.
         input_shape: of one example.
         output_size: outputs of the head.
     """
@@ -44,16 +67,27 @@ class MLP(nn.Sequential):
         output_size: int,
         hidden: Sequence[PositiveInt] = (40, 40),
         norm: Norm = "none",
+        activation: Literal["relu", "tanh", "sigmoid", "elu", "gelu"] = "relu",
+        context: NonNegativeInt = 0,
+        warp: bool = False,
     ) -> None:
         super().__init__()
-        sizes = [math.prod(input_shape), *hidden]
+        sizes = [math.prod(input_shape) + context, *hidden]
         self.flatten = nn.Flatten()
+        if context:
+            self.context = Context(context)
         self.body = nn.Sequential()
         for index, (before, after) in enumerate(pairwise(sizes), start=1):
-            layer = OrderedDict(linear=nn.Linear(before, after), norm=norm_layer(norm, after), relu=nn.ReLU())
+            layer = OrderedDict[str, nn.Module](linear=nn.Linear(before, after))
+            if warp:
+                layer["warp"] = nn.Linear(after, after, bias=False)
+            layer["norm"] = norm_layer(norm, after)
+            layer[activation] = _ACTIVATIONS[activation]()
             self.body.add_module(f"layer{index}", nn.Sequential(layer))
         self.head = nn.Linear(sizes[-1], output_size)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
+        for name, module in self.named_modules():
+            if name.endswith("warp"):
+                nn.init.eye_(module.weight)
+            elif isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
                 nn.init.zeros_(module.bias)

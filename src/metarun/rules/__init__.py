@@ -1,8 +1,27 @@
 """Update rules of the inner loop, fixed and learned (`inner=`)."""
 
-from metarun.rules.adam import Adam
-from metarun.rules.metasgd import MetaSGD
+from metarun.rules.adaptive import Adagrad, Adam, RMSProp
+from metarun.rules.coordinatewise import LSTM, MLP
+from metarun.rules.hypernet import Hypernet
+from metarun.rules.learned_rates import LearnedRates
+from metarun.rules.meta_curvature import MetaCurvature
+from metarun.rules.metz import MetzMLP
+from metarun.rules.momentum import Momentum
 from metarun.rules.rule import Parameters, UpdateRule
 from metarun.rules.sgd import SGD
 
-__all__ = ["SGD", "Adam", "MetaSGD", "Parameters", "UpdateRule"]
+__all__ = [
+    "LSTM",
+    "MLP",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Hypernet",
+    "LearnedRates",
+    "MetaCurvature",
+    "MetzMLP",
+    "Momentum",
+    "Parameters",
+    "RMSProp",
+    "UpdateRule",
+]

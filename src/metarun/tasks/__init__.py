@@ -4,6 +4,7 @@ from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch, TaskSo
 from metarun.tasks.binary_classification import BinaryClassification
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LinearRegression",
     "Loss",
     "Omniglot",
+    "Quadratics",
     "Sinusoid",
     "Split",
     "TaskBatch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metarun.tasks.batch import TaskBatch, TaskSource
+from metarun.tasks.episodes import episodes
 
 # A few small episodes take as long to make as a thousand; large ones gain nothing, and are many bytes.
 _BYTES = 2**22
@@ -22,7 +23,7 @@ class Ahead:
 
     def __init__(self, source: TaskSource, count: int) -> None:
         self._source, self._count = source, count
-        one = source.batch("train", 0, 1)
+        one = episodes(source, "train", 0, 1)
         tensors = (one.support.x, one.support.y, one.query.x, one.query.y)
         size = count * sum(each.numel() * each.element_size() for each in tensors)
         self._steps = max(1, min(_MOST_STEPS, _BYTES // size))
@@ -34,6 +35,6 @@ class Ahead:
         block, place = divmod(step, self._steps)
         if block != self._block:
             tasks = self._steps * self._count
-            made = self._source.batch("train", block * tasks, tasks)
+            made = episodes(self._source, "train", block * tasks, tasks)
             self._made, self._block = TaskBatch(made.support, made.query), block
         return self._made.part(slice(place * self._count, (place + 1) * self._count))

@@ -18,18 +18,22 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled examples of T tasks: x [T, n, …]; y [T, n] (class index) or [T, n, d] (target)."""
+    """Labelled examples of T tasks: x [T, n, …]; y [T, n] (class index) or [T, n, d] (target).
+
+    `key`, int64 [T], holds random bits of the episodes for what a learner draws for them; see `episodes`.
+    """
 
     x: Tensor
     y: Tensor
+    key: Tensor | None = None
 
     def tasks(self, chosen: slice) -> Examples:
         """Return the examples of some of the tasks."""
-        return Examples(self.x[chosen], self.y[chosen])
+        return Examples(self.x[chosen], self.y[chosen], None if self.key is None else self.key[chosen])
 
     def take(self, chosen: Tensor | slice) -> Examples:
         """Return the same examples of every task, chosen along the dimension n."""
-        return Examples(self.x[:, chosen], self.y[:, chosen])
+        return Examples(self.x[:, chosen], self.y[:, chosen], self.key)
 
     def __len__(self) -> int:
         """Return the number of examples of each task."""

@@ -9,6 +9,11 @@ def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions - targets).square().flatten(1).mean(1)
 
 
+def sum_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Sum over examples and outputs of (prediction − target)²; targets [T, n, out]."""
+    return (predictions - targets).square().flatten(1).sum(1)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean over examples of −log softmax(logits)[label], in nats; labels [T, n]."""
     each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")

@@ -1,0 +1,83 @@
+"""Where adaptation starts: which parameters adapt, and fresh ones for every task."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from metarun.errors import ConfigError
+from metarun.rules import Parameters
+
+_GLOBAL_GENERATOR = threading.Lock()
+
+
+def of_norms(model: nn.Module) -> set[str]:
+    """Return the names of the parameters of normalisation layers."""
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
+        for own, _ in module.named_parameters()
+    }
+
+
+def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set[str]:
+    """Return the parameter names that `all`, `head`, `body` or a pattern stands for.
+
+    Args:
+        adapts: what to match.
+        names: of all parameters.
+        setting: whose value it is, for the message.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    head = {name for name in names if name.startswith("head.")}
+    if adapts in ("head", "body") and not head:
+        raise ConfigError(
+            f"{setting}={adapts}: the model has no layer called head; "
+            f"type a pattern of its parameter names instead: {', '.join(names)}"
+        )
+    known = {"all": set(names), "head": head, "body": set(names) - head}
+    chosen = known[adapts] if adapts in known else _fitting(adapts, names)
+    if not chosen:
+        raise ConfigError(
+            f"{setting}={adapts} matches no parameter: type all, head, body or a pattern of "
+            f"{', '.join(names)}"
+        )
+    return chosen
+
+
+def _fitting(pattern: str, names: list[str]) -> set[str]:
+    if pattern.startswith("!"):
+        return set(names) - _fitting(pattern[1:], names)
+    return {name for name in names if fnmatchcase(name, pattern)}
+
+
+class FreshParameters:
+    """Parameters that the model's own initialisation draws anew for every task.
+
+    Args:
+        make: builds the model; it draws from torch's global generator, as torch's layers do.
+        seed: with a task's key, of its draw.
+    """
+
+    def __init__(self, make: Callable[[], nn.Module], seed: int) -> None:
+        self._make, self._seed = make, seed
+
+    def draw(self, keys: Tensor, like: Tensor) -> Parameters:
+        """Return the parameters of tasks with these keys [T], of the device and type of `like`, [T, …]."""
+        drawn: list[dict[str, Tensor]] = []
+        # The global generator is set for each task's model alone, and put back as it was.
+        with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
+            for key in keys.tolist():
+                torch.default_generator.manual_seed((key ^ self._seed) & (2**63 - 1))
+                drawn.append(dict(self._make().named_parameters()))
+        return {
+            name: torch.stack([each[name].detach() for each in drawn]).to(like.device, like.dtype)
+            for name in drawn[0]
+        }

@@ -1,0 +1,137 @@
+"""Learned optimizers: one small network that moves every coordinate of every parameter alike."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from metarun.rules.rule import Parameters, UpdateRule
+
+
+def coordinates(params: Parameters) -> Tensor:
+    """Return all entries of all parameters, [T, P]."""
+    return torch.cat([p.flatten(1) for p in params.values()], 1)
+
+
+def moved(params: Parameters, update: Tensor) -> Parameters:
+    """Return the parameters plus an update of all their coordinates, [T, P]."""
+    parts = update.split([p[0].numel() for p in params.values()], 1)
+    return {name: p + part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
+
+
+def log_and_sign(gradient: Tensor, p: float) -> Tensor:
+    """Return two features of a gradient, [..., 2]: its size on a log scale and its sign.
+
+    (log|g| / p, sign g) where |g| ≥ e⁻ᵖ, else (−1, eᵖ g) (Andrychowicz et al. 2016, appendix A).
+    """
+    small = math.exp(-p)
+    large = gradient.abs() >= small
+    size = torch.where(large, gradient.abs(), small).log() / p
+    return torch.stack([size, torch.where(large, gradient.sign(), gradient / small)], -1)
+
+
+class Coordinatewise(UpdateRule):
+    """A network whose weights fit parameters of any number and shape: learned on small, used on larger ones."""
+
+    def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
+        """Draw the network's weights, uniform in ±1/√(inputs) as torch's own layers do, biases too."""
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    bound = 1 / math.sqrt(module.in_features)
+                    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
+        """Return the parameters moved by what the network makes of each coordinate, and its state."""
+        update, state = self.propose(params, grads, state, step)
+        return moved(params, update), state
+
+    @abstractmethod
+    def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:
+        """Return what to add to all coordinates, [T, P], and the state."""
+
+
+class LSTM(Coordinatewise):
+    """Two LSTM layers a coordinate, on log and sign of its gradient (Andrychowicz et al. 2016, arXiv:1606.04474).
+
+    Forget gates start with a bias of 1, as in the authors' code.
+
+    Args:
+        hidden: units of each layer (paper: 20).
+        layers: layers (paper: 2).
+        p: where the preprocessing changes from log to linear: at |g| = e⁻ᵖ.
+        scale: of the output.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: PositiveInt = 20,
+        layers: PositiveInt = 2,
+        p: PositiveFloat = 10.0,
+        scale: PositiveFloat = 0.1,
+    ) -> None:
+        super().__init__()
+        self.hidden, self.p, self.scale = hidden, p, scale
+        inputs = [2, *[hidden] * (layers - 1)]
+        self.gates = nn.ModuleList(nn.Linear(size + hidden, 4 * hidden) for size in inputs)
+        self.output = nn.Linear(hidden, 1)
+
+    def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
+        """Draw the weights."""
+        super().prepare(initial, generator)
+        with torch.no_grad():
+            for gates in self.gates:
+                assert isinstance(gates, nn.Linear)
+                gates.bias[self.hidden : 2 * self.hidden] = 1.0
+
+    def init(self, params: Parameters) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Return zero outputs and cells for every layer, [T, P, hidden] each."""
+        zero = coordinates(params).new_zeros(()).expand(*coordinates(params).shape, self.hidden)
+        return tuple((zero, zero) for _ in self.gates)
+
+    def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:  # noqa: ARG002
+        """Advance the LSTM of every coordinate by one step."""
+        x = log_and_sign(coordinates(grads), self.p)
+        after = []
+        for gates, (h, cell) in zip(self.gates, state, strict=True):
+            i, f, g, o = gates(torch.cat([x, h], -1)).chunk(4, -1)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * cell.tanh()
+            after.append((x, cell))
+        return self.scale * self.output(x).squeeze(-1), tuple(after)
+
+
+class MLP(Coordinatewise):
+    """A multi-layer perceptron a coordinate, without memory, on log and sign of its gradient.
+
+    Args:
+        hidden: units of each of two hidden layers.
+        p: where the preprocessing changes from log to linear: at |g| = e⁻ᵖ.
+        scale: of the output.
+    """
+
+    def __init__(
+        self, *, hidden: PositiveInt = 20, p: PositiveFloat = 10.0, scale: PositiveFloat = 0.1
+    ) -> None:
+        super().__init__()
+        self.p, self.scale = p, scale
+        self.network = perceptron(2, hidden, 1)
+
+    def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:  # noqa: ARG002
+        """Map every coordinate's gradient to its update."""
+        return self.scale * self.network(log_and_sign(coordinates(grads), self.p)).squeeze(-1), state
+
+
+def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Return two hidden layers with ReLU."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
+    )

@@ -1,0 +1,64 @@
+"""Random quadratic functions: the first problem of learned optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from metarun.tasks.batch import Split, TaskBatch
+from metarun.tasks.draws import Draws
+from metarun.tasks.losses import sum_squared_error
+from metarun.tasks.synthetic import SyntheticSource
+from metarun.values import Seed
+
+
+class Quadratics(SyntheticSource):
+    """f(θ) = ‖Wθ − y‖², W and y of the task (Andrychowicz et al. 2016, arXiv:1606.04474, section 3.1).
+
+    As a learning task: the rows of W are inputs, the entries of y targets, θ the weights of a linear model
+    without bias, and f the sum of squared errors. Support and query set are the same, so that the query loss
+    is f itself.
+
+    Args:
+        dimension: entries of θ, and rows of W.
+        entries: `normal` (the paper) or `uniform` in [0, 1) (its code) entries of W and y.
+        seed: which functions there are.
+        dtype: of what is handed out.
+    """
+
+    loss = staticmethod(sum_squared_error)
+    output_size = 1
+
+    def __init__(
+        self,
+        *,
+        dimension: Annotated[int, Field(ge=1, le=1_000)] = 10,
+        entries: Literal["normal", "uniform"] = "normal",
+        seed: Seed = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(shot=dimension, query=dimension, seed=seed, dtype=dtype)
+        self.metrics = {}
+        self.input_shape = (dimension,)
+        self.entries = entries
+
+    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+        """Return functions first_episode … first_episode + count − 1 of a split."""
+        made = super().batch(split, first_episode, count)
+        return TaskBatch(made.support, made.support, made.info)
+
+    def task(self, draws: Draws) -> dict[str, Tensor]:
+        """Return W [T, d, d] and y [T, d]."""
+        (d,) = self.input_shape
+        draw = draws.normal if self.entries == "normal" else draws.uniform
+        return {"W": draw(d, d), "y": draw(d)}
+
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the rows of W and the entries of y, [T, d, d] and [T, d, 1]."""
+        return task["W"], task["y"][..., None]
+
+
