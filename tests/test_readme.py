@@ -43,7 +43,7 @@ def test_the_options_of_the_readme_are_those_of_conf() -> None:
     for group, options in groups([CONF]).items():
         row = re.search(rf"^\| `{group}` \| (.*?) \|", README, re.MULTILINE)
         assert row, group
-        shown = set(re.findall(r"`(\w+)`", row[1]))
+        shown = set(re.findall(r"`([\w+]+)`", row[1]))
         assert group == "experiment" or shown == {option.name for option in options}
     experiments = re.findall(r"experiment=(\w+)", README)
     assert set(experiments) <= {option.name for option in groups([CONF])["experiment"]}

@@ -18,6 +18,8 @@ from metarun.suggest import did_you_mean
 COMMANDS = {
     "resume": "continue a stopped run, or a sweep, where it was",
     "eval": "test a run's best checkpoint again, under other conditions",
+    "optimizers": "compare a run's update rule with tuned SGD, momentum, RMSProp and Adam",
+    "continual": "let a run's learner meet task after task, and test it on what came before",
     "diff": "print what differs between two runs",
     "list": "print what can be chosen",
     "bench": "time this machine against other ways to the same meta-gradient",

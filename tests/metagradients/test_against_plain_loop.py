@@ -320,7 +320,9 @@ def test_maml_on_linear_regression_by_hand() -> None:
 def test_meta_sgd_rates_on_linear_regression_by_hand() -> None:
     """φ = θ − α∘g(θ), so dL'/dα = −g(θ)∘g'(φ), and dL'/dθ = (I − H·diag(α))·g'(φ)."""
     x, y = torch.tensor([[[2.0]]], dtype=torch.float64), torch.tensor([[[1.0]]], dtype=torch.float64)
-    learner = one_step(Linear(input_shape=(1,), output_size=1).double(), LearnedRates(lr=0.1), mean_squared_error)
+    learner = one_step(
+        Linear(input_shape=(1,), output_size=1).double(), LearnedRates(lr=0.1), mean_squared_error
+    )
     found = by_engine(learner, Exact(), TaskBatch(Examples(x, y), Examples(x, y)), chunk=1)
     # θ = 0: the residual is −1, g = 2·(−1)·(2, 1) = (−4, −2), φ = (0.4, 0.2), the new residual
     # 0.4·2 + 0.2 − 1 = 0, so g'(φ) = 0 and every meta-gradient vanishes …

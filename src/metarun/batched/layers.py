@@ -48,7 +48,8 @@ def batched_forward(model: nn.Module) -> Forward | None:
     """Return the forward pass of T such networks, or None where the model is not a sequence of known layers.
 
     The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
-    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other. Norms have no running statistics.
+    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other. Norms have no
+    running statistics.
     """
     for module in model.modules():
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
@@ -96,7 +97,7 @@ def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  
     name, layer = layers[0]
     kind, following = type(layer), [type(module) for _, module in layers[1:]]
     if not _is_torchs(layer):
-        over_tasks = layer.over_tasks(name)
+        over_tasks: Callable[[Parameters, Tensor], Tensor] = layer.over_tasks(name)  # type: ignore[operator]
         return Plan(1, "rows", "rows", lambda params, x, tasks: over_tasks(params, x))  # noqa: ARG005
     if kind in _ELEMENTWISE:
         return Plan(1, layout, layout, lambda params, x, tasks: layer(x))  # noqa: ARG005

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from metarun.errors import ConfigError
 
@@ -20,3 +21,16 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
 
     parser.error = complain  # type: ignore[method-assign, assignment]
     return parser.parse_intermixed_args(arguments)
+
+
+def run_and_overrides(verb: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb that tests a run: its directory, and what a test depends on."""
+    from metarun.trained import OPEN
+
+    parser = argparse.ArgumentParser(
+        f"metarun {verb}", description=description, epilog=f"overrides of: {', '.join(OPEN)}"
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
+    parser.add_argument("overrides", nargs="*", help="key=value, as in data.shot=5 inner.test_steps=10")
+    parser.add_argument("--config-dir", help="a folder of your own groups and options")
+    return parser

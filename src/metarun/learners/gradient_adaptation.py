@@ -64,8 +64,8 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         proximal: λ of a term λ/2 ‖φ − θ‖² that the inner loop adds to each task's loss (iMAML, Rajeswaran et
             al. 2019, arXiv:1909.04630, equation 3).
         per_step: parameters that do not adapt, and are meta-learned for each inner step by itself: `norms`
-            (weights and biases of norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or
-            a pattern. Predictions after a step use that step's own.
+            (of norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or a pattern.
+            Predictions after a step use that step's own.
         transductive: at test, predict all query examples in one batch (they share batch-norm
             statistics); otherwise each one alone, beside the support set, as in Reptile's code.
         seed: of the rule's own random initial weights, and of fresh parameters.
@@ -184,8 +184,8 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         if self.fresh is not None:
             if support.key is None:
                 raise ConfigError("algo.start=fresh: these episodes have no key to draw parameters with")
-            params = _leaves(self.fresh.draw(support.key, support.x))
-            return AdaptedParameters(params, {}, support.x, params)
+            drawn = _leaves(self.fresh.draw(support.key, support.x))
+            return AdaptedParameters(drawn, {}, support.x, drawn)
         params: Parameters = {}
         shared: Parameters = {}
         for name, p in self.model.named_parameters():
@@ -224,7 +224,9 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             params = _leaves(params)
         examples = self.loop.minibatch(support, step, self.training)
         with torch.enable_grad():
-            losses = self.loss(self._forward(params, self._shared(start, step, graph), examples.x), examples.y)
+            losses = self.loss(
+                self._forward(params, self._shared(start, step, graph), examples.x), examples.y
+            )
             total = losses.sum()
             if self.proximal:
                 total = total + self.proximal / 2 * squared_distance(params, start.start)

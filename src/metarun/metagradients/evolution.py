@@ -21,8 +21,8 @@ from metarun.tasks import TaskBatch
 class EvolutionStrategies(QueryLoss):
     """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
 
-    A pair adapts with the meta-parameters θ + σξ and θ − σξ; its estimate is ξ (L₊ − L₋) / 2σ (Salimans et al.
-    2017, arXiv:1703.03864). Long inner loops, whose exact gradient explodes, stay well behaved.
+    A pair adapts with the meta-parameters θ + σξ and θ − σξ; its estimate is ξ (L₊ − L₋) / 2σ (Salimans et
+    al. 2017, arXiv:1703.03864). Long inner loops, whose exact gradient explodes, stay well behaved.
 
     With a window of n inner steps a new ε is drawn for each window; its losses count for the sum of all ε up
     to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835, equation 8):
@@ -89,7 +89,7 @@ class EvolutionStrategies(QueryLoss):
         trajectories = [each.trajectory(tasks.support, "none") for each in both]
         xi = {name: torch.zeros_like(p) for name, p in theta.items()}
         scores: list[Scores] = []
-        difference = 0.0
+        difference = tasks.support.x.new_zeros(())
         for step, weight in enumerate(self.weights(steps)):
             if step == 0 or (step > 1 and (step - 1) % window == 0):
                 self._perturb(both, theta, xi, generator)
@@ -99,12 +99,12 @@ class EvolutionStrategies(QueryLoss):
                     scores = [
                         each.scores(state, tasks.query) for each, state in zip(both, adapted, strict=True)
                     ]
-                    up, down = (each["loss"].double().sum() for each in scores)
-                difference = difference + weight * (up - down)
+                    up, down = (each["loss"].sum() for each in scores)
+                difference = weight * (up - down) + difference
             if step == steps or (step > 0 and step % window == 0):
                 for name, each in total.items():
                     each.add_(xi[name] * difference)
-                difference = 0.0
+                difference = tasks.support.x.new_zeros(())
         return scores
 
     def _perturb(
@@ -114,7 +114,7 @@ class EvolutionStrategies(QueryLoss):
         xi: Gradients,
         generator: torch.Generator,
     ) -> None:
-        """Draw the perturbation of a window, give it to both learners with opposite signs, and add it to ξ."""
+        """Draw the perturbation of a window, give it to both learners with opposite signs, add it to ξ."""
         own = [dict(each.named_parameters()) for each in both]
         with torch.no_grad():
             for name, p in theta.items():

@@ -35,13 +35,14 @@ class Implicit(MetaGradient):
         """Raise ConfigError for a learner whose adaptation has no such optimum, or learns more than θ."""
         if not isinstance(learner, GradientAdaptation) or learner.proximal == 0:
             raise ConfigError(
-                "metagradient=implicit needs a proximal term in the inner loop: type algo=imaml, or algo.proximal=2"
+                "metagradient=implicit needs a proximal term in the inner loop: type algo=imaml, or "
+                "algo.proximal=2"
             )
         trained = {name for name, p in learner.named_parameters() if p.requires_grad}
         if trained != {f"model.{name}" for name in learner.adapted_names}:
             raise ConfigError(
-                "metagradient=implicit trains an initialisation that adapts as a whole: type algo.adapts=all and "
-                "inner=sgd, or metagradient=exact"
+                "metagradient=implicit trains an initialisation that adapts as a whole: type algo.adapts=all "
+                "and inner=sgd, or metagradient=exact"
             )
         if learner.loop.batch is not None:
             raise ConfigError("metagradient=implicit needs the whole support set: type inner.batch=null")
@@ -63,9 +64,7 @@ class Implicit(MetaGradient):
         def product(v: Parameters) -> Parameters:
             """Return (I + H/(λ + damping)) v."""
             cotangents = [v[name] for name, each in zip(phi, first, strict=True) if each.requires_grad]
-            curved = torch.autograd.grad(
-                used, values, cotangents, retain_graph=True, materialize_grads=True
-            )
+            curved = torch.autograd.grad(used, values, cotangents, retain_graph=True, materialize_grads=True)
             share = 1 / (learner.proximal + self.damping)
             return {name: v[name] + share * h for name, h in zip(phi, curved, strict=True)}
 

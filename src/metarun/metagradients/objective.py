@@ -23,9 +23,9 @@ class QueryLoss(MetaGradient):
     """A meta-gradient of Σ w_k L_query(φ_k), φ_k the parameters after inner step k = 1 … K.
 
     Args:
-        objective: `final` weighs the last step alone, `mean` all steps alike (learned optimizers, Andrychowicz
-            et al. 2016, equation 3, over K), `annealed` goes from mean to final (the multi-step loss of
-            MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
+        objective: `final` weighs the last step alone, `mean` all steps alike (learned optimizers,
+            Andrychowicz et al. 2016, equation 3, over K), `annealed` goes from mean to final (the multi-step
+            loss of MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
         anneal_for: share of all meta-steps that the annealing takes.
 
     Raises:

@@ -19,8 +19,8 @@ class Exact(QueryLoss):
     """dL_query(φ(θ))/dθ with every derivative (MAML, Finn et al. 2017, arXiv:1703.03400, algorithm 1).
 
     Args:
-        first_order_for: share of all meta-steps that are first-order, before the others are exact (derivative-order
-            annealing, MAML++, arXiv:1810.09502, section 4).
+        first_order_for: share of all meta-steps that are first-order, before the others are exact
+            (derivative-order annealing, MAML++, arXiv:1810.09502, section 4).
         objective: of QueryLoss.
         anneal_for: of QueryLoss.
     """
@@ -47,14 +47,13 @@ class Exact(QueryLoss):
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
         if learner.rematerialise:
             raise ConfigError(
-                "engine.rematerialise=true keeps the last inner step alone: type metagradient.objective=final, "
-                "or metagradient=truncated for less memory"
+                "engine.rematerialise=true keeps the last inner step alone: type "
+                "metagradient.objective=final, or metagradient=truncated for less memory"
             )
-        losses: list[Tensor] = []
         steps = learner.loop.count(learner.training)
-        for _, loss, scores in self.terms(learner, tasks, learner.trajectory(tasks.support, graph), steps):
-            losses.append(loss)  # noqa: PERF401  (the last scores are wanted too)
-        return differentiate(weight * torch.stack(losses), learner), scores
+        terms = list(self.terms(learner, tasks, learner.trajectory(tasks.support, graph), steps))
+        losses = torch.stack([loss for _, loss, _ in terms])
+        return differentiate(weight * losses, learner), terms[-1][2]
 
 
 class FirstOrder(Exact):
@@ -99,7 +98,9 @@ class Truncated(QueryLoss):
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner without inner steps."""
         if not isinstance(learner, GradientAdaptation):
-            raise ConfigError("metagradient=truncated needs a learner that adapts by gradient: type algo=maml")
+            raise ConfigError(
+                "metagradient=truncated needs a learner that adapts by gradient: type algo=maml"
+            )
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Differentiate each window of the inner loop by itself."""
@@ -108,8 +109,10 @@ class Truncated(QueryLoss):
         trajectory = learner.trajectory(tasks.support, self.derivatives, self.window)
         total: Gradients = {}
         losses: list[Tensor] = []
-        for step, loss, scores in self.terms(learner, tasks, trajectory, steps):
+        scores: Scores = {}
+        for step, loss, latest in self.terms(learner, tasks, trajectory, steps):
             losses.append(loss)
+            scores = latest
             if step % self.window == 0 or step == steps:
                 for name, gradient in differentiate(weight * torch.stack(losses), learner).items():
                     total[name] = total[name] + gradient if name in total else gradient

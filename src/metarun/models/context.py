@@ -1,4 +1,4 @@
-"""Context parameters: what of a network adapts to a task in CAVIA (Zintgraf et al. 2019, arXiv:1810.03642)."""
+"""Context parameters: what adapts to a task in CAVIA (Zintgraf et al. 2019, arXiv:1810.03642)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Film(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, channels, height, width] to the same shape."""
-        gamma, beta = self.map(self.values)[:, None, None].chunk(2)
+        made: Tensor = self.map(self.values)[:, None, None]
+        gamma, beta = made.chunk(2)
         return (1 + gamma) * x + beta
 
     def over_tasks(self, prefix: str) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:

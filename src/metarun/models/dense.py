@@ -14,7 +14,6 @@ from torch import nn
 from metarun.models.context import Context
 from metarun.models.norms import Norm, norm_layer
 
-
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "gelu": nn.GELU}
 
 

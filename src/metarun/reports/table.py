@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tabulate import tabulate
 
 from metarun.evaluate import Curve, Estimate
@@ -12,8 +14,7 @@ _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 def curve_table(curve: Curve) -> str:
     """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …."""
-    last = len(curve.steps) - 1
-    shown = [step for step in range(last + 1) if step in _SHOWN or step == last]
+    shown = shown_steps(len(curve.steps) - 1, _SHOWN)
     names = list(curve.final)
     rows = [[str(step), *(_estimate(name, curve.steps[step][name]) for name in names)] for step in shown]
     heads = ["adaptation steps", *(heading(name) for name in names)]
@@ -23,6 +24,11 @@ def curve_table(curve: Curve) -> str:
         + "\n"
         + tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
     )
+
+
+def shown_steps(last: int, wanted: Sequence[int]) -> list[int]:
+    """Return the wanted steps that there are, and the last."""
+    return [step for step in range(last + 1) if step in wanted or step == last]
 
 
 def _is_share(name: str) -> bool:

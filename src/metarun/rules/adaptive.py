@@ -91,7 +91,11 @@ class RMSProp(UpdateRule):
         return {what: zeros(params) for what, wanted in used.items() if wanted}
 
     def update(
-        self, params: Parameters, grads: Parameters, state: dict[str, Parameters], step: int
+        self,
+        params: Parameters,
+        grads: Parameters,
+        state: dict[str, Parameters],
+        step: int,  # noqa: ARG002
     ) -> tuple[Parameters, dict[str, Parameters]]:
         """Return the parameters after one step, and the means and velocities."""
         moved: Parameters = {}

@@ -19,9 +19,14 @@ def coordinates(params: Parameters) -> Tensor:
     return torch.cat([p.flatten(1) for p in params.values()], 1)
 
 
+def sizes(params: Parameters) -> list[int]:
+    """Return how many entries each parameter has, without T."""
+    return [p[0].numel() for p in params.values()]
+
+
 def moved(params: Parameters, update: Tensor) -> Parameters:
     """Return the parameters plus an update of all their coordinates, [T, P]."""
-    parts = update.split([p[0].numel() for p in params.values()], 1)
+    parts = torch.split(update, sizes(params), 1)
     return {name: p + part.view_as(p) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
@@ -37,7 +42,7 @@ def log_and_sign(gradient: Tensor, p: float) -> Tensor:
 
 
 class Coordinatewise(UpdateRule):
-    """A network whose weights fit parameters of any number and shape: learned on small, used on larger ones."""
+    """A network whose weights fit parameters of any number and shape: learned on few, used on many."""
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
         """Draw the network's weights, uniform in ±1/√(inputs) as torch's own layers do, biases too."""
@@ -59,7 +64,7 @@ class Coordinatewise(UpdateRule):
 
 
 class LSTM(Coordinatewise):
-    """Two LSTM layers a coordinate, on log and sign of its gradient (Andrychowicz et al. 2016, arXiv:1606.04474).
+    """LSTM layers a coordinate, on log and sign of its gradient (Andrychowicz et al. 2016, arXiv:1606.04474).
 
     Forget gates start with a bias of 1, as in the authors' code.
 
@@ -103,9 +108,9 @@ class LSTM(Coordinatewise):
         after = []
         for gates, (h, cell) in zip(self.gates, state, strict=True):
             i, f, g, o = gates(torch.cat([x, h], -1)).chunk(4, -1)
-            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-            x = o.sigmoid() * cell.tanh()
-            after.append((x, cell))
+            new = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * new.tanh()
+            after.append((x, new))
         return self.scale * self.output(x).squeeze(-1), tuple(after)
 
 

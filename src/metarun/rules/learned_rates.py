@@ -97,9 +97,7 @@ class LearnedRates(UpdateRule):
         """Return the parameters moved against the gradient, or along their velocity, each at its rate."""
         way = grads
         if self.momentum is not None:
-            way = state = {
-                name: self._momentum(name, step) * state[name] + grads[name] for name in params
-            }
+            way = state = {name: self._momentum(name, step) * state[name] + grads[name] for name in params}
         moved = {name: p.addcmul(self.rate(name, step), way[name], value=-1) for name, p in params.items()}
         return moved, state
 

@@ -45,7 +45,7 @@ class MetaCurvature(UpdateRule):
         if gradient.dim() == 1:
             return gradient
         g = _three(gradient, 1)
-        matrices = iter(self.matrices[key(name)])
+        matrices = iter(self.matrices[key(name)].parameters())
         for dimension in range(1, g.dim()):
             if g.shape[dimension] > 1:
                 g = (g.movedim(dimension, -1) @ next(matrices).T).movedim(-1, dimension)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarun.rules.coordinatewise import Coordinatewise, perceptron
+from metarun.rules.coordinatewise import Coordinatewise, coordinates, perceptron, sizes
 from metarun.rules.rule import Parameters
 
 _MOMENTA = (0.9, 0.99, 0.999)
@@ -45,36 +43,24 @@ class MetzMLP(Coordinatewise):
 
     def init(self, params: Parameters) -> State:
         """Return zero means."""
-        flat = torch.cat([torch.zeros_like(p).flatten(1) for p in params.values()], 1)
+        flat = torch.zeros_like(coordinates(params))
         return flat[..., None].expand(*flat.shape, len(_MOMENTA)), flat
 
-    def propose(
-        self, params: Parameters, grads: Parameters, state: State, step: int
-    ) -> tuple[Tensor, State]:
+    def propose(self, params: Parameters, grads: Parameters, state: State, step: int) -> tuple[Tensor, State]:
         """Map every coordinate's features to its update."""
-        sizes = [p[0].numel() for p in params.values()]
-        decays = state[0].new_tensor(_MOMENTA)
-        flat = torch.cat([g.flatten(1) for g in grads.values()], 1)
-        momenta = decays * state[0] + (1 - decays) * flat[..., None]
-        second = _SECOND * state[1] + (1 - _SECOND) * flat.square()
-        features = torch.cat(
-            [
-                _normalised(p.flatten(1), g, m, v)
-                for p, g, m, v in zip(
-                    params.values(), flat.split(sizes, 1), momenta.split(sizes, 1), second.split(sizes, 1),
-                    strict=True,
-                )
-            ],
-            1,
-        )  # fmt: skip
-        time = (step / state[0].new_tensor(_TIMES) - 1).tanh()
+        g, p = coordinates(grads), coordinates(params)
+        decays = g.new_tensor(_MOMENTA)
+        momenta = decays * state[0] + (1 - decays) * g[..., None]
+        second = _SECOND * state[1] + (1 - _SECOND) * g.square()
+        root = (second + 1e-8).rsqrt()[..., None]
+        raw = torch.cat([g[..., None], p[..., None], momenta, root, momenta * root], -1)
+        features = torch.cat([_normalised(each) for each in torch.split(raw, sizes(params), 1)], 1)
+        time = (step / g.new_tensor(_TIMES) - 1).tanh()
         outputs = self.network(torch.cat([features, time.expand(*features.shape[:2], -1)], -1))
         direction, magnitude = outputs.unbind(-1)
         return self.step_scale * direction * (self.magnitude_scale * magnitude).exp(), (momenta, second)
 
 
-def _normalised(p: Tensor, g: Tensor, m: Tensor, v: Tensor) -> Tensor:
-    """Return the features of one tensor's coordinates, [T, p, 9]."""
-    root = (v + 1e-8).rsqrt()[..., None]
-    features = torch.cat([g[..., None], p[..., None], m, root, m * root], -1)
+def _normalised(features: Tensor) -> Tensor:
+    """Return the features of one tensor's coordinates, [T, p, 9], with a root mean square of 1 over them."""
     return features * (features.square().mean(1, keepdim=True) + 1e-5).rsqrt()

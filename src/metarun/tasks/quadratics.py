@@ -60,5 +60,3 @@ class Quadratics(SyntheticSource):
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the rows of W and the entries of y, [T, d, d] and [T, d, 1]."""
         return task["W"], task["y"][..., None]
-
-

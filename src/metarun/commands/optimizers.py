@@ -1,0 +1,58 @@
+"""`metarun optimizers RUN [overrides]`: a run's update rule against tuned SGD, momentum, RMSProp and Adam."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metarun.commands.arguments import parse, run_and_overrides
+from metarun.randomness import fix
+from metarun.reports.optimizers import draw_curves, draw_response, optimizers_table, plots_missing
+from metarun.rules.coordinatewise import Coordinatewise
+from metarun.runs.progress import chunks_bar
+from metarun.trained import adapting, reopen
+from metarun.tuned import HAND_DESIGNED, Entry, against_tuned
+
+
+def main(arguments: list[str]) -> None:
+    """Compare, print the table, and keep it and the plots in the run's evaluations/.
+
+    Raises:
+        ConfigError: an override does not fit, or the learner has no inner loop.
+        MetarunError: the directory is not a run's, or has no checkpoint.
+    """
+    parser = run_and_overrides(
+        "optimizers",
+        "Compare a run's update rule with SGD, momentum, RMSProp and Adam, each tuned by a grid of rates on "
+        "the validation tasks, over the same inner steps from the same starts.",
+    )
+    given = parse(parser, arguments[1:])
+    trained = reopen(given.run, given.overrides, given.config_dir)
+    learner = adapting(trained, "optimizers")
+    config = trained.config
+    fix(config.seed, "test")
+    compared = against_tuned(
+        learner,
+        trained.parts.source,
+        validation_tasks=config.train.validation_tasks,
+        test_tasks=config.train.test_tasks,
+        chunk=trained.engine.chunk,
+        workers=trained.use(),
+    )
+    entries = list(chunks_bar("optimizers", compared, 1 + len(HAND_DESIGNED)))
+    content = [{"optimizer": each.name, "lr": each.lr, **each.curve.as_dict()} for each in entries]
+    kept = trained.keep("-optimizers", {"overrides": given.overrides, "optimizers": content})
+    print(f"{optimizers_table(entries)}\n\nkept: {kept}")
+    _draw(entries, kept)
+
+
+def _draw(entries: list[Entry], kept: Path) -> None:
+    if missing := plots_missing():
+        print(missing)
+        return
+    paths = [kept.with_suffix(".curves.png")]
+    draw_curves(entries, paths[0])
+    if isinstance(entries[0].rule, Coordinatewise):
+        paths.append(kept.with_suffix(".update.png"))
+        draw_response(entries, paths[1])
+    for path in paths:
+        print(f"drawn: {path}")

@@ -1,0 +1,89 @@
+"""The comparison of optimizers as a table and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from metarun.reports.table import cell, heading, shown_steps
+from metarun.storage import replace
+from metarun.tuned import Entry, response
+
+_HISTORY = 20  # steps before the one that a response shows
+
+
+def optimizers_table(entries: Sequence[Entry]) -> str:
+    """Return a line an optimizer, with its scores after the last step and its loss on the way there."""
+    curve = entries[0].curve
+    last = len(curve.steps) - 1
+    on_the_way = [step for step in shown_steps(last, (0, 10, 50)) if step != last]
+    names = list(curve.final)
+    heads = ["optimizer", "rate", *(f"loss at {step}" for step in on_the_way)]
+    heads += [f"{heading(name)} at {last}" for name in names]
+    rows = []
+    for entry in entries:
+        steps, final = entry.curve.steps, entry.curve.final
+        row = [entry.name, "" if entry.lr is None else f"{entry.lr:g}"]
+        row += [cell("loss", steps[step]["loss"].mean, steps[step]["loss"].ci95) for step in on_the_way]
+        rows.append([*row, *(cell(name, final[name].mean, final[name].ci95) for name in names)])
+    title = (
+        f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval (rates: tuned on validation)"
+    )
+    table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, stralign="right")
+    return f"{title}\n{table}"
+
+
+def plots_missing() -> str:
+    """Return what to type where there is nothing to draw with, else nothing."""
+    if find_spec("matplotlib") is None:
+        return "no plots: matplotlib is not installed; type pip install 'metarun[plot]'"
+    return ""
+
+
+def draw_curves(entries: Sequence[Entry], path: Path) -> None:
+    """Draw the mean loss of each optimizer over inner steps, with its confidence interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    panel = figure.subplots()
+    for entry in entries:
+        losses = [scores["loss"] for scores in entry.curve.steps]
+        label = entry.name if entry.lr is None else f"{entry.name}, {entry.lr:g}"
+        (line,) = panel.plot([each.mean for each in losses], label=label)
+        low, high = [e.mean - e.ci95 for e in losses], [e.mean + e.ci95 for e in losses]
+        panel.fill_between(range(len(losses)), low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+    panel.set(xlabel="inner step", ylabel="query loss", yscale="log")
+    panel.legend()
+    replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
+
+
+def draw_response(entries: Sequence[Entry], path: Path) -> None:
+    """Draw what the learned rule and each tuned one do to a coordinate, by its gradient now and before.
+
+    What is shown is the step itself, divided by the largest there is.
+    """
+    from matplotlib.figure import Figure
+
+    values = torch.linspace(-2, 2, 81)
+    figure = Figure(figsize=(3 * len(entries), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(entries), squeeze=False)[0]
+    for panel, entry in zip(panels, entries, strict=True):
+        like = next(iter(entry.rule.parameters()), values)
+        step = response(entry.rule, values.to(like), values.to(like), _HISTORY).float().cpu()
+        largest = float(step.abs().max()) or 1.0
+        panel.imshow(
+            step / largest,
+            origin="lower",
+            extent=(-2, 2, -2, 2),
+            cmap="RdBu",
+            vmin=-1,
+            vmax=1,
+            aspect="equal",
+        )
+        panel.set(title=f"{entry.name} (× {largest:.2g})", xlabel="gradient now")
+    panels[0].set_ylabel(f"gradient of the {_HISTORY} steps before")
+    replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
