@@ -85,5 +85,6 @@ def draw_response(entries: Sequence[Entry], path: Path) -> None:
             aspect="equal",
         )
         panel.set(title=f"{entry.name} (× {largest:.2g})", xlabel="gradient now")
+    figure.suptitle("the step that a coordinate takes; blue: up, red: down")
     panels[0].set_ylabel(f"gradient of the {_HISTORY} steps before")
     replace(path, lambda file: figure.savefig(file, format="png", dpi=150))
