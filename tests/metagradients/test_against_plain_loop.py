@@ -7,19 +7,19 @@ import warnings
 import higher
 import pytest
 import torch
+from plain_loop import STEPS, TASKS, Gradients, by_engine, gradients, network, task_batch, worst
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
-from metarun.models import MLP, Conv4, Linear
+from metarun.models import Linear
 from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
-from metarun.tasks import BinaryClassification, Examples, Sinusoid, TaskBatch
+from metarun.tasks import BinaryClassification, Examples, TaskBatch
 from metarun.tasks.losses import cross_entropy, mean_squared_error
 from metarun.workers import Workers
 
-TASKS, STEPS, RATE, EPS = 3, 2, 0.05, 0.1
-Gradients = dict[str, Tensor]
+RATE, EPS = 0.05, 0.1
 
 ALGORITHMS = {
     "maml": (SGD, Exact, "all"),
@@ -45,50 +45,6 @@ MODELS = [
 ]
 
 
-class VmappedMLP(MLP):
-    """A network that is no mere sequence of layers, as a user's may be."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)
-
-
-class VmappedConv4(Conv4):
-    """The same for images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)
-
-
-def task_batch(model: str, tasks: int = TASKS) -> TaskBatch:
-    if not model.startswith("conv4"):
-        return Sinusoid(shot=4, query=3, dtype=torch.float64).batch("train", 0, tasks)
-    generator = torch.Generator().manual_seed(0)
-    images = lambda n: torch.rand(tasks, n, 1, 16, 16, generator=generator, dtype=torch.float64)
-    labels = lambda n: torch.arange(n).remainder(3).expand(tasks, n)
-    return TaskBatch(Examples(images(6), labels(6)), Examples(images(9), labels(9)))
-
-
-def network(model: str) -> nn.Module:
-    torch.manual_seed(0)
-    name, *options = model.split("-")
-    mlp, conv4 = (VmappedMLP, VmappedConv4) if "vmapped" in options else (MLP, Conv4)
-    norm = next((each for each in ("batch", "group", "layer") if each in options), "none")
-    if name == "linear":
-        net: nn.Module = Linear(input_shape=(1,), output_size=1)
-    elif name == "mlp":
-        net = mlp(input_shape=(1,), output_size=1, hidden=(8, 8), norm=norm)
-    else:
-        halve = "stride" if "stride" in options else "pool"
-        features = "mean" if "mean" in options else "flatten"
-        net = conv4(
-            input_shape=(1, 16, 16), output_size=3, filters=4, norm=norm, halve=halve, features=features
-        )
-    # Larger weights than an initialisation's, so that no derivative is nearly zero.
-    for p in net.parameters():
-        nn.init.normal_(p, std=0.5)
-    return net.double()
-
-
 def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGradient]:
     make_rule, make_metagradient, adapts = ALGORITHMS[algorithm]
     loss = cross_entropy if model.startswith("conv4") else mean_squared_error
@@ -105,18 +61,6 @@ def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGr
     for rate in learner.rule.parameters():  # every entry its own rate, some of them negative
         nn.init.normal_(rate, mean=RATE, std=RATE)
     return learner, make_metagradient()
-
-
-def gradients(learner: nn.Module) -> Gradients:
-    return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
-
-
-def by_engine(
-    learner: GradientAdaptation, metagradient: MetaGradient, batch: TaskBatch, chunk: int
-) -> Gradients:
-    learner.zero_grad()
-    metagradient(learner, batch, chunk)
-    return gradients(learner)
 
 
 def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch) -> Gradients:
@@ -154,21 +98,6 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
 def task_loss(learner: GradientAdaptation, params: dict[str, Tensor], examples: Examples, t: int) -> Tensor:
     predictions = functional_call(learner.model, params, (examples.x[t],))
     return learner.loss(predictions[None], examples.y[t : t + 1])[0]
-
-
-def worst(found: Gradients, expected: Gradients) -> float:
-    """The largest relative error of any parameter's meta-gradient.
-
-    A bias before a batch norm has the gradient zero, so errors are relative to the largest parameter's norm
-    where that is larger by five orders of magnitude. The engine may leave such a bias out.
-    """
-    assert found.keys() <= expected.keys()
-    scale = max(g.norm().item() for g in expected.values())
-    assert scale > 0
-    return max(
-        (found.get(n, torch.zeros_like(g)) - g).norm().item() / max(g.norm().item(), 1e-5 * scale)
-        for n, g in expected.items()
-    )
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -52,7 +52,9 @@ class Momentum(UpdateRule):
         moved, velocity = {}, {}
         for name, p in params.items():
             g = decayed(grads[name], p, self.weight_decay)
-            v = g if step == 0 else self.momentum * state[name] + (1 - self.dampening) * g
+            v = g
+            if step and self.momentum:  # without momentum torch.optim knows no dampening either
+                v = self.momentum * state[name] + (1 - self.dampening) * g
             moved[name] = p.sub(g + self.momentum * v if self.nesterov else v, alpha=self.lr)
             velocity[name] = v
         return moved, velocity

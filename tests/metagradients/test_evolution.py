@@ -1,0 +1,151 @@
+"""ES and PES: unbiased where theory says so, the same for any chunks, and different at every step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from plain_loop import by_engine, worst
+
+from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.metagradients import EvolutionStrategies, Exact
+from metarun.models import Linear
+from metarun.randomness import state
+from metarun.rules import LearnedRates
+from metarun.tasks import Examples, LinearRegression, TaskBatch
+from metarun.tasks.losses import mean_squared_error
+
+STEPS, PAIRS = 4, 2000
+
+
+def learner() -> GradientAdaptation:
+    model = Linear(input_shape=(1,), output_size=1).double()
+    made = GradientAdaptation(
+        model=model,
+        rule=LearnedRates(lr=0.1, per="all", momentum=0.3),
+        loop=InnerLoop(steps=STEPS),
+        loss=mean_squared_error,
+        metrics={},
+    ).double()
+    with torch.no_grad():
+        model.head.weight.fill_(0.3)
+        model.head.bias.fill_(-0.2)
+    return made
+
+
+def batch() -> TaskBatch:
+    return LinearRegression(shot=4, query=4, dtype=torch.float64).batch("train", 0, 3)
+
+
+def estimates(made: GradientAdaptation, window: int | None, objective: str, count: int) -> torch.Tensor:
+    """One estimate a row, each from a single antithetic pair: [count, meta-parameters]."""
+    metagradient = EvolutionStrategies(sigma=0.01, pairs=1, window=window, objective=objective)
+    rows = []
+    for step in range(count):
+        metagradient.begin(step, count, 0)
+        found, _ = metagradient.gradients(made, batch(), 1 / 3)
+        rows.append(torch.cat([g.flatten() for g in found.values()]))
+    return torch.stack(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("objective", ["mean", "final"])
+def test_agrees_in_expectation_with_the_exact_gradient(window: int | None, objective: str) -> None:
+    """With σ = 0.01 the blur changes it by σ² times a third derivative: far less than the interval."""
+    made = learner()
+    exact = by_engine(made, Exact(objective=objective), batch(), chunk=3)
+    expected = torch.cat([g.flatten() for g in exact.values()])
+    rows = estimates(made, window, objective, PAIRS)
+    error = rows.std(0) / math.sqrt(PAIRS)
+    assert ((rows.mean(0) - expected).abs() < 4 * error).all()
+    # The interval is narrow enough to tell the gradient from nothing.
+    assert (4 * error < expected.abs().max()).all()
+
+
+def test_a_window_as_long_as_the_loop_is_plain_evolution_strategies() -> None:
+    made = learner()
+    assert torch.equal(estimates(made, None, "mean", 5), estimates(made, STEPS, "mean", 5))
+    assert not torch.equal(estimates(made, 2, "mean", 5), estimates(made, STEPS, "mean", 5))
+
+
+def loss(part: Examples, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return (part.x * weight + bias[:, None] - part.y).square().mean((1, 2)).sum()
+
+
+def test_one_estimate_by_hand() -> None:
+    """Σ over windows of ξ (L₊ − L₋) / 2σ, the perturbations drawn again and two learners moved by hand."""
+    made, sigma, window = learner(), 0.1, 2
+    metagradient = EvolutionStrategies(sigma=sigma, pairs=1, window=window, objective="mean")
+    metagradient.begin(5, 10, 3)
+    found, _ = metagradient.gradients(made, batch(), 1.0)
+    generator = torch.Generator().manual_seed(state(3, "perturbations", 5))
+    theta = {name: p.detach().clone() for name, p in made.named_parameters()}
+    draw = lambda: {
+        name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in theta.items()
+    }
+    noises = [draw() for _ in range(STEPS // window)]
+    losses = []
+    for sign in (1, -1):
+        # φ and its velocity go on from window to window, the rate and the momentum with each one's noise.
+        moved = [{name: p + sign * sigma * noise[name] for name, p in theta.items()} for noise in noises]
+        phi = [moved[0]["model.head.weight"].expand(3, 1, 1), moved[0]["model.head.bias"].expand(3, 1)]
+        velocity = [torch.zeros_like(each) for each in phi]
+        sums = []
+        for own in moved:
+            total = 0.0
+            for _ in range(window):
+                phi = [each.detach().requires_grad_() for each in phi]
+                grads = torch.autograd.grad(loss(batch().support, *phi), phi)
+                velocity = [own["rule.momenta.all"] * v + g for v, g in zip(velocity, grads, strict=True)]
+                phi = [p - own["rule.rates.all"] * v for p, v in zip(phi, velocity, strict=True)]
+                total = total + loss(batch().query, *phi).item() / STEPS
+            sums.append(total)
+        losses.append(sums)
+    expected = {name: torch.zeros_like(p) for name, p in theta.items()}
+    xi = {name: torch.zeros_like(p) for name, p in theta.items()}
+    for noise, up, down in zip(noises, *losses, strict=True):
+        for name, each in xi.items():
+            each.add_(noise[name])
+            expected[name] += each * (up - down) / (2 * sigma)
+    assert worst(found, expected) < 1e-10
+
+
+def test_many_pairs_are_the_mean_of_single_ones() -> None:
+    made = learner()
+    together = EvolutionStrategies(pairs=3, window=2)
+    together.begin(0, 1, 0)
+    found, scores = together.gradients(made, batch(), 1.0)
+    assert {name: g.shape for name, g in found.items()} == {n: p.shape for n, p in made.named_parameters()}
+    assert scores["loss"].shape == (3,)
+    one = EvolutionStrategies(pairs=1, window=2)
+    one.begin(0, 1, 0)
+    first, _ = one.gradients(made, batch(), 1.0)
+    assert worst(first, found) > 1e-3
+
+
+def options() -> dict[str, Any]:
+    return {"pairs": 2, "window": 2}
+
+
+def test_is_the_same_for_any_chunk_size_and_another_at_the_next_step() -> None:
+    made = learner()
+    metagradient = EvolutionStrategies(**options())
+    metagradient.begin(3, 10, 7)
+    whole = by_engine(made, metagradient, batch(), chunk=3)
+    assert worst(by_engine(made, metagradient, batch(), chunk=1), whole) < 1e-10
+    for step, seed in ((4, 7), (3, 8)):
+        metagradient.begin(step, 10, seed)
+        assert worst(by_engine(made, metagradient, batch(), chunk=3), whole) > 1e-3
+    metagradient.begin(3, 10, 7)
+    again = by_engine(made, metagradient, batch(), chunk=3)
+    assert all(torch.equal(again[name], g) for name, g in whole.items())
+
+
+def test_the_learner_is_left_as_it_is() -> None:
+    made = learner()
+    before = {name: p.clone() for name, p in made.named_parameters()}
+    by_engine(made, EvolutionStrategies(**options()), batch(), chunk=3)
+    assert all(torch.equal(before[name], p) for name, p in made.named_parameters())

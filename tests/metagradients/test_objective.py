@@ -1,0 +1,148 @@
+"""Weights over inner steps, windows, and the order of derivatives: against plain loops in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from plain_loop import TASKS, by_engine, gradients, network, task_batch, worst
+from torch import Tensor
+from torch.func import functional_call
+
+from metarun.errors import ConfigError
+from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.metagradients import Exact, FirstOrder, MetaGradient, Truncated
+from metarun.rules import LSTM, LearnedRates
+from metarun.tasks import Examples, TaskBatch
+from metarun.tasks.losses import mean_squared_error
+
+STEPS = 5
+
+
+def learner(rule: str = "metasgd", **options: Any) -> GradientAdaptation:
+    made = GradientAdaptation(
+        model=network("mlp"),
+        rule=LearnedRates(lr=0.05) if rule == "metasgd" else LSTM(hidden=4),
+        loop=InnerLoop(steps=STEPS),
+        loss=mean_squared_error,
+        metrics={},
+        **options,
+    )
+    return made.double()
+
+
+def plain(
+    made: GradientAdaptation,
+    batch: TaskBatch,
+    weights: list[float],
+    *,
+    exact: bool,
+    window: int | None = None,
+) -> dict[str, Tensor]:
+    """One task after another: Σ weights[k] · query loss after step k, cut after every `window` steps."""
+    made.zero_grad()
+    for t in range(TASKS):
+        params = {name: p[None] for name, p in made.model.named_parameters()}
+        state = made.rule.init(params)
+        total = torch.zeros((), dtype=torch.float64)
+        for step in range(STEPS):
+            if window and step and step % window == 0:
+                if total.requires_grad:
+                    total.backward()
+                total = torch.zeros((), dtype=torch.float64)
+                params = {name: p.detach().requires_grad_() for name, p in params.items()}
+                state = torch.utils._pytree.tree_map(lambda each: each.detach(), state)
+            found = torch.autograd.grad(
+                loss(made, params, batch.support, t), list(params.values()), create_graph=exact
+            )
+            params, state = made.rule.update(params, dict(zip(params, found, strict=True)), state, step)
+            total = total + weights[step] * loss(made, params, batch.query, t) / TASKS
+        total.backward()
+    return gradients(made)
+
+
+def loss(made: GradientAdaptation, params: dict[str, Tensor], examples: Examples, t: int) -> Tensor:
+    own = {name: p[0] for name, p in params.items()}
+    return (functional_call(made.model, own, (examples.x[t],)) - examples.y[t]).square().mean()
+
+
+def at(metagradient: MetaGradient, step: int, steps: int = 100) -> MetaGradient:
+    metagradient.begin(step, steps, 0)
+    return metagradient
+
+
+MEAN = [0.2] * 5
+CASES = {
+    "final": (Exact(), [0, 0, 0, 0, 1.0], True),
+    "mean": (Exact(objective="mean"), MEAN, True),
+    "mean-first-order": (FirstOrder(objective="mean"), MEAN, False),
+    "annealed-start": (at(Exact(objective="annealed", anneal_for=0.1), 0), MEAN, True),
+    "annealed-half": (at(Exact(objective="annealed", anneal_for=0.1), 5), [0.1] * 4 + [0.6], True),
+    "annealed-over": (at(Exact(objective="annealed", anneal_for=0.1), 10), [0, 0, 0, 0, 1.0], True),
+    "order-before": (at(Exact(first_order_for=0.5), 49), [0, 0, 0, 0, 1.0], False),
+    "order-after": (at(Exact(first_order_for=0.5), 50), [0, 0, 0, 0, 1.0], True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rule", ["metasgd", "lstm"])
+def test_weighs_steps_as_a_plain_loop(name: str, rule: str) -> None:
+    metagradient, weights, exact = CASES[name]
+    made, batch = learner(rule), task_batch("mlp")
+    expected = plain(made, batch, weights, exact=exact)
+    assert worst(by_engine(made, metagradient, batch, chunk=2), expected) < 1e-10
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("derivatives", ["exact", "first_order"])
+@pytest.mark.parametrize("objective", ["mean", "final"])
+def test_truncation_is_a_plain_loops(window: int, derivatives: str, objective: str) -> None:
+    made, batch = learner("lstm"), task_batch("mlp")
+    weights = MEAN if objective == "mean" else [0, 0, 0, 0, 1.0]
+    expected = plain(made, batch, weights, exact=derivatives == "exact", window=window)
+    truncated = Truncated(window=window, derivatives=derivatives, objective=objective)
+    found = by_engine(made, truncated, batch, chunk=2)
+    expected = {name: g for name, g in expected.items() if name in found or g.abs().max() > 0}
+    assert worst(found, expected) < 1e-10
+
+
+def test_weights_are_the_same_sum_at_every_step_of_the_annealing() -> None:
+    metagradient = Exact(objective="annealed", anneal_for=0.3)
+    for step in range(0, 100, 7):
+        weights = at(metagradient, step).weights(STEPS)
+        assert len(weights) == STEPS + 1
+        assert weights[0] == 0
+        assert sum(weights) == pytest.approx(1)
+        assert weights[1:-1] == [weights[1]] * (STEPS - 1)
+        assert weights[-1] >= weights[1] - 1e-12
+
+
+def test_without_inner_steps_the_initialisation_is_scored() -> None:
+    made, batch = learner(), task_batch("mlp")
+    made.loop = InnerLoop(steps=0)
+    for metagradient in (Exact(), Exact(objective="mean"), Truncated()):
+        found = by_engine(made, metagradient, batch, chunk=3)
+        expected = torch.autograd.grad(
+            sum(
+                loss(made, {n: p[None] for n, p in made.model.named_parameters()}, batch.query, t)
+                for t in range(3)
+            )
+            / TASKS,
+            list(made.model.parameters()),
+        )
+        for name, g in zip(dict(made.model.named_parameters()), expected, strict=True):
+            torch.testing.assert_close(found[f"model.{name}"], g)
+
+
+def test_an_annealing_over_nothing_is_an_error() -> None:
+    for options in ({"objective": "annealed"}, {"objective": "mean", "anneal_for": 0.1}):
+        with pytest.raises(ConfigError, match=r"metagradient\.objective=annealed with the share"):
+            Exact(**options)
+
+
+def test_rematerialisation_of_more_than_the_last_step_is_an_error() -> None:
+    made = learner()
+    made.rematerialise = True
+    with pytest.raises(ConfigError, match=r"metagradient\.objective=final"):
+        by_engine(made, Exact(objective="mean"), task_batch("mlp"), chunk=3)
