@@ -22,12 +22,6 @@ import yaml
 from metarun.options import CONF
 
 FEW = ["device=cpu", "train.steps=3", "train.meta_batch=4", "train.validation_tasks=4", "train.test_tasks=8"]
-DATA = {
-    "sinusoid": [],
-    "linear_regression": ["model=linear"],
-    "binary_classification": ["model=mlp"],
-    "omniglot": ["model.filters=4"],
-}
 
 
 def the_run(folder: Path) -> Path:
@@ -63,17 +57,6 @@ def test_the_default_run(metarun, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert results["final"]["loss"]["mean"] == pytest.approx(after, abs=1e-4)
     assert [entry["step"] for entry in results["curve"]] == [0, 1]
-
-
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("algo", ["maml", "fomaml", "reptile", "metasgd", "anil"])
-def test_each_algorithm_on_each_dataset(metarun, tmp_path: Path, algo: str, data: str, request) -> None:
-    if data == "omniglot":
-        request.getfixturevalue("omniglot_root")
-    done = metarun(f"algo={algo}", f"data={data}", *DATA[data], *FEW)
-    assert done.returncode == 0, done.stderr
-    assert (the_run(tmp_path) / "results.json").exists()
-    assert ("accuracy (%)" in done.stdout) == (data in ("binary_classification", "omniglot"))
 
 
 ERRORS = {

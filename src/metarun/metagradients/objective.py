@@ -45,7 +45,7 @@ class QueryLoss(MetaGradient):
 
     def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: ARG002
         """Hear how far the training is."""
-        self._step, self._done = step, step / steps
+        self._step, self._done = step, step / max(steps, 1)
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError where a learner has no inner steps to weigh."""

@@ -1,0 +1,109 @@
+"""Every option there is in conf/ runs: a new yaml is tested without a test being written for it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarun.build import check_fit
+from metarun.compose import compose_config
+from metarun.config import read_config
+from metarun.options import CONF, groups
+from metarun.runs.directory import Run
+from metarun.train import train
+
+OPTIONS = {group: [option.name for option in options] for group, options in groups([CONF]).items()}
+FEW = ["train.steps=3", "train.meta_batch=4", "train.validation_tasks=4", "train.test_tasks=8"]
+# Long inner loops are cut: what is tested is that the parts fit.
+SHORT = ["inner.steps=2", "inner.test_steps=3"]
+
+# What an option cannot do without; everything else runs with the defaults.
+NEEDS = {
+    "metagradient=implicit": ["algo.proximal=2"],
+    "model=conv4": ["data=omniglot", "model.filters=4"],
+    "model=linear": ["data=linear_regression"],
+    "model=vector": ["data=quadratics"],
+}
+
+
+@pytest.mark.parametrize("algo", OPTIONS["algo"])
+@pytest.mark.parametrize("data", OPTIONS["data"])
+def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, data: str) -> None:
+    if data == "omniglot":
+        request.getfixturevalue("omniglot_root")
+    # A model with context parameters, warp layers and a body, wherever an algorithm may ask for them.
+    model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
+    results = run(tmp_path, [f"algo={algo}", f"data={data}", *model, *SHORT])
+    assert len(results.steps) == 4
+    assert ("accuracy" in results.final) == (data in ("binary_classification", "omniglot"))
+
+
+@pytest.mark.parametrize(
+    "option", [f"{g}={o}" for g in ("inner", "metagradient", "outer", "model", "engine") for o in OPTIONS[g]]
+)
+def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
+    needs = NEEDS.get(option, [])
+    if "data=omniglot" in needs:
+        request.getfixturevalue("omniglot_root")
+    learned_start = ["algo=l2l"] if option in ("inner=lstm", "inner=mlp", "inner=metz") else []
+    run(tmp_path, [option, *needs, *learned_start, *SHORT])
+
+
+def run(folder: Path, overrides: list[str]) -> Any:
+    node = compose_config([*FEW, *overrides, "device=cpu"])
+    return train(read_config(node), Run.create(folder / "run", node, {}))
+
+
+@pytest.mark.parametrize("name", OPTIONS["experiment"])
+def test_every_published_set_up_fits_together_and_says_where_it_is_from(name: str) -> None:
+    config = read_config(compose_config([f"experiment={name}"]))
+    check_fit(config)
+    comment = [
+        line
+        for line in (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+        if line.startswith("# ")
+    ]
+    assert comment[1].startswith(f"# metarun experiment={name}")
+    if name.endswith("_short"):
+        full = read_config(compose_config([f"experiment={name.removesuffix('_short')}"]))
+        assert config.train.steps < full.train.steps
+        assert config.algo == full.algo
+    else:
+        assert re.search(r"arXiv:\d{4}\.\d{5}", " ".join(comment[2:]))
+        assert f"{name}_short" in OPTIONS["experiment"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", OPTIONS["algo"])
+def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: str) -> None:
+    done = metarun(f"algo={algo}", *FEW, "device=cpu")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
+
+
+# Slopes and intercepts away from zero, where the model starts.
+LINES = ["data=linear_regression", "data.slope=[1,2]", "data.intercept=[1,2]"]
+TOY = [*LINES, "model=linear", "inner.lr=0.1", "outer.lr=0.1"]
+NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
+IMPROVES: dict[str, list[str]] = {
+    "hypernet": [*TOY, "outer.lr=0.01"],
+    "tnet": [*NETWORK, "inner.lr=0.1"],
+    "cavia": NETWORK,
+    "boil": [*NETWORK, "inner.lr=0.1"],
+    "l2l": ["inner.steps=10", "outer.lr=0.01", "train.meta_batch=16"],
+}
+
+
+@pytest.mark.parametrize("algo", OPTIONS["algo"])
+def test_every_algorithm_improves_on_its_toy_task(tmp_path: Path, algo: str) -> None:
+    def final_loss(steps: int) -> float:
+        toy = IMPROVES.get(algo, TOY)
+        settings = [f"algo={algo}", *toy, f"train.steps={steps}", "train.validate_every=0"]
+        node = compose_config(["train.meta_batch=4", *settings, "train.test_tasks=50", "device=cpu"])
+        curve = train(read_config(node), Run.create(tmp_path / str(steps), node, {}))
+        return float(curve.final["loss"].mean)
+
+    assert final_loss(100) < 0.5 * final_loss(0)
