@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ def build(config: Config) -> Parts:
         loss=source.loss,
         metrics=source.metrics,
         seed=config.seed,
-        **_wanted("algo", config.algo, {"make_model": partial(_make, config.model, **shapes)}),
+        **_wanted("algo", config.algo, {"make_model": _make(config.model, _partial_=True, **shapes)}),
     )
     return Parts(device, source, learner.to(device, dtype))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,8 @@ def launch(
 def show(curve: Curve, directory: Path) -> None:
     """Print the table of a finished run, and where it is."""
     print(f"\n{curve_table(curve)}\n\nrun: {directory}")
+    if Run.open(directory).config()["algo"].get("start") == "fresh":  # a learned optimizer, then
+        print(f"against tuned SGD, momentum, RMSProp and Adam: metarun optimizers {shlex.quote(str(directory))}")
 
 
 def together(lead: Callable[[], None]) -> None:
