@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
     if "data=omniglot" in needs:
         request.getfixturevalue("omniglot_root")
     learned_start = ["algo=l2l"] if option in ("inner=lstm", "inner=mlp", "inner=metz") else []
-    run(tmp_path, [option, *needs, *learned_start, *SHORT])
+    window = ["metagradient.window=1"] if option in ("metagradient=truncated", "metagradient=pes") else []
+    results = run(tmp_path, [option, *needs, *learned_start, *window, *SHORT])
+    assert all(math.isfinite(each.mean) for scores in results.steps for each in scores.values())
 
 
 def run(folder: Path, overrides: list[str]) -> Any:

@@ -230,6 +230,29 @@ class Spoiled(Exact):
         return gradients, scores
 
 
+class Listening(Exact):
+    """An exact meta-gradient that remembers what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[Any] = []
+
+    def begin(self, step: int, steps: int, seed: int) -> None:
+        self.heard.append((step, steps, seed))
+        super().begin(step, steps, seed)
+
+
+def test_the_meta_gradient_is_told_of_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Listening()
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: told)
+    config, run = start(tmp_path, "seed=5")
+    train_until(5, config, run)
+    assert told.heard == [(step, 12, 5) for step in range(5)]
+    told.heard.clear()
+    train(config, run)  # from the checkpoint of step 3
+    assert told.heard == [(step, 12, 5) for step in range(3, 12)]
+
+
 ONE_CALL_A_STEP = ["engine.chunk=4", "engine.workers=1", "engine.threads=1"]
 
 

@@ -43,7 +43,7 @@ def build(config: Config) -> Parts:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        model: nn.Module = _make(config.model, **shapes)
+        model: nn.Module = _make(config.model, **shapes).to(dtype)
     loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
     rule = {key: value for key, value in config.inner.items() if key not in loop}
     learner: Learner[Any] = _make(
@@ -92,6 +92,11 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
     metagradient.check(learner)
     if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
         raise ConfigError(f"engine.compile=true: {problem}; type engine.compile=false")
+    if config.engine.rematerialise and not metagradient.rematerialises:
+        raise ConfigError(
+            "engine.rematerialise=true is for metagradient=exact with metagradient.objective=final: type "
+            "engine.rematerialise=false"
+        )
     return metagradient
 
 
@@ -106,8 +111,14 @@ def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
     make = _make(config.outer.optimizer, _partial_=True)
+    trained = [p for p in learner.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError(
+            f"there is nothing to learn: algo.start=fresh learns the update rule alone, and "
+            f"{config.inner['_target_']} has no weights; type inner=lstm"
+        )
     try:
-        return Outer(config.outer, make, learner.parameters(), config.train.steps)
+        return Outer(config.outer, make, trained, config.train.steps)
     except (TypeError, ValueError) as error:  # torch's optimizers check their own arguments
         raise ConfigError(f"outer.optimizer: {error}") from error
 

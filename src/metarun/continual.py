@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.evaluate import Estimate
+from metarun.evaluate import Estimate, is_share
 from metarun.learners import GradientAdaptation
 from metarun.tasks import TaskBatch, TaskSource
 from metarun.tasks.episodes import episodes
@@ -80,7 +80,7 @@ def _forgotten(name: str, values: Tensor) -> Tensor:
     """Return how much worse a stream's tasks are at its end than right after each, [streams]."""
     right_after = values[1:].diagonal().mT[:-1]  # [task, stream]
     change = (values[-1, :-1] - right_after).mean(0)
-    return -change if name == "accuracy" else change
+    return -change if is_share(name) else change
 
 
 def _follow(learner: GradientAdaptation, source: TaskSource, tasks: int, streams: range) -> dict[str, Tensor]:

@@ -26,6 +26,11 @@ Progress = Callable[[Iterator[Chunk], int], Iterable[Chunk]]
 """Hands through so many chunks, showing how far it is."""
 
 
+def is_share(name: str) -> bool:
+    """Say whether a score is a share of examples, shown in percent, and better the larger it is."""
+    return name == "accuracy"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over tasks and the half-width of its 95 % confidence interval, 1.96 · s / √tasks."""
@@ -57,7 +62,8 @@ class Curve:
     @property
     def quality(self) -> float:
         """What model selection maximises: accuracy where there is one, else minus the loss."""
-        value = self.final["accuracy"].mean if "accuracy" in self.final else -self.final["loss"].mean
+        shares = [each.mean for name, each in self.final.items() if is_share(name)]
+        value = shares[0] if shares else -self.final["loss"].mean
         return value if math.isfinite(value) else -math.inf
 
     @classmethod

@@ -94,7 +94,7 @@ def show(curve: Curve, directory: Path) -> None:
     """Print the table of a finished run, and where it is."""
     print(f"\n{curve_table(curve)}\n\nrun: {directory}")
     if Run.open(directory).config()["algo"].get("start") == "fresh":  # a learned optimizer, then
-        print(f"against tuned SGD, momentum, RMSProp and Adam: metarun optimizers {shlex.quote(str(directory))}")
+        print(f"to compare it with tuned ones: metarun optimizers {shlex.quote(str(directory))}")
 
 
 def together(lead: Callable[[], None]) -> None:

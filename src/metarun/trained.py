@@ -26,18 +26,15 @@ from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
 
-# What a test depends on besides the checkpoint; anything else would be typed and ignored.
+# What any test depends on besides the checkpoint; anything else would be typed and ignored.
 OPEN = (
     "data",
     "inner.test_steps",
     "inner.test_batch",
     "algo.transductive",
-    "train.validation_tasks",
-    "train.test_tasks",
     "device",
     "engine.chunk",
     "engine.threads",
-    "engine.workers",
 )
 
 
@@ -67,13 +64,16 @@ class Trained:
         return self.run.directory / name
 
 
-def reopen(directory: Path, overrides: Sequence[str], config_dir: str | None = None) -> Trained:
+def reopen(
+    directory: Path, overrides: Sequence[str], config_dir: str | None = None, also_open: Sequence[str] = ()
+) -> Trained:
     """Build a run's learner with the weights of its best checkpoint (the last, where none was validated).
 
     Args:
         directory: of the run.
         overrides: of keys that a test depends on; of `model` too, where every task starts afresh.
         config_dir: a user's own options.
+        also_open: keys besides OPEN that may be overridden.
 
     Raises:
         ConfigError: an override does not fit, or does not bear on a test.
@@ -81,7 +81,7 @@ def reopen(directory: Path, overrides: Sequence[str], config_dir: str | None = N
     """
     run = Run.open(directory)
     trained = run.config()
-    node = override(trained, overrides, config_dir)
+    node = override(trained, overrides, config_dir, also_open)
     config = read_config(node)
     if not _is_fresh(trained):
         _check_shapes(read_config({**trained, "device": "cpu"}), config)
@@ -90,7 +90,13 @@ def reopen(directory: Path, overrides: Sequence[str], config_dir: str | None = N
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
     parts = build(config)
-    parts.learner.load_state_dict(state["learner"])
+    try:
+        parts.learner.load_state_dict(state["learner"])
+    except RuntimeError as error:  # of torch, for what does not fit
+        raise ConfigError(
+            "this run's rule has weights for each parameter of its own network: leave data and model as they "
+            "are there; inner=lstm, mlp and metz fit any"
+        ) from error
     parts.source.prepare(parts.device)
     # What the run chose, unless something else is typed: with it the last bits are those of its own test.
     chosen = dict((last or state)["engine"])
@@ -111,7 +117,10 @@ def adapting(trained: Trained, command: str) -> GradientAdaptation:
 
 
 def override(
-    trained: dict[str, Any], overrides: Sequence[str], config_dir: str | None = None
+    trained: dict[str, Any],
+    overrides: Sequence[str],
+    config_dir: str | None = None,
+    also_open: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a run's config with some keys, or the whole data group, replaced.
 
@@ -121,21 +130,21 @@ def override(
     config = deepcopy(trained)
     # Groups first: single keys are meant for the option that was chosen.
     for each in sorted(single_values(overrides), key=lambda each: "." in each.key_or_group):
-        _apply(config, each, config_dir)
+        _apply(config, each, config_dir, also_open)
     if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
         log.warning("other split, seed or rotations than in training: test classes may have been trained on")
     return config
 
 
 def _is_fresh(config: Mapping[str, Any]) -> bool:
-    """Say whether tasks start afresh, so that any network will do."""
+    """Say whether tasks start afresh, so that there may be other networks."""
     return bool(config["algo"].get("start") == "fresh")
 
 
-def _apply(config: dict[str, Any], each: Override, config_dir: str | None) -> None:
+def _apply(config: dict[str, Any], each: Override, config_dir: str | None, also_open: Sequence[str]) -> None:
     key = each.key_or_group
     groups = ("data", "model") if _is_fresh(config) else ("data",)
-    allowed = (*OPEN, *groups[1:])
+    allowed = (*groups, *OPEN[1:], *also_open)
     if key == "data.train_shot" or not (key in allowed or key.startswith(tuple(f"{g}." for g in groups))):
         raise ConfigError(
             f"{each.input_line}: a test does not depend on {key}{did_you_mean(key, allowed)}; "

@@ -147,7 +147,7 @@ class Training:
     def _chosen_engine(self) -> Engine:
         batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
         plain = self._plain_metagradient()
-        plain.begin(self.step, self.settings.steps, self._seed)
+        plain.be_costly()
         return self.ranks.from_first(lambda: choose(self._engine_settings, plain, self.learner, batch))
 
     def _plain_metagradient(self) -> MetaGradient:

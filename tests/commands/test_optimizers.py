@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from metarun.continual import _forgotten, follow_streams
+from metarun.evaluate import evaluate
+from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.rules import LSTM, SGD, Adam, Momentum
+from metarun.tasks import BinaryClassification
+from metarun.tasks.episodes import episodes
 from metarun.trained import reopen
 from metarun.tuned import HAND_DESIGNED, RATES, against_tuned, response
 
@@ -65,8 +71,6 @@ def test_the_rate_is_the_best_of_the_grid_on_validation_tasks(learned: Path) -> 
 
 
 def _keyed(source):
-    from metarun.tasks.episodes import episodes
-
     return episodes(source, "validation", 0, 10).support
 
 
@@ -80,6 +84,9 @@ def test_other_problems_are_tried_by_overrides(metarun, learned: Path) -> None:
         assert done.returncode == 0, done.stderr
         steps = 20 if "inner.test_steps=20" in overrides else 8
         assert re.search(rf"^ *{steps} +[\d.]+ ± ", done.stdout, re.MULTILINE)
+    done = metarun("eval", "learned", "train.validation_tasks=3")
+    assert done.returncode == 2
+    assert "a test does not depend on train.validation_tasks" in done.stderr
     wrong = metarun("eval", "learned", "model.hiden=[5]")
     assert wrong.returncode == 2
     assert "model.hiden=[5]" in wrong.stderr
@@ -111,16 +118,14 @@ def test_a_stream_of_tasks_is_followed_and_what_is_forgotten_said(metarun, learn
     assert content["forgetting"]["loss"]["mean"] == pytest.approx(lost)
     alone = json.loads(kept.read_text())["start"][0]["loss"]["mean"]
     assert math.isfinite(alone)
-    for flags, message in ((["--tasks", "0"], "--tasks 0: should be 1 or more"), (["--task"], "--tasks")):
+    mistakes = (["--tasks", "0"], "--tasks 0: should be 1 or more"), (["--task"], "unrecognized")
+    for flags, message in mistakes:
         wrong = metarun("continual", "learned", *flags)
         assert wrong.returncode == 2
         assert message in wrong.stderr
 
 
 def test_the_first_task_of_a_stream_is_an_ordinary_test(learned: Path) -> None:
-    from metarun.continual import follow_streams
-    from metarun.evaluate import evaluate
-
     trained = reopen(learned, [])
     parts = trained.parts
     trained.use()
@@ -128,6 +133,29 @@ def test_the_first_task_of_a_stream_is_an_ordinary_test(learned: Path) -> None:
     curve = evaluate(parts.learner, parts.source, "test", 6, chunk=6)
     assert stream.scores[0][0]["loss"].mean == pytest.approx(curve.final["loss"].mean, rel=1e-5)
     assert stream.forgetting == {}
+
+
+def test_forgetting_is_how_much_worse_whatever_the_score() -> None:
+    values = torch.zeros(3, 2, 1)  # before and after two tasks, on each of them, of one stream
+    values[1, 0], values[2, 0], values[2, 1] = 0.9, 0.6, 0.8
+    assert _forgotten("accuracy", values).item() == pytest.approx(0.3)
+    assert _forgotten("loss", values).item() == pytest.approx(-0.3)
+
+
+def test_without_transduction_an_example_is_seen_beside_its_own_tasks_support_set() -> None:
+    source = BinaryClassification(shot=2, query=3)
+    learner = GradientAdaptation(
+        model=nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)),
+        rule=SGD(lr=0.0),
+        loop=InnerLoop(steps=1),
+        loss=source.loss,
+        metrics={},
+        transductive=False,
+    )
+    stream = follow_streams(learner, source, tasks=3, streams=4, chunk=4)
+    # With a rate of zero nothing is learned, so a task's score is the same after any other.
+    for j in range(3):
+        assert len({row[j]["loss"].mean for row in [stream.start, *stream.scores]}) == 1
 
 
 def test_a_response_is_the_step_after_a_history() -> None:
@@ -141,3 +169,12 @@ def test_a_response_is_the_step_after_a_history() -> None:
     rule = LSTM(hidden=3)
     rule.prepare({}, torch.Generator().manual_seed(0))
     assert response(rule, values, values, 2).shape == (2, 2)
+
+
+def test_a_rule_tied_to_its_network_stays_with_it(metarun, tmp_path: Path) -> None:
+    made = metarun("algo=l2l", "inner=metasgd", "train.steps=2", *FEW, "hydra.run.dir=tied")
+    assert made.returncode == 0, made.stderr
+    wrong = metarun("eval", "tied", "data.dimension=5")
+    assert wrong.returncode == 2
+    assert "this run's rule has weights for each parameter of its own network" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1

@@ -13,12 +13,14 @@ from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.learners.rematerialise import rematerialised
 from metarun.metagradients import Exact
 from metarun.models import MLP
-from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
+from metarun.rules import LSTM, SGD, Adam, Hypernet, LearnedRates, UpdateRule
 from metarun.tasks import Sinusoid
 from metarun.tasks.losses import mean_squared_error
 
 
-def learner(rule: UpdateRule, steps: int, adapts: str = "all", **loop: int) -> GradientAdaptation:
+def learner(
+    rule: UpdateRule, steps: int, adapts: str = "all", proximal: float = 0.0, **loop: int
+) -> GradientAdaptation:
     torch.manual_seed(0)
     model = MLP(input_shape=(1,), output_size=1, hidden=(8, 8))
     for p in model.parameters():
@@ -30,6 +32,7 @@ def learner(rule: UpdateRule, steps: int, adapts: str = "all", **loop: int) -> G
         loss=mean_squared_error,
         metrics={},
         adapts=adapts,
+        proximal=proximal,
     ).double()
 
 
@@ -41,6 +44,9 @@ def learner(rule: UpdateRule, steps: int, adapts: str = "all", **loop: int) -> G
         (lambda: SGD(lr=0.02), {"adapts": "head"}),
         (lambda: LearnedRates(lr=0.02), {"adapts": "body", "batch": 3}),
         (lambda: Adam(lr=0.01), {}),
+        (lambda: LSTM(hidden=3, scale=0.01), {}),
+        (lambda: Hypernet(lr=0.02, momentum=0.5, input_shape=(1,), output_size=1), {}),
+        (lambda: SGD(lr=0.02), {"proximal": 0.7}),
     ],
 )
 def test_the_meta_gradient_is_the_same(rule, options: dict, steps: int) -> None:

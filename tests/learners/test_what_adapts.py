@@ -98,7 +98,7 @@ def test_only_the_rule_is_meta_learned_from_a_fresh_start() -> None:
     made = fresh(LSTM(hidden=4))
     assert {name.split(".")[0] for name, _ in made.named_parameters()} == {"rule"}
     assert {name.split(".")[0] for name in made.state_dict()} == {"rule"}
-    with pytest.raises(ConfigError, match="trains the initialisation only"):
+    with pytest.raises(ConfigError, match=r"algo\.start=fresh learns none"):
         Reptile().check(made)
 
 
@@ -209,6 +209,45 @@ def test_norms_may_be_missing_but_a_pattern_has_to_fit() -> None:
 
 
 # Context parameters, warp layers, patterns
+
+
+def test_context_parameters_stand_where_cavia_has_them() -> None:
+    assert next(iter(dict(mlp(context=3).named_parameters()))) == "context.values"
+    assert mlp(context=3).body.layer1.linear.in_features == 1 + 3
+    names = [name for name, _ in conv4(context=3).named_parameters() if "context" in name]
+    assert {name.rpartition("context")[0] for name in names} == {"body.block3."}
+
+
+def test_reptile_refuses_what_does_not_adapt_as_a_whole() -> None:
+    for made in (
+        learner(mlp(), adapts="head"),
+        learner(mlp(context=3)),
+        learner(mlp(context=3), adapts="*context.values"),
+        learner(conv4(), per_step="norms"),
+        learner(mlp(warp=True), adapts="!*.warp.*"),
+    ):
+        with pytest.raises(ConfigError, match="adapts as a whole"):
+            Reptile().check(made)
+    with pytest.raises(ConfigError, match=r"type inner\.steps=1"):
+        Reptile().check(learner(mlp(), steps=0))
+
+
+def test_truncation_with_no_way_back_to_what_is_learned_is_an_error() -> None:
+    cut = Truncated(window=2, objective="final")
+    with pytest.raises(ConfigError, match="no way back to the initialisation"):
+        cut.check(learner(mlp()))
+    for made in (learner(mlp(), LearnedRates(lr=RATE)), fresh(LSTM()), learner(mlp(), adapts="head")):
+        cut.check(made)
+    Truncated(window=2).check(learner(mlp()))
+
+
+def test_a_meta_gradient_of_nothing_is_an_error() -> None:
+    class Nothing(Exact):
+        def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
+            return {}, super().gradients(learner, tasks, weight)[1]
+
+    with pytest.raises(ConfigError, match="nothing that is learned has a part in the query loss"):
+        by_engine(learner(mlp()), Nothing(), task_batch("mlp"), chunk=3)
 
 
 @pytest.mark.parametrize(("model", "batch"), [(mlp, "mlp"), (conv4, "conv4-batch")])

@@ -45,7 +45,7 @@ RULES: dict[str, tuple[type[UpdateRule], dict[str, Any]]] = {
     "lslr": (LearnedRates, {"lr": 0.05, "per": "tensor", "per_step": STEPS}),
     "metasgd": (LearnedRates, {"lr": 0.05}),
     "meta-curvature": (MetaCurvature, {"lr": 0.05}),
-    "hypernet": (Hypernet, {"lr": 0.05, "momentum": 0.5, "steps_apart": STEPS}),
+    "hypernet": (Hypernet, {"lr": 0.05, "momentum": 0.5, "per_step": STEPS}),
     "alfa": (Hypernet, {"lr": 0.05, "features": ["means"], "hidden": None}),
     # Coordinates whose gradient is zero but for rounding: below e⁻² it is not magnified.
     "lstm": (LSTM, {"hidden": 4, "p": 2.0}),

@@ -11,7 +11,7 @@ from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, Implicit
 from metarun.metagradients.implicit import conjugate_gradients
-from metarun.rules import SGD, LearnedRates, UpdateRule
+from metarun.rules import SGD, LearnedRates, Momentum, UpdateRule
 from metarun.tasks.losses import cross_entropy, mean_squared_error
 
 
@@ -20,6 +20,7 @@ def learner(
     steps: int = 400,
     proximal: float = 2.0,
     rule: UpdateRule | None = None,
+    adapts: str = "all",
     **loop: int,
 ) -> GradientAdaptation:
     made = GradientAdaptation(
@@ -29,6 +30,7 @@ def learner(
         loss=cross_entropy if model.startswith("conv4") else mean_squared_error,
         metrics={},
         proximal=proximal,
+        adapts=adapts,
     )
     return made.double()
 
@@ -117,7 +119,9 @@ def test_damping_is_added_to_lambda() -> None:
 def test_learners_without_such_an_optimum_are_refused() -> None:
     for made, message in (
         (learner(proximal=0.0), "type algo=imaml"),
-        (learner(rule=LearnedRates(lr=0.1)), "algo.adapts=all and inner=sgd"),
+        (learner(rule=LearnedRates(lr=0.1)), "type inner=sgd"),
+        (learner(rule=Momentum(lr=0.1, weight_decay=0.1)), r"inner\.weight_decay=0"),
+        (learner(adapts="head.bias"), r"algo\.adapts=all"),
         (learner(batch=2), r"inner\.batch=null"),
     ):
         with pytest.raises(ConfigError, match=message):

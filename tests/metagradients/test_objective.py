@@ -141,8 +141,28 @@ def test_an_annealing_over_nothing_is_an_error() -> None:
             Exact(**options)
 
 
-def test_rematerialisation_of_more_than_the_last_step_is_an_error() -> None:
-    made = learner()
-    made.rematerialise = True
-    with pytest.raises(ConfigError, match=r"metagradient\.objective=final"):
-        by_engine(made, Exact(objective="mean"), task_batch("mlp"), chunk=3)
+def test_what_takes_most_is_measured() -> None:
+    """Before a run an engine is chosen for the costliest of its steps, which may come later, or be over."""
+    metagradient = at(Exact(objective="annealed", anneal_for=0.1, first_order_for=0.5), 20)
+    metagradient.be_costly()
+    made, batch = learner(), task_batch("mlp")
+    expected = plain(made, batch, MEAN, exact=True)
+    assert worst(by_engine(made, metagradient, batch, chunk=3), expected) < 1e-10
+    expected = plain(made, batch, [0, 0, 0, 0, 1.0], exact=False)
+    assert worst(by_engine(made, at(metagradient, 20), batch, chunk=3), expected) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("metagradient", "allowed"),
+    [
+        (Exact(), True),
+        (Exact(first_order_for=0.5), True),
+        (Exact(objective="mean"), False),
+        (FirstOrder(), False),
+        (Truncated(), False),
+    ],
+)
+def test_only_the_last_step_of_an_exact_one_can_be_rematerialised(
+    metagradient: MetaGradient, allowed: bool
+) -> None:
+    assert metagradient.rematerialises is allowed

@@ -97,7 +97,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "meta-curvature": lambda: MetaCurvature(lr=0.1),
     "hypernet": lambda: Hypernet(lr=0.1, momentum=0.5, hidden=8, embedding=8, **SIZES),
     "alfa": lambda: Hypernet(
-        lr=0.1, steps_apart=2, features=["means"], hidden=None, **SIZES
+        lr=0.1, per_step=2, features=["means"], hidden=None, **SIZES
     ),
     "lstm": lambda: LSTM(hidden=4),
     "mlp": lambda: MLP(hidden=4),
@@ -407,3 +407,74 @@ def test_the_lstm_is_torchs() -> None:
         params, state = rule.update(params, {"w": g}, state, step)
     outputs, _ = reference(log_and_sign(grads[:, 0], 10.0))
     torch.testing.assert_close(params["w"][0], rule.output(outputs).squeeze(-1).sum(0))
+
+
+def test_metz_features_by_hand() -> None:
+    """The perceptron replaced by sums of its inputs, two steps of one tensor with two coordinates."""
+
+    class Sums(torch.nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            self.seen = features
+            return torch.stack([features.sum(-1), torch.zeros_like(features[..., 0])], -1)
+
+    rule = MetzMLP(step_scale=1.0)
+    rule.network = Sums()
+    phi = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    gradients = torch.tensor([[[2.0, 1.0]], [[-1.0, 3.0]]], dtype=torch.float64)
+    params, state = {"w": phi}, rule.init({"w": phi})
+    means, square = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for step, g in enumerate(gradients):
+        before = params["w"][0]
+        params, state = rule.update(params, {"w": g}, state, step)
+        for j, decay in enumerate((0.9, 0.99, 0.999)):
+            means[:, j] = decay * means[:, j] + (1 - decay) * g[0]
+        square = 0.999 * square + 0.001 * g[0] ** 2
+        root = 1 / (square + 1e-8).sqrt()
+        raw = torch.stack([g[0], before, *means.T, root, *(means * root[:, None]).T], 1)
+        scaled = raw / ((raw**2).mean(0) + 1e-5).sqrt()
+        times = torch.tensor([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5], dtype=torch.float64)
+        expected = torch.cat([scaled, torch.tanh(step / times - 1).expand(2, -1)], 1)
+        torch.testing.assert_close(rule.network.seen[0], expected)
+        torch.testing.assert_close(params["w"][0], before + expected.sum(1))
+
+
+def test_a_metz_step_is_direction_times_exponential_of_magnitude() -> None:
+    rule = MetzMLP(step_scale=0.3, magnitude_scale=0.5)
+    rule.network = torch.nn.Module()
+    rule.network.forward = lambda features: torch.tensor([2.0, -1.0]).expand(*features.shape[:2], 2)
+    zero = {"w": torch.zeros(1, 2)}
+    params, _ = rule.update(zero, {"w": torch.ones(1, 2)}, rule.init(zero), 0)
+    torch.testing.assert_close(params["w"], torch.full((1, 2), 0.3 * 2.0 * 2.718281828**-0.5))
+
+
+def test_settings_of_a_hypernet_by_hand() -> None:
+    """α exp(u), λ (1 + u) and σ(m + u), with u as the last layer's bias, its weights being zero."""
+    rule = Hypernet(lr=0.1, weight_decay=0.2, momentum=0.5, per_step=2, **SIZES)
+    prepared(rule, moved=0)
+    u = torch.tensor([[0.1, 0.2, 0.3], [1.0, -2.0, 0.5], [0.0, 1.0, -1.0]], dtype=torch.float64)
+    with torch.no_grad():
+        rule.network[-1].bias.copy_(u.flatten())
+        rule.rates[1] *= 3
+    params = start()
+    for step, rate in ((0, 0.1), (1, 0.3), (7, 0.3)):
+        settings = rule.settings(params, params, rule.init(params), step)
+        expected = torch.stack([rate * u[0].exp(), 0.2 * (1 + u[1]), u[2].sigmoid()])
+        torch.testing.assert_close(settings, expected.expand(2, -1, -1), rtol=1e-6, atol=0)
+    moved, state = rule.update(params, params, rule.init(params), 0)
+    alpha, decay, momentum = expected[:, 0] / torch.tensor([3, 1, 1])
+    name = "body.weight"
+    torch.testing.assert_close(moved[name], (1 - decay) * params[name] - alpha * params[name])
+    again, _ = rule.update(params, params, state, 0)
+    velocity = (1 + momentum) * params[name]
+    torch.testing.assert_close(again[name], (1 - decay) * params[name] - alpha * velocity)
+
+
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_a_hypernet_sees_inputs_and_targets(what: str) -> None:
+    rule = prepared(Hypernet(lr=0.1, features=["examples"], **SIZES), moved=0.3)
+    x, y = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.int64)
+    (x if what == "x" else y)[1] += 1
+    params = {name: p[:1].expand(2, *p.shape[1:]) for name, p in start().items()}
+    state = rule.observe(rule.init(params), Examples(x, y), torch.ones(2, dtype=torch.float64))
+    one, other = rule.settings(params, params, state, 0)
+    assert not torch.isclose(one, other).all()

@@ -23,12 +23,16 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
     return parser.parse_intermixed_args(arguments)
 
 
-def run_and_overrides(verb: str, description: str) -> argparse.ArgumentParser:
+def run_and_overrides(verb: str, description: str, also_open: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a verb that tests a run: its directory, and what a test depends on."""
     from metarun.trained import OPEN
 
+    keys = ", ".join((*OPEN, *also_open))
     parser = argparse.ArgumentParser(
-        f"metarun {verb}", description=description, epilog=f"overrides of: {', '.join(OPEN)}"
+        f"metarun {verb}",
+        description=description,
+        epilog=f"overrides of: {keys}; where every task starts from fresh parameters (algo=l2l) of model too",
+        allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
     parser.add_argument("overrides", nargs="*", help="key=value, as in data.shot=5 inner.test_steps=10")

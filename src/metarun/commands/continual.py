@@ -10,6 +10,7 @@ from tabulate import tabulate
 from metarun.commands.arguments import parse, run_and_overrides
 from metarun.continual import Stream, follow_streams
 from metarun.errors import ConfigError
+from metarun.evaluate import is_share
 from metarun.randomness import fix
 from metarun.reports.table import cell, heading
 from metarun.runs.progress import chunks_bar
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> None:
     parser = run_and_overrides(
         "continual",
         "Adapt to one test task after another without a new start, and test on all of them after each.",
+        (),
     )
     parser.add_argument("--tasks", type=int, default=5, help="of a stream (5)")
     parser.add_argument("--streams", type=int, default=200, help="to average over (200)")
@@ -51,7 +53,7 @@ def main(arguments: list[str]) -> None:
 
 def stream_table(stream: Stream) -> str:
     """Return the score that matters on each task after each task, its mean and what was forgotten."""
-    name = "accuracy" if "accuracy" in stream.average else "loss"
+    name = next((each for each in stream.average if is_share(each)), "loss")
     tasks = range(len(stream.scores))
     rows = [
         [label, *(cell(name, each[name].mean, each[name].ci95) for each in row)]

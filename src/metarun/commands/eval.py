@@ -11,6 +11,8 @@ from metarun.reports.table import curve_table
 from metarun.runs.progress import chunks_bar
 from metarun.trained import reopen
 
+_ALSO_OPEN = ("train.test_tasks", "engine.workers")
+
 
 def main(arguments: list[str]) -> None:
     """Test again, print the table, and keep it in the run's evaluations/.
@@ -19,9 +21,9 @@ def main(arguments: list[str]) -> None:
         ConfigError: an override does not fit, or does not bear on a test.
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
-    parser = run_and_overrides("eval", "Test a run's best checkpoint again.")
+    parser = run_and_overrides("eval", "Test a run's best checkpoint again.", _ALSO_OPEN)
     given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dir)
+    trained = reopen(given.run, given.overrides, given.config_dir, _ALSO_OPEN)
     config, parts = trained.config, trained.parts
     fix(config.seed, "test")
     curve = evaluate(

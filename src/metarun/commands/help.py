@@ -42,7 +42,7 @@ Shell completion: eval "$(metarun -sc install=bash)" (bash, zsh or fish). Hydra'
 
 def main(arguments: list[str]) -> None:  # noqa: ARG001
     """Print the page."""
-    commands = "\n".join(f"  metarun {name:<8} {what}" for name, what in COMMANDS.items())
+    commands = "\n".join(f"  metarun {name:<10} {what}" for name, what in COMMANDS.items())
     found = groups([CONF])
     options = "\n".join(f"  {name:<15} {', '.join(o.name for o in each)}" for name, each in found.items())
     print(_PAGE.format(commands=commands, groups=options), end="")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from metarun.commands.arguments import parse, run_and_overrides
+from metarun.errors import ConfigError
 from metarun.randomness import fix
 from metarun.reports.optimizers import draw_curves, draw_response, optimizers_table, plots_missing
 from metarun.rules.coordinatewise import Coordinatewise
 from metarun.runs.progress import chunks_bar
 from metarun.trained import adapting, reopen
 from metarun.tuned import HAND_DESIGNED, Entry, against_tuned
+
+_ALSO_OPEN = ("train.validation_tasks", "train.test_tasks", "engine.workers")
 
 
 def main(arguments: list[str]) -> None:
@@ -24,11 +27,14 @@ def main(arguments: list[str]) -> None:
         "optimizers",
         "Compare a run's update rule with SGD, momentum, RMSProp and Adam, each tuned by a grid of rates on "
         "the validation tasks, over the same inner steps from the same starts.",
+        _ALSO_OPEN,
     )
     given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dir)
+    trained = reopen(given.run, given.overrides, given.config_dir, _ALSO_OPEN)
     learner = adapting(trained, "optimizers")
     config = trained.config
+    if learner.loop.count(training=False) == 0:
+        raise ConfigError("without inner steps there is nothing to compare: type inner.test_steps=1 or more")
     fix(config.seed, "test")
     compared = against_tuned(
         learner,

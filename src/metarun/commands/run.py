@@ -63,9 +63,15 @@ def _main(arguments: list[str]) -> None:
     if not (shows_only or own_root):
         # Hydra makes directories before it calls us, and a wrong config should not leave any.
         searches = flags.multirun and _sweeper(flags.overrides) == "optuna"
-        for overrides in _jobs(flags.overrides) if flags.multirun else [flags.overrides]:
-            config = read_config(compose_config(overrides, flags.config_dir))
-            check_fit(config)
+        jobs = _jobs(flags.overrides) if flags.multirun else [flags.overrides]
+        for number, overrides in enumerate(jobs):
+            try:
+                config = read_config(compose_config(overrides, flags.config_dir))
+                check_fit(config)
+            except ConfigError as error:
+                if len(jobs) == 1:
+                    raise
+                raise ConfigError(f"job {number}, {' '.join(overrides)}: {error}") from error
             if searches and not config.train.validate_every:
                 raise ConfigError(
                     "train.validate_every=0: a search goes by validations; type train.validate_every=100"

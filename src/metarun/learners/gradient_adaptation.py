@@ -108,27 +108,39 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self.fresh: FreshParameters | None = None
         if start == "fresh":
             if adapts != "all" or per_step or make_model is None:
-                raise ConfigError("algo.start=fresh: all parameters adapt; type algo.adapts=all")
+                raise ConfigError(
+                    "algo.start=fresh: all parameters adapt, from nothing learned; type algo.adapts=all and "
+                    "algo.per_step=null"
+                )
+            if loop.steps == 0:
+                raise ConfigError("algo.start=fresh learns inner steps: type inner.steps=1 or more")
+            for name, _ in model.named_buffers():
+                raise ConfigError(f"algo.start=fresh: the model has a buffer, {name}, which no task draws")
             self.fresh = FreshParameters(make_model, seed)
+        own_each_step = self._own_each_step(per_step, names)
+        self.adapted_names -= set(own_each_step)
+        if not self.adapted_names:
+            raise ConfigError(
+                f"algo.per_step={per_step} leaves no parameter that adapts: type algo.per_step=norms"
+            )
         self.each_step = nn.ParameterDict()
-        for name in self._per_step_names(per_step, names):
-            p = model.get_parameter(name).detach()
+        for name in own_each_step:
+            p = model.get_parameter(name).requires_grad_(False)  # its place is taken
             self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
         self._forward = TaskForward(model)
         initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
         rule.prepare(initial, torch.Generator().manual_seed(seed))
 
-    def _per_step_names(self, pattern: str | None, names: list[str]) -> list[str]:
+    def _own_each_step(self, pattern: str | None, names: list[str]) -> list[str]:
+        """Return the names of the parameters that `per_step` stands for."""
         if pattern is None:
             return []
         fitting = of_norms(self.model) if pattern == "norms" else matching(pattern, names, "algo.per_step")
-        chosen = [name for name in names if name in fitting]
-        self.adapted_names -= set(chosen)
-        for name in chosen:  # its place is taken
-            self.model.get_parameter(name).requires_grad_(False)
-        if not self.adapted_names:
-            raise ConfigError(f"algo.per_step={pattern} leaves no parameter that adapts; see algo.adapts")
-        return chosen
+        return [name for name in names if name in fitting]
+
+    def trained_names(self) -> set[str]:
+        """Return the names of the meta-parameters."""
+        return {name for name, p in self.named_parameters() if p.requires_grad}
 
     def trajectory(
         self, support: Examples, graph: Graph, window: int | None = None

@@ -21,12 +21,15 @@ from metarun.tasks import TaskBatch
 class EvolutionStrategies(QueryLoss):
     """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
 
-    A pair adapts with the meta-parameters θ + σξ and θ − σξ; its estimate is ξ (L₊ − L₋) / 2σ (Salimans et
-    al. 2017, arXiv:1703.03864). Long inner loops, whose exact gradient explodes, stay well behaved.
+    A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal; its estimate is
+    ε (L₊ − L₋) / 2σ (Salimans et al. 2017, arXiv:1703.03864). Long inner loops, whose exact gradient
+    explodes, stay well behaved.
 
-    With a window of n inner steps a new ε is drawn for each window; its losses count for the sum of all ε up
-    to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835, equation 8):
-    also unbiased, with less variance. Here the windows of one inner loop belong to one meta-step.
+    With a window of n inner steps a new ε is drawn for each window, and a window's losses count for the sum ξ
+    of all ε up to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
+    equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
+    initialisation, on which later windows have no bearing. Here all windows of an inner loop belong to one
+    meta-step.
 
     Args:
         sigma: σ.
@@ -96,9 +99,7 @@ class EvolutionStrategies(QueryLoss):
             adapted = [next(trajectory) for trajectory in trajectories]
             if weight or step == steps:
                 with torch.no_grad():
-                    scores = [
-                        each.scores(state, tasks.query) for each, state in zip(both, adapted, strict=True)
-                    ]
+                    scores = [each.scores(one, tasks.query) for each, one in zip(both, adapted, strict=True)]
                     up, down = (each["loss"].sum() for each in scores)
                 difference = weight * (up - down) + difference
             if step == steps or (step > 0 and step % window == 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import Gradients, MetaGradient
+from metarun.metagradients.metagradient import Gradients, MetaGradient, check_trains_the_start
 from metarun.rules import Parameters
 from metarun.tasks import TaskBatch
 
@@ -33,27 +34,25 @@ class Implicit(MetaGradient):
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner whose adaptation has no such optimum, or learns more than θ."""
-        if not isinstance(learner, GradientAdaptation) or learner.proximal == 0:
+        adapting = check_trains_the_start("implicit", learner)
+        if adapting.proximal == 0:
             raise ConfigError(
                 "metagradient=implicit needs a proximal term in the inner loop: type algo=imaml, or "
                 "algo.proximal=2"
             )
-        trained = {name for name, p in learner.named_parameters() if p.requires_grad}
-        if trained != {f"model.{name}" for name in learner.adapted_names}:
+        if getattr(adapting.rule, "weight_decay", 0):
             raise ConfigError(
-                "metagradient=implicit trains an initialisation that adapts as a whole: type algo.adapts=all "
-                "and inner=sgd, or metagradient=exact"
+                "metagradient=implicit is of the optimum without weight decay: type inner.weight_decay=0"
             )
-        if learner.loop.batch is not None:
+        if adapting.loop.batch is not None:
             raise ConfigError("metagradient=implicit needs the whole support set: type inner.batch=null")
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Solve for each task's meta-gradient at its adapted parameters."""
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        adapted = learner.adapt(tasks.support, "none")
-        phi = adapted.params
-        for name, p in phi.items():
-            phi[name] = p.detach().requires_grad_()
+        found = learner.adapt(tasks.support, "none")
+        phi = {name: p.detach().requires_grad_() for name, p in found.params.items()}
+        adapted = replace(found, params=phi)
         values = list(phi.values())
         scores = learner.scores(adapted, tasks.query)
         right = torch.autograd.grad(scores["loss"].sum(), values, materialize_grads=True)

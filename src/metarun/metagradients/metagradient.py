@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.learners import Learner, Scores
+from metarun.errors import ConfigError
+from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.tasks import TaskBatch
 from metarun.workers import Workers
 
@@ -28,9 +29,11 @@ class MetaGradient(ABC):
 
     Attributes:
         constant: whether it is the same computation at every meta-step, so that it can be compiled.
+        rematerialises: whether it can do with inner steps that are computed again in the backward pass.
     """
 
     constant = True
+    rematerialises = False
 
     def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
         """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""
@@ -41,6 +44,9 @@ class MetaGradient(ABC):
 
         Called by several threads at once: it writes nothing that they share.
         """
+
+    def be_costly(self) -> None:  # noqa: B027  (most are)
+        """Take, until the next `begin`, as much time and memory as at any meta-step of the run."""
 
     def check(self, learner: Learner[Any]) -> None:  # noqa: B027  (most can train any learner)
         """Raise ConfigError where this meta-gradient cannot train this learner."""
@@ -64,6 +70,9 @@ class MetaGradient(ABC):
 
         Returns:
             The query scores of all its tasks, [B].
+
+        Raises:
+            ConfigError: no meta-parameter has a gradient.
         """
         weight = 1 / (of or len(batch))
         workers = workers or Workers(1)
@@ -78,4 +87,38 @@ class MetaGradient(ABC):
                 p = parameters[name]
                 p.grad = gradient if p.grad is None else p.grad + gradient
             scores.append(part)
+        if all(p.grad is None for p in parameters.values()):
+            raise ConfigError(
+                "nothing that is learned has a part in the query loss: type inner.steps=1 or more, or "
+                "another metagradient, inner or algo.adapts"
+            )
         return {name: torch.cat([part[name].detach() for part in scores]) for name in scores[0]}
+
+
+def check_trains_the_start(name: str, learner: Learner[Any]) -> GradientAdaptation:
+    """Return a learner all of whose meta-parameters are an initialisation that adapts as a whole.
+
+    Raises:
+        ConfigError: it learns anything else, or nothing.
+    """
+    if not isinstance(learner, GradientAdaptation):
+        raise ConfigError(f"metagradient={name} needs a learner that adapts by gradient: type algo=maml")
+    if learner.fresh is not None:
+        raise ConfigError(
+            f"metagradient={name} trains the initialisation, and algo.start=fresh learns none: type "
+            f"algo.start=learned with inner=sgd, or metagradient=truncated"
+        )
+    if learner.loop.steps == 0:
+        raise ConfigError(f"metagradient={name} needs inner steps: type inner.steps=1 or more")
+    adapting = {f"model.{each}" for each in learner.adapted_names}
+    if any(each.startswith("rule.") for each in learner.trained_names()):
+        raise ConfigError(
+            f"metagradient={name} trains the initialisation only, and inner's update rule has weights of its "
+            f"own: type inner=sgd or inner=adam, or metagradient=exact"
+        )
+    if learner.trained_names() != adapting:
+        raise ConfigError(
+            f"metagradient={name} trains an initialisation that adapts as a whole: type algo.adapts=all, "
+            f"algo.per_step=null and model.context=0, or metagradient=exact"
+        )
+    return learner

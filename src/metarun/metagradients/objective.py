@@ -47,6 +47,10 @@ class QueryLoss(MetaGradient):
         """Hear how far the training is."""
         self._step, self._done = step, step / max(steps, 1)
 
+    def be_costly(self) -> None:
+        """Weigh all steps, as where an annealing starts."""
+        self._done = 0.0
+
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError where a learner has no inner steps to weigh."""
         if self.objective != "final" and not isinstance(learner, GradientAdaptation):

@@ -37,19 +37,26 @@ class Exact(QueryLoss):
         super().__init__(objective=objective, anneal_for=anneal_for)
         self.first_order_for = first_order_for
         self.constant = self.constant and first_order_for == 0
+        self.rematerialises = objective == "final" and self.graph == "exact"
+        self._exact = True
+
+    def begin(self, step: int, steps: int, seed: int) -> None:
+        """Hear how far the training is."""
+        super().begin(step, steps, seed)
+        self._exact = self._done >= self.first_order_for
+
+    def be_costly(self) -> None:
+        """Take all derivatives, too."""
+        super().be_costly()
+        self._exact = True
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Differentiate the query loss of these tasks through their inner loops."""
-        graph: Graph = "first_order" if self._done < self.first_order_for else self.graph
+        graph = self.graph if self._exact else "first_order"
         if self.objective == "final":
             scores = learner.scores(learner.adapt(tasks.support, graph), tasks.query)
             return differentiate(weight * scores["loss"], learner), scores
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        if learner.rematerialise:
-            raise ConfigError(
-                "engine.rematerialise=true keeps the last inner step alone: type "
-                "metagradient.objective=final, or metagradient=truncated for less memory"
-            )
         steps = learner.loop.count(learner.training)
         terms = list(self.terms(learner, tasks, learner.trajectory(tasks.support, graph), steps))
         losses = torch.stack([loss for _, loss, _ in terms])
@@ -96,10 +103,17 @@ class Truncated(QueryLoss):
         self.window, self.derivatives = window, derivatives
 
     def check(self, learner: Learner[Any]) -> None:
-        """Raise ConfigError for a learner without inner steps."""
+        """Raise ConfigError for a learner without inner steps, or with nothing learned within the last."""
         if not isinstance(learner, GradientAdaptation):
+            raise ConfigError("metagradient=truncated needs a learner that adapts by gradient: type algo=l2l")
+        only_start = learner.trained_names() <= {f"model.{name}" for name in learner.adapted_names}
+        through_start = learner.proximal and self.derivatives == "exact"
+        cut = self.objective == "final" and self.window < learner.loop.steps
+        if cut and only_start and not through_start:
             raise ConfigError(
-                "metagradient=truncated needs a learner that adapts by gradient: type algo=maml"
+                f"metagradient.window={self.window} and metagradient.objective=final: the last of "
+                f"{learner.loop.steps} inner steps has no way back to the initialisation, which alone is "
+                f"learned; type metagradient=first_order"
             )
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:

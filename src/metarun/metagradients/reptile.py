@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import Gradients, MetaGradient
+from metarun.metagradients.metagradient import Gradients, MetaGradient, check_trains_the_start
 from metarun.tasks import TaskBatch
 
 
@@ -21,15 +20,7 @@ class Reptile(MetaGradient):
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner that does not adapt θ, or has meta-parameters besides θ."""
-        if not isinstance(learner, GradientAdaptation):
-            raise ConfigError(
-                "metagradient=reptile needs a learner that adapts by gradient: type algo=reptile"
-            )
-        if learner.fresh is not None or learner.each_step or any(True for _ in learner.rule.parameters()):
-            raise ConfigError(
-                "metagradient=reptile trains the initialisation only, and inner's update rule, or "
-                "algo.per_step, has weights of its own: type inner=sgd or inner=adam, or metagradient=exact"
-            )
+        check_trains_the_start("reptile", learner)
 
     def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
         """Return weight · Σ (θ − θ_K), and the query scores at θ_K."""

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from metarun.reports.table import cell, heading, shown_steps
 from metarun.storage import replace
-from metarun.tuned import Entry, response
+from metarun.tuned import RATES, Entry, response
 
 _HISTORY = 20  # steps before the one that a response shows
 
@@ -27,7 +27,7 @@ def optimizers_table(entries: Sequence[Entry]) -> str:
     rows = []
     for entry in entries:
         steps, final = entry.curve.steps, entry.curve.final
-        row = [entry.name, "" if entry.lr is None else f"{entry.lr:g}"]
+        row = [entry.name, _rate(entry.lr)]
         row += [cell("loss", steps[step]["loss"].mean, steps[step]["loss"].ci95) for step in on_the_way]
         rows.append([*row, *(cell(name, final[name].mean, final[name].ci95) for name in names)])
     title = (
@@ -35,6 +35,12 @@ def optimizers_table(entries: Sequence[Entry]) -> str:
     )
     table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, stralign="right")
     return f"{title}\n{table}"
+
+
+def _rate(lr: float | None) -> str:
+    if lr is None:
+        return ""
+    return f"{lr:g} (the grid's end)" if lr in (RATES[0], RATES[-1]) else f"{lr:g}"
 
 
 def plots_missing() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from metarun.rules.momentum import decayed
@@ -36,7 +36,7 @@ class Adagrad(UpdateRule):
         lr_decay: NonNegativeFloat = 0.0,
         weight_decay: NonNegativeFloat = 0.0,
         initial_sum: NonNegativeFloat = 0.0,
-        eps: NonNegativeFloat = 1e-10,
+        eps: PositiveFloat = 1e-10,
     ) -> None:
         super().__init__()
         self.lr, self.lr_decay, self.weight_decay = lr, lr_decay, weight_decay
@@ -76,7 +76,7 @@ class RMSProp(UpdateRule):
         *,
         lr: NonNegativeFloat,
         alpha: Decay = 0.99,
-        eps: NonNegativeFloat = 1e-8,
+        eps: PositiveFloat = 1e-8,
         weight_decay: NonNegativeFloat = 0.0,
         momentum: Decay = 0.0,
         centered: bool = False,
@@ -137,7 +137,7 @@ class Adam(UpdateRule):
         lr: NonNegativeFloat,
         beta1: Decay = 0.9,
         beta2: Decay = 0.999,
-        eps: NonNegativeFloat = 1e-8,
+        eps: PositiveFloat = 1e-8,
         weight_decay: NonNegativeFloat = 0.0,
         decoupled: bool = False,
     ) -> None:

@@ -11,6 +11,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Parameters, UpdateRule
 
 
@@ -45,13 +46,8 @@ class Coordinatewise(UpdateRule):
     """A network whose weights fit parameters of any number and shape: learned on few, used on many."""
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
-        """Draw the network's weights, uniform in ±1/√(inputs) as torch's own layers do, biases too."""
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    bound = 1 / math.sqrt(module.in_features)
-                    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        """Draw the network's weights."""
+        draw(self, generator)
 
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
         """Return the parameters moved by what the network makes of each coordinate, and its state."""
@@ -133,10 +129,3 @@ class MLP(Coordinatewise):
     def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:  # noqa: ARG002
         """Map every coordinate's gradient to its update."""
         return self.scale * self.network(log_and_sign(coordinates(grads), self.p)).squeeze(-1), state
-
-
-def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return two hidden layers with ReLU."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError
-from metarun.rules.coordinatewise import perceptron
+from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Decay, Parameters, UpdateRule, zeros
 from metarun.tasks import Examples
 
@@ -32,14 +32,14 @@ class Hypernet(UpdateRule):
 
     Args:
         lr: where all rates α start.
-        steps_apart: so many steps have rates and scales of their own; later ones those of the last of them.
+        per_step: so many steps have rates and scales of their own; later ones those of the last of them.
         weight_decay: where the scales of λ start.
         momentum: where μ starts; 0 for none.
         features: what f sees, at every step: `means` of each layer's parameters and gradients, the logs of
-            their `norms`, the `loss` on the support set (its log), and a learned embedding of its `examples`
-            (the mean over them of a perceptron of input and target).
+            their root mean squares (`norms`), the log of the `loss` on the support set, and a learned
+            embedding of its `examples` (the mean over them of a perceptron of input and target).
         hidden: units of f's two hidden layers; null: as many as inputs (ALFA has one such layer).
-        embedding: entries of the embedding of the support set.
+        embedding: entries of the embedding of the support set, where `examples` are a feature.
         input_shape: of one example.
         output_size: of the model.
 
@@ -51,7 +51,7 @@ class Hypernet(UpdateRule):
         self,
         *,
         lr: PositiveFloat,
-        steps_apart: PositiveInt = 1,
+        per_step: NonNegativeInt = 1,
         weight_decay: float = 0.0,
         momentum: Decay = 0.0,
         features: Sequence[Feature] = ("means", "norms", "loss", "examples"),
@@ -63,7 +63,8 @@ class Hypernet(UpdateRule):
         super().__init__()
         if not features or len(set(features)) < len(features):
             raise ConfigError(f"inner.features={list(features)}: should be some of them, each once")
-        self.lr, self.steps_apart, self.weight_decay, self.momentum = lr, steps_apart, weight_decay, momentum
+        self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
+        self.per_step = max(per_step, 1)
         self.features, self.hidden, self.embedding = tuple(features), hidden, embedding
         self.output_size = output_size
         if "examples" in features:
@@ -76,28 +77,25 @@ class Hypernet(UpdateRule):
         inputs = sum(sizes[feature] for feature in self.features)
         kinds = 3 if self.momentum else 2
         self.network = perceptron(inputs, self.hidden or inputs, kinds * layers)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        draw(self, generator)
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.rates = nn.Parameter(torch.full((self.steps_apart, layers), self.lr))
-        self.decays = nn.Parameter(torch.full((self.steps_apart, layers), float(self.weight_decay)))
+        like = next(iter(initial.values()))
+        self.rates = nn.Parameter(like.new_full((self.per_step, layers), self.lr))
+        self.decays = nn.Parameter(like.new_full((self.per_step, layers), float(self.weight_decay)))
         if self.momentum:
             start = math.log(self.momentum / (1 - self.momentum))
-            self.momenta = nn.Parameter(torch.full((layers,), start))
+            self.momenta = nn.Parameter(like.new_full((layers,), start))
 
     def init(self, params: Parameters) -> dict[str, Any]:
         """Return zero velocities, and nothing seen of the task."""
         one = next(iter(params.values()))
+        seen = {"loss": one.new_zeros(len(one)), "examples": one.new_zeros(len(one), self.embedding)}
         return {
             "velocity": zeros(params) if self.momentum else {},
-            "loss": one.new_zeros(len(one)),
-            "embedding": one.new_zeros(len(one), self.embedding),
+            **{feature: each for feature, each in seen.items() if feature in self.features},
         }
 
     def observe(self, state: dict[str, Any], examples: Examples, losses: Tensor) -> dict[str, Any]:
@@ -109,7 +107,7 @@ class Hypernet(UpdateRule):
             x, y = examples.x.flatten(2), examples.y
             targets = y if y.is_floating_point() else F.one_hot(y, max(self.output_size, 2))
             targets = targets[..., -self.output_size :].to(x.dtype)
-            seen["embedding"] = self.encoder(torch.cat([x, targets], -1)).mean(1)
+            seen["examples"] = self.encoder(torch.cat([x, targets], -1)).mean(1)
         return {**state, **seen}
 
     def settings(self, params: Parameters, grads: Parameters, state: dict[str, Any], step: int) -> Tensor:
@@ -118,11 +116,11 @@ class Hypernet(UpdateRule):
             "means": lambda: [_mean(each) for each in (*params.values(), *grads.values())],
             "norms": lambda: [_log(_mean(each.square())) / 2 for each in (*params.values(), *grads.values())],
             "loss": lambda: [_log(state["loss"])],
-            "examples": lambda: state["embedding"].unbind(1),
+            "examples": lambda: state["examples"].unbind(1),
         }
         inputs = torch.stack([each for feature in self.features for each in found[feature]()], 1)
         u = self.network(inputs).unflatten(1, (-1, len(params)))
-        step = min(step, self.steps_apart - 1)
+        step = min(step, self.per_step - 1)
         settings = [self.rates[step] * u[:, 0].exp(), self.decays[step] * (1 + u[:, 1])]
         if self.momentum:
             settings.append((self.momenta + u[:, 2]).sigmoid())

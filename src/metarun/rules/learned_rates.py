@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, NonNegativeFloat, PositiveInt
+from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
@@ -46,14 +46,15 @@ class LearnedRates(UpdateRule):
         *,
         lr: NonNegativeFloat | RateInterval,
         per: Grain = "entry",
-        per_step: PositiveInt | None = None,
+        per_step: NonNegativeInt | None = None,
         momentum: Decay | None = None,
         positive: bool = False,
     ) -> None:
         super().__init__()
         if positive and (0 in (lr if isinstance(lr, tuple | list) else [lr]) or momentum == 0):
             raise ConfigError("inner.positive=true: inner.lr and inner.momentum have to start above 0")
-        self.lr, self.per, self.per_step = lr, per, per_step
+        self.lr, self.per = lr, per
+        self.per_step = per_step if per_step is None else max(per_step, 1)
         self.momentum, self.positive = momentum, positive
         self.rates = nn.ParameterDict()
         self.momenta = nn.ParameterDict()

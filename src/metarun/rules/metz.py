@@ -6,7 +6,8 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from metarun.rules.coordinatewise import Coordinatewise, coordinates, perceptron, sizes
+from metarun.rules.coordinatewise import Coordinatewise, coordinates, sizes
+from metarun.rules.perceptron import perceptron
 from metarun.rules.rule import Parameters
 
 _MOMENTA = (0.9, 0.99, 0.999)
