@@ -92,7 +92,7 @@ LINES = ["data=linear_regression", "data.slope=[1,2]", "data.intercept=[1,2]"]
 TOY = [*LINES, "model=linear", "inner.lr=0.1", "outer.lr=0.1"]
 NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
 IMPROVES: dict[str, list[str]] = {
-    "hypernet": [*TOY, "outer.lr=0.01"],
+    "hypernet": [*NETWORK, "inner.lr=0.05"],
     "tnet": [*NETWORK, "inner.lr=0.1"],
     "cavia": NETWORK,
     "boil": [*NETWORK, "inner.lr=0.1"],

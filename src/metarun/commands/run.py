@@ -65,8 +65,8 @@ def _main(arguments: list[str]) -> None:
         searches = flags.multirun and _sweeper(flags.overrides) == "optuna"
         jobs = _jobs(flags.overrides) if flags.multirun else [flags.overrides]
         for number, overrides in enumerate(jobs):
+            config = read_config(compose_config(overrides, flags.config_dir))
             try:
-                config = read_config(compose_config(overrides, flags.config_dir))
                 check_fit(config)
             except ConfigError as error:
                 if len(jobs) == 1:
