@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from metarun.cli import COMMANDS
 from metarun.options import CONF, groups
 
@@ -44,5 +46,10 @@ def main(arguments: list[str]) -> None:  # noqa: ARG001
     """Print the page."""
     commands = "\n".join(f"  metarun {name:<10} {what}" for name, what in COMMANDS.items())
     found = groups([CONF])
-    options = "\n".join(f"  {name:<15} {', '.join(o.name for o in each)}" for name, each in found.items())
+    options = "\n".join(
+        textwrap.fill(
+            f"  {name:<15} {', '.join(option.name for option in each)}", 110, subsequent_indent=" " * 18
+        )
+        for name, each in found.items()
+    )
     print(_PAGE.format(commands=commands, groups=options), end="")
