@@ -92,9 +92,12 @@ def test_a_side_that_fails_its_check_is_reported(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_no_side_outlives_the_bench(stop: signal.Signals, tmp_path: Path) -> None:
     command = ["bench", "--only", "sinusoid-1", "--peer", "loop", "--seconds", "60"]
+    # Where a shell runs the tests in the background they ignore Ctrl-C, and what they start would, too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = subprocess.Popen(
         [sys.executable, "-m", "metarun", *command], cwd=tmp_path, stderr=subprocess.PIPE
     )
+    signal.signal(signal.SIGINT, before)
     until(lambda: len(sides_of(bench.pid)) == 2)
     sides = sides_of(bench.pid)
     bench.send_signal(stop)
