@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def against_tuned(
             finals = {}
             for lr in RATES:
                 loss = curve(make(lr=lr), "validation", validation_tasks).final["loss"].mean
-                finals[lr] = loss if torch.tensor(loss).isfinite() else float("inf")
+                finals[lr] = loss if math.isfinite(loss) else math.inf
             best = min(finals, key=finals.__getitem__)
             rule = make(lr=best)
             yield Entry(name, best, rule, curve(rule, "test", test_tasks))

@@ -71,7 +71,7 @@ class QueryLoss(MetaGradient):
     def terms(
         self, learner: Learner[Any], tasks: TaskBatch, trajectory: Iterator[Any], steps: int
     ) -> Iterator[tuple[int, Tensor, Scores]]:
-        """Yield the step, the weighted losses [T] up to it, and its scores, wherever there is a weight.
+        """Yield a step, its weighted losses [T], and its scores, wherever there is a weight.
 
         At the last step there always is.
         """
