@@ -152,7 +152,7 @@ def test_the_engine_is_kept_for_the_whole_run(tmp_path: Path) -> None:
     training.restore()
     resumed = Training(read_config(compose_config([*SMALL, "engine.chunk=2"])), run)
     resumed.restore()
-    assert resumed.engine == Engine(3, 1, 2, False)
+    assert resumed.computation.engine == Engine(3, 1, 2, False)
 
 
 @pytest.mark.parametrize("algo", ["maml", "reptile"])
@@ -320,6 +320,19 @@ def test_divergence_stops_the_run_says_what_to_type_and_spares_the_checkpoint(
     assert all(p.isfinite().all() for p in state["learner"].values())
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["inner=lstm", "inner.steps=2", "inner.scale=1e30"], "lower inner.scale or outer.lr"),
+        (["metagradient=es", "metagradient.sigma=1e30"], "lower inner.lr, metagradient.sigma or outer.lr"),
+    ],
+)
+def test_divergence_names_the_keys_that_the_run_has(tmp_path: Path, overrides: list[str], told: str) -> None:
+    config, run = start(tmp_path, *overrides)
+    with pytest.raises(DivergedError, match=told):
+        train(config, run)
+
+
 def test_a_validation_that_is_no_number_does_not_stay_the_best(tmp_path: Path) -> None:
     worst = Curve("validation", 2, [{"loss": Estimate(float("nan"), 0.0)}])
     assert worst.quality == -math.inf
@@ -407,7 +420,7 @@ def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(
             torch.empty(2**60, dtype=torch.uint8)
         return plain(*arguments, chunk=chunk, **options)
 
-    monkeypatch.setattr("metarun.training.evaluate", greedy)
+    monkeypatch.setattr("metarun.computation.evaluate", greedy)
     state, run = finished(tmp_path / "little", "engine.chunk=4")
     again = json.loads((run.directory / "results.json").read_text())
     assert again["final"]["loss"]["mean"] == pytest.approx(results["final"]["loss"]["mean"], rel=1e-5)

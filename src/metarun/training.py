@@ -6,35 +6,34 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metarun.build import build, build_metagradient, build_outer
-from metarun.choice import choose
-from metarun.compiled import Compiled
+from metarun.computation import Computation
 from metarun.config import Config
 from metarun.engine import Engine
 from metarun.errors import ConfigError, DivergedError, MetarunError, PrunedError
-from metarun.evaluate import Chunk, Curve, evaluate
+from metarun.evaluate import Curve
 from metarun.learners import Scores
-from metarun.ledger import is_out_of_memory, too_large
-from metarun.metagradients import MetaGradient
 from metarun.meter import Meter
-from metarun.randomness import fix
 from metarun.ranks import Ranks
 from metarun.runs.directory import Run, resume_command
-from metarun.runs.progress import chunks_bar, describe
-from metarun.tasks import Split, TaskBatch
+from metarun.runs.progress import describe
+from metarun.tasks import TaskBatch
 from metarun.tasks.ahead import Ahead
 
 log = logging.getLogger("metarun")
 
 # So many skipped meta-steps in a row mean that there is nothing left to go on with.
 _MOST_SKIPPED = 100
+
+# Groups and keys of which too large a value makes a loss infinite.
+_STRIDES = (("inner", "lr"), ("inner", "scale"), ("inner", "step_scale"), ("metagradient", "sigma"))
 
 
 class Training:
@@ -46,7 +45,7 @@ class Training:
         quality: of the latest validation.
         stale: validations since the best.
         skipped: meta-steps whose meta-gradient was not finite, and how many of them came last.
-        engine: how the work is computed; chosen once and kept for the whole run.
+        computation: what computes meta-gradients and scores, and by which engine.
     """
 
     def __init__(self, config: Config, run: Run, ranks: Ranks | None = None) -> None:
@@ -54,7 +53,9 @@ class Training:
         self._check_ranks()
         self.parts = build(config)
         self.learner, self.source = self.parts.learner, self.parts.source
-        self.metagradient = build_metagradient(config, self.learner)
+        self.computation = Computation(
+            self.parts, build_metagradient(config, self.learner), config.seed, self.ranks, self._announce
+        )
         self.outer = build_outer(config, self.learner)
         self.source.prepare(self.parts.device)
         self.step = 0
@@ -62,9 +63,11 @@ class Training:
         self.quality = -math.inf
         self.stale = 0
         self.skipped = {"all": 0, "in_a_row": 0}
-        self._seed = config.seed
         self._ahead = Ahead(self.source, self.settings.meta_batch)
         self._engine_settings = config.engine
+        self._strides = ", ".join(
+            f"{group}.{key}" for group, key in _STRIDES if key in getattr(config, group)
+        )
         self._meter = Meter(self.settings.meta_batch)
 
     def _check_ranks(self) -> None:
@@ -87,7 +90,7 @@ class Training:
         # Whatever decides on what comes next is decided once: the processes have to stay in step.
         state, typed = self.ranks.from_first(self._found)
         if state is None:
-            self._use(self._chosen_engine())
+            self._choose()
             self._restart(0, 0)
             self.save()
             return
@@ -110,7 +113,10 @@ class Training:
         self.quality = state["quality"]
         # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
         other_device = state["device"] != self.parts.device.type
-        self._use(self._chosen_engine() if other_device or typed else Engine(**state["engine"]))
+        if other_device or typed:
+            self._choose()
+        else:
+            self.computation.use(Engine(**state["engine"]))
         self._restart(state["metrics_bytes"], self.step)
         log.info("resuming at step %d of %d", self.step, self.settings.steps)
 
@@ -144,20 +150,15 @@ class Training:
 
         self.ranks.from_first(write)
 
-    def _chosen_engine(self) -> Engine:
-        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
-        plain = self._plain_metagradient()
-        plain.be_costly()
-        return self.ranks.from_first(lambda: choose(self._engine_settings, plain, self.learner, batch))
+    def _choose(self) -> None:
+        self.computation.choose(self._engine_settings, self._batch())
 
-    def _plain_metagradient(self) -> MetaGradient:
-        return self.metagradient.plain if isinstance(self.metagradient, Compiled) else self.metagradient
+    def _batch(self) -> TaskBatch:
+        """Return this process's share of the next meta-batch."""
+        return self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
 
-    def _use(self, engine: Engine) -> None:
-        """Compute like this from now on; the run's engine.json says how, for people to read."""
-        self.engine, self._workers = engine, engine.use(self.learner)
-        plain = self._plain_metagradient()
-        self.metagradient = Compiled(plain) if engine.compile else plain
+    def _announce(self, engine: Engine) -> None:
+        """Let the run's engine.json say how it is computed, for people to read."""
         if self.ranks.first:
             self.run.write_json("engine.json", {"strategy": engine.strategy, **asdict(engine)})
 
@@ -180,7 +181,7 @@ class Training:
             "stale": self.stale,
             "quality": self.quality,
             "skipped": self.skipped,
-            "engine": asdict(self.engine),
+            "engine": asdict(self.computation.engine),
             "device": self.parts.device.type,
             "metrics_bytes": self.run.metrics.position(),
         }
@@ -212,8 +213,10 @@ class Training:
         Raises:
             MetarunError: the meta-gradient is not finite, and that is not to be skipped.
         """
-        batch = self._ahead.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
-        means, reason = self._add_up(self._meta_gradient(batch), asked)
+        scores = self.computation.gradients(
+            self._batch(), self.step, self.settings.steps, self.settings.meta_batch, self.save
+        )  # where memory runs out it is saved, so that a resumed run has the same chunks
+        means, reason = self._add_up(scores, asked)
         if self._is_finite(means):
             self.outer.step(self.step)
             self._meter.add(means)
@@ -254,30 +257,6 @@ class Training:
         self.skipped = {name: count + 1 for name, count in self.skipped.items()}
         log.warning("step %d is skipped: %s (%d so far)", self.step + 1, what, self.skipped["all"])
 
-    def _meta_gradient(self, batch: TaskBatch) -> Scores:
-        """Fill `.grad`; where memory runs out, go on for good in chunks of half the size, and save that.
-
-        Raises:
-            MetarunError: not even one task fits.
-        """
-        while True:
-            fix(self._seed, "step", self.step)
-            self.metagradient.begin(self.step, self.settings.steps, self._seed)
-            try:
-                scores = self.metagradient(
-                    self.learner, batch, self.engine.chunk, self._workers, of=self.settings.meta_batch
-                )
-                break
-            except (RuntimeError, MemoryError) as error:
-                chunk = _half(error, self.engine.size(len(batch)))
-            self.learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
-            self._use(replace(self.engine, chunk=chunk))
-            self.save()  # resumed, this step is to have the same chunks
-            log.warning("memory ran out: from now on in chunks of %d tasks", chunk)
-        if isinstance(self.metagradient, Compiled) and self.metagradient.gave_up:
-            self._use(replace(self.engine, compile=False))
-        return scores
-
     def log_scores(self) -> dict[str, float]:
         """Write the mean scores of the steps since the last call to the metrics, and return them."""
         means, timing = self._meter.read()
@@ -295,7 +274,7 @@ class Training:
     def validate(self) -> None:
         """Score the validation tasks, and keep the learner if it is the best so far."""
         began = time.monotonic()
-        curve = self._evaluate("validation", self.settings.validation_tasks)
+        curve = self.computation.evaluate("validation", self.settings.validation_tasks)
         self.quality = curve.quality
         means = {name: each.mean for name, each in curve.final.items()}
         taken = time.monotonic() - began
@@ -309,7 +288,11 @@ class Training:
             return
         self.best, self.stale = {"step": self.step, "quality": curve.quality}, 0
         if self.ranks.first:
-            state = {**self.best, "engine": asdict(self.engine), "learner": self.learner.state_dict()}
+            state = {
+                **self.best,
+                "engine": asdict(self.computation.engine),
+                "learner": self.learner.state_dict(),
+            }
             self.run.checkpoints.save_best(state)
 
     def ask(self, hopeless: Callable[[int, float], bool]) -> None:
@@ -328,9 +311,10 @@ class Training:
 
     def _diverged(self, what: str, step: int) -> DivergedError:
         return DivergedError(
-            f"{what} at step {step}: lower inner.lr or outer.lr, or type outer.clip_norm=1; the last good "
-            f"checkpoint is in {self.run.checkpoints.folder}, and {resume_command(self.run.directory)} "
-            f"takes another outer.lr, outer.clip_norm or train.on_nonfinite=skip"
+            f"{what} at step {step}: lower {self._strides} or outer.lr, or type outer.clip_norm=1; "
+            f"the last good checkpoint is in {self.run.checkpoints.folder}, and "
+            f"{resume_command(self.run.directory)} takes another outer.lr, outer.clip_norm or "
+            f"train.on_nonfinite=skip"
         )
 
     def test(self, between_chunks: Callable[[], None] = lambda: None) -> Curve:
@@ -343,7 +327,7 @@ class Training:
             between_chunks = _nothing
         best = self.ranks.from_first(self._best)
         self.learner.load_state_dict(best["learner"])
-        curve = self._evaluate("test", self.settings.test_tasks, between_chunks)
+        curve = self.computation.evaluate("test", self.settings.test_tasks, between_chunks)
         ended = {"stopped_early_at": self.step} if self.step < self.settings.steps else {}
         if self.skipped["all"]:
             ended["skipped"] = self.skipped["all"]
@@ -359,38 +343,6 @@ class Training:
         assert best is not None  # the last step was saved
         return best
 
-    def _evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
-        def progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
-            for chunk in chunks_bar(split, chunks, total):
-                between_chunks()
-                yield chunk
-
-        chunk = self.engine.size(tasks)
-        while True:
-            fix(self._seed, split)
-            try:
-                return evaluate(
-                    self.learner,
-                    self.source,
-                    split,
-                    tasks,
-                    chunk=chunk,
-                    workers=self._workers,
-                    progress=progress,
-                    ranks=self.ranks,
-                )
-            except (RuntimeError, MemoryError) as error:
-                chunk = _half(error, chunk)
-
 
 def _nothing() -> None:
     """Do nothing between two chunks."""
-
-
-def _half(error: Exception, chunk: int) -> int:
-    """Return half of a chunk where the error says that memory ran out; raise the error again otherwise."""
-    if not is_out_of_memory(error):
-        raise error
-    if chunk == 1:
-        raise too_large() from error
-    return chunk // 2
