@@ -112,6 +112,12 @@ def test_a_sweep_of_several_processes_goes_on_after_a_job_that_diverges(tmp_path
     assert wrong.stderr.count("metarun: algo=mamll: there is no such option") == 1
 
 
+def test_a_test_by_several_processes_is_refused(tmp_path: Path, cache: Path) -> None:
+    done = run([*torchrun(2), "eval", "."], tmp_path, cache)
+    assert done.returncode == 1
+    assert "metarun: a test is computed by one process: type the command without torchrun" in done.stderr
+
+
 def test_fewer_tasks_than_processes_are_refused(tmp_path: Path, cache: Path) -> None:
     done = run([*torchrun(2), *FEW, "train.meta_batch=1", "hydra.run.dir=run"], tmp_path, cache)
     assert "train.meta_batch=1: 2 processes need a task each" in done.stderr

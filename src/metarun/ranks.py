@@ -24,6 +24,11 @@ class ElsewhereError(MetarunError):
     """The first process has failed, and says why itself."""
 
 
+def started() -> int:
+    """Return how many processes torchrun has started, this one included; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 class Ranks:
     """This process among those of a run, each of which computes its share of every meta-batch.
 
@@ -38,7 +43,7 @@ class Ranks:
     @classmethod
     def join(cls) -> Ranks:
         """Meet the other processes that torchrun has started, if it has."""
-        count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+        count = started()
         if count > 1 and not dist.is_initialized():
             # Plain values go over gloo even where gradients go over nccl.
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

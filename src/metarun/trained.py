@@ -20,6 +20,7 @@ from metarun.engine import Engine
 from metarun.errors import ConfigError, MetarunError
 from metarun.learners import GradientAdaptation
 from metarun.overrides import set_key, single_values
+from metarun.ranks import started
 from metarun.runs.directory import Run, resume_command
 from metarun.suggest import did_you_mean
 from metarun.workers import Workers
@@ -76,9 +77,12 @@ def reopen(
         also_open: keys besides OPEN that may be overridden.
 
     Raises:
-        ConfigError: an override does not fit, or does not bear on a test.
+        ConfigError: an override does not fit, or does not bear on a test; or torchrun has started several
+            processes, which would all do the same.
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
+    if started() > 1:
+        raise ConfigError("a test is computed by one process: type the command without torchrun")
     run = Run.open(directory)
     trained = run.config()
     node = override(trained, overrides, config_dir, also_open)
