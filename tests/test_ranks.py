@@ -70,7 +70,14 @@ def test_every_task_belongs_to_one_process_and_the_shares_are_even(tasks: int, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choice", [["algo=metasgd"], ["algo=reptile", "data=omniglot", "model.filters=4"]])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ["algo=metasgd"],
+        ["algo=reptile", "data=omniglot", "model.filters=4"],
+        ["algo=l2l", "inner.steps=4", "metagradient.window=2", "metagradient.update=window"],
+    ],
+)
 def test_several_processes_are_one(
     tmp_path: Path, cache: Path, choice: list[str], request: pytest.FixtureRequest
 ) -> None:

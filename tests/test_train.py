@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from metarun.config import read_config
 from metarun.engine import Engine
 from metarun.errors import ConfigError, DivergedError, MetarunError, OutOfTimeError
 from metarun.evaluate import Curve, Estimate
-from metarun.metagradients import Exact
+from metarun.metagradients import Exact, Truncated
 from metarun.runs.directory import Run
 from metarun.tasks import TaskBatch
 from metarun.train import train
@@ -105,8 +107,9 @@ def test_a_resumed_run_ends_with_the_same_bits(
         ["algo=hypernet"],
         ["algo=l2l", "inner.steps=6", "metagradient.window=2"],
         ["algo=l2l", "inner=metz", "inner.steps=6", "metagradient=pes", "metagradient.window=2"],
+        ["algo=l2l", "inner.steps=6", "metagradient.window=2", "metagradient.update=window"],
     ],
-    ids=["maml++", "hypernet", "l2l", "pes"],
+    ids=["maml++", "hypernet", "l2l", "pes", "l2l by windows"],
 )
 def test_what_anneals_or_draws_goes_on_to_the_same_bits(tmp_path: Path, overrides: list[str]) -> None:
     config, whole = start(tmp_path / "whole", *overrides)
@@ -406,6 +409,22 @@ def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
     assert state is not None
     assert state["engine"]["chunk"] == through["engine"]["chunk"] == 2
     assert all(torch.equal(state["learner"][name], p) for name, p in through["learner"].items())
+
+
+def test_memory_that_runs_out_between_two_moves_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Short(Truncated):
+        def moves(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+            yield from itertools.islice(super().moves(*arguments, **options), 1)
+            torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr("metarun.training.build_metagradient", lambda *_: Short(window=1, update="window"))
+    config, run = start(
+        tmp_path, "algo=metasgd", "inner.steps=2", "engine.chunk=4", "engine.threads=1", "engine.workers=1"
+    )
+    with pytest.raises(MetarunError, match=r"memory ran out: type engine\.chunk=2"):
+        train(config, run)
 
 
 def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(

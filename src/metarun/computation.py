@@ -10,6 +10,7 @@ from metarun.build import Parts
 from metarun.choice import choose
 from metarun.compiled import Compiled
 from metarun.engine import Engine, EngineSettings
+from metarun.errors import MetarunError
 from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
 from metarun.ledger import is_out_of_memory, too_large
@@ -63,29 +64,42 @@ class Computation:
 
     def gradients(
         self, batch: TaskBatch, step: int, steps: int, of: int, smaller: Callable[[], None]
-    ) -> Scores:
-        """Fill `.grad` with the meta-gradient of a batch of a meta-batch of `of` tasks.
+    ) -> Iterator[Scores]:
+        """Fill `.grad` for each move of the outer loop in a meta-step, and yield the scores.
 
         Where memory runs out, go on for good in chunks of half the size, and tell `smaller`.
 
+        Args:
+            batch: of the meta-batch, or this process's share of it.
+            step: meta-steps before.
+            steps: of the whole run.
+            of: tasks of the whole meta-batch.
+            smaller: told of smaller chunks.
+
         Raises:
-            MetarunError: not even one task fits.
+            MetarunError: not even one task fits, or memory runs out between two moves.
         """
         while True:
             fix(self._seed, "step", step)
             self._metagradient.begin(step, steps, self._seed)
+            moved = False
             try:
-                scores = self._metagradient(self._learner, batch, self.engine.chunk, self._workers, of=of)
+                for scores in self._metagradient.moves(
+                    self._learner, batch, self.engine.chunk, self._workers, of=of
+                ):
+                    yield scores
+                    moved = True
                 break
             except (RuntimeError, MemoryError) as error:
                 chunk = _half(error, self.engine.size(len(batch)))
+                if moved:  # this process would start again, and the others would not
+                    raise MetarunError(f"memory ran out: type engine.chunk={chunk}") from error
             self._learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
             self.use(replace(self.engine, chunk=chunk))
             smaller()
             log.warning("memory ran out: from now on in chunks of %d tasks", chunk)
         if isinstance(self._metagradient, Compiled) and self._metagradient.gave_up:
             self.use(replace(self.engine, compile=False))
-        return scores
 
     def evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
         """Score the first tasks of a split, in smaller chunks where memory runs out.

@@ -213,16 +213,20 @@ class Training:
         Raises:
             MetarunError: the meta-gradient is not finite, and that is not to be skipped.
         """
-        scores = self.computation.gradients(
+        moves = self.computation.gradients(
             self._batch(), self.step, self.settings.steps, self.settings.meta_batch, self.save
         )  # where memory runs out it is saved, so that a resumed run has the same chunks
-        means, reason = self._add_up(scores, asked)
-        if self._is_finite(means):
+        reason = 0
+        means: dict[str, Tensor] = {}
+        for scores in moves:
+            means, reason = self._add_up(scores, asked)
+            if not self._is_finite(means):
+                self._skip(means)
+                break
             self.outer.step(self.step)
+        else:
             self._meter.add(means)
             self.skipped["in_a_row"] = 0
-        else:
-            self._skip(means)
         self.step += 1
         return reason
 

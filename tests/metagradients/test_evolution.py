@@ -7,36 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from linear_loop import STEPS, batch, learner, losses_of_windows
 from plain_loop import by_engine, worst
 
-from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.learners import GradientAdaptation
 from metarun.metagradients import EvolutionStrategies, Exact
-from metarun.models import Linear
 from metarun.randomness import state
-from metarun.rules import LearnedRates
-from metarun.tasks import Examples, LinearRegression, TaskBatch
-from metarun.tasks.losses import mean_squared_error
 
-STEPS, PAIRS = 4, 2000
-
-
-def learner() -> GradientAdaptation:
-    model = Linear(input_shape=(1,), output_size=1).double()
-    made = GradientAdaptation(
-        model=model,
-        rule=LearnedRates(lr=0.1, per="all", momentum=0.3),
-        loop=InnerLoop(steps=STEPS),
-        loss=mean_squared_error,
-        metrics={},
-    ).double()
-    with torch.no_grad():
-        model.head.weight.fill_(0.3)
-        model.head.bias.fill_(-0.2)
-    return made
-
-
-def batch() -> TaskBatch:
-    return LinearRegression(shot=4, query=4, dtype=torch.float64).batch("train", 0, 3)
+PAIRS = 2000
 
 
 def estimates(made: GradientAdaptation, window: int | None, objective: str, count: int) -> torch.Tensor:
@@ -71,26 +49,6 @@ def test_a_window_as_long_as_the_loop_is_plain_evolution_strategies() -> None:
     assert not torch.equal(estimates(made, 2, "mean", 5), estimates(made, STEPS, "mean", 5))
 
 
-def loss(part: Examples, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return (part.x * weight + bias[:, None] - part.y).square().mean((1, 2)).sum()
-
-
-def losses_of_windows(moved: list[dict[str, torch.Tensor]], window: int) -> list[float]:
-    """Of windows with meta-parameters of their own; φ and its velocity go on from one to the next."""
-    phi = [moved[0]["model.head.weight"].expand(3, 1, 1), moved[0]["model.head.bias"].expand(3, 1)]
-    velocity = [torch.zeros_like(each) for each in phi]
-    sums = []
-    for own in moved:
-        sums.append(0.0)
-        for _ in range(window):
-            phi = [each.detach().requires_grad_() for each in phi]
-            grads = torch.autograd.grad(loss(batch().support, *phi), phi)
-            velocity = [own["rule.momenta.all"] * v + g for v, g in zip(velocity, grads, strict=True)]
-            phi = [p - own["rule.rates.all"] * v for p, v in zip(phi, velocity, strict=True)]
-            sums[-1] += loss(batch().query, *phi).item() / STEPS
-    return sums
-
-
 @pytest.mark.parametrize("pairs", [1, 3])
 def test_estimates_by_hand(pairs: int) -> None:
     """The mean over pairs of Σ over windows of ξ (L₊ − L₋) / 2σ, with the perturbations drawn again."""
@@ -98,10 +56,10 @@ def test_estimates_by_hand(pairs: int) -> None:
     metagradient = EvolutionStrategies(sigma=sigma, pairs=pairs, window=window, objective="mean")
     metagradient.begin(5, 10, 3)
     found, _ = metagradient.gradients(made, batch(), 1.0)
-    generator = torch.Generator().manual_seed(state(3, "perturbations", 5))
     theta = {name: p.detach().clone() for name, p in made.named_parameters()}
     expected = {name: torch.zeros_like(p) for name, p in theta.items()}
-    for _ in range(pairs):
+    for pair in range(pairs):
+        generator = torch.Generator().manual_seed(state(3, f"perturbations of pair {pair}", 5))
         noises = [
             {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in theta.items()}
             for _ in range(STEPS // window)

@@ -3,8 +3,9 @@
 from metarun.metagradients.evolution import EvolutionStrategies
 from metarun.metagradients.implicit import Implicit
 from metarun.metagradients.metagradient import Gradients, MetaGradient, even_size
-from metarun.metagradients.query_loss import Exact, FirstOrder, Truncated
+from metarun.metagradients.query_loss import Exact, FirstOrder
 from metarun.metagradients.reptile import Reptile
+from metarun.metagradients.windows import Truncated
 
 __all__ = [
     "EvolutionStrategies",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from torch import Tensor
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.metagradients.metagradient import Gradients
-from metarun.metagradients.objective import Over, QueryLoss, Share
+from metarun.metagradients.objective import Over, Share
+from metarun.metagradients.windows import Update, Windowed
 from metarun.randomness import state
 from metarun.tasks import TaskBatch
 
 
-class EvolutionStrategies(QueryLoss):
+class EvolutionStrategies(Windowed):
     """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
 
     A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal; its estimate is
@@ -28,13 +29,14 @@ class EvolutionStrategies(QueryLoss):
     With a window of n inner steps a new ε is drawn for each window, and a window's losses count for the sum ξ
     of all ε up to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
     equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
-    initialisation, on which later windows have no bearing. Here all windows of an inner loop belong to one
-    meta-step.
+    initialisation, on which later windows have no bearing. With update=window the outer loop moves after
+    each, as there.
 
     Args:
         sigma: σ.
         pairs: antithetic pairs; all tasks of a meta-batch share them.
         window: inner steps with the same perturbation; null: all of them (plain evolution strategies).
+        update: of Windowed.
         objective: of QueryLoss.
         anneal_for: of QueryLoss.
     """
@@ -45,10 +47,11 @@ class EvolutionStrategies(QueryLoss):
         sigma: PositiveFloat = 0.01,
         pairs: PositiveInt = 8,
         window: PositiveInt | None = None,
+        update: Update = "horizon",
         objective: Over = "mean",
         anneal_for: Share = 0.0,
     ) -> None:
-        super().__init__(objective=objective, anneal_for=anneal_for)
+        super().__init__(update=update, objective=objective, anneal_for=anneal_for)
         self.sigma, self.pairs, self.window = sigma, pairs, window
         self.constant = False
         self._seed = 0
@@ -63,63 +66,82 @@ class EvolutionStrategies(QueryLoss):
         if not isinstance(learner, GradientAdaptation):
             raise ConfigError("metagradient=es needs a learner that adapts by gradient: type algo=l2l")
 
-    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
-        """Estimate the gradient from pairs of perturbed learners; the scores are means over them."""
+    def windows(
+        self, learner: Learner[Any], tasks: TaskBatch, weight: float
+    ) -> Iterator[tuple[Gradients, Scores]]:
+        """Estimate each window's gradient from perturbed learners; the scores are means over them."""
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        # The same for all chunks of a meta-batch, whichever thread or process has them.
-        generator = torch.Generator().manual_seed(state(self._seed, "perturbations", self._step))
-        theta = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}
-        total = {name: torch.zeros_like(p) for name, p in theta.items()}
+        steps = learner.loop.count(learner.training)
+        weights = self.weights(steps)
         both = copy.deepcopy(learner), copy.deepcopy(learner)
-        scores: list[Scores] = []
-        for _ in range(self.pairs):
-            scores += self._pair(both, theta, tasks, generator, total)
+        # The same for all chunks of a meta-batch, whichever thread or process has them.
+        seeds = [state(self._seed, f"perturbations of pair {n}", self._step) for n in range(self.pairs)]
+        pairs = [_Pair(both, tasks, seed) for seed in seeds]
         share = weight / (2 * self.sigma * self.pairs)
-        means = {name: torch.stack([each[name] for each in scores]).mean(0) for name in scores[0]}
-        return {name: share * each for name, each in total.items()}, means
-
-    def _pair(
-        self,
-        both: tuple[GradientAdaptation, GradientAdaptation],
-        theta: Mapping[str, Tensor],
-        tasks: TaskBatch,
-        generator: torch.Generator,
-        total: Gradients,
-    ) -> list[Scores]:
-        """Add Σ over windows of ξ (L₊ − L₋) to `total`, and return both last scores."""
-        steps = both[0].loop.count(both[0].training)
         window = self.window or max(steps, 1)
-        trajectories = [each.trajectory(tasks.support, "none") for each in both]
-        xi = {name: torch.zeros_like(p) for name, p in theta.items()}
+        for end in range(window, steps + window, window) if steps else [0]:
+            span = range(end - window + 1 if end > window else 0, min(end, steps) + 1)
+            theta = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}
+            total = {name: torch.zeros_like(p) for name, p in theta.items()}
+            scores: list[Scores] = []
+            for pair in pairs:
+                scores += pair.advance(theta, self.sigma, {k: weights[k] for k in span}, total)
+            if scores:
+                means = {name: torch.stack([each[name] for each in scores]).mean(0) for name in scores[0]}
+                yield {name: share * each for name, each in total.items()}, means
+
+
+class _Pair:
+    """An antithetic pair on its way through the inner loop.
+
+    Args:
+        both: the two learners, which all pairs use in turn.
+        tasks: what they adapt to.
+        seed: of the perturbations.
+    """
+
+    def __init__(
+        self, both: tuple[GradientAdaptation, GradientAdaptation], tasks: TaskBatch, seed: int
+    ) -> None:
+        self._both, self._tasks = both, tasks
+        self._generator = torch.Generator().manual_seed(seed)
+        self._trajectories = [each.trajectory(tasks.support, "none") for each in both]
+        self._xi: Gradients = {}
+
+    def advance(
+        self, theta: Mapping[str, Tensor], sigma: float, weights: Mapping[int, float], total: Gradients
+    ) -> list[Scores]:
+        """Go through a window, add its ξ (L₊ − L₋) to `total`, and return both last scores, if it has any.
+
+        Args:
+            theta: the meta-parameters that are perturbed.
+            sigma: the size of the perturbation.
+            weights: of the query loss after each step of the window.
+            total: by the names of theta.
+        """
+        self._perturb(theta, sigma)
         scores: list[Scores] = []
-        difference = tasks.support.x.new_zeros(())
-        for step, weight in enumerate(self.weights(steps)):
-            if step == 0 or (step > 1 and (step - 1) % window == 0):
-                self._perturb(both, theta, xi, generator)
-            adapted = [next(trajectory) for trajectory in trajectories]
-            if weight or step == steps:
+        difference = self._tasks.support.x.new_zeros(())
+        for weight in weights.values():
+            adapted = [next(trajectory) for trajectory in self._trajectories]
+            if weight:
                 with torch.no_grad():
-                    scores = [each.scores(one, tasks.query) for each, one in zip(both, adapted, strict=True)]
+                    scores = [
+                        each.scores(one, self._tasks.query)
+                        for each, one in zip(self._both, adapted, strict=True)
+                    ]
                     up, down = (each["loss"].sum() for each in scores)
                 difference = weight * (up - down) + difference
-            if step == steps or (step > 0 and step % window == 0):
-                for name, each in total.items():
-                    each.add_(xi[name] * difference)
-                difference = tasks.support.x.new_zeros(())
+        for name, each in total.items():
+            each.add_(self._xi[name] * difference)
         return scores
 
-    def _perturb(
-        self,
-        both: tuple[GradientAdaptation, GradientAdaptation],
-        theta: Mapping[str, Tensor],
-        xi: Gradients,
-        generator: torch.Generator,
-    ) -> None:
+    def _perturb(self, theta: Mapping[str, Tensor], sigma: float) -> None:
         """Draw the perturbation of a window, give it to both learners with opposite signs, add it to ξ."""
-        own = [dict(each.named_parameters()) for each in both]
+        own = [dict(each.named_parameters()) for each in self._both]
         with torch.no_grad():
             for name, p in theta.items():
-                noise = torch.randn(p.shape, generator=generator, dtype=p.dtype).to(p.device)
-                own[0][name].copy_(p + self.sigma * noise)
-                own[1][name].copy_(p - self.sigma * noise)
-                xi[name] += noise
+                noise = torch.randn(p.shape, generator=self._generator, dtype=p.dtype).to(p.device)
+                own[0][name].copy_(p + sigma * noise)
+                own[1][name].copy_(p - sigma * noise)
+                self._xi[name] = self._xi[name] + noise if name in self._xi else noise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -77,12 +78,35 @@ class MetaGradient(ABC):
         weight = 1 / (of or len(batch))
         workers = workers or Workers(1)
         size = even_size(len(batch), chunk, workers)
+        # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
+        return self.fill(
+            learner, workers.map(lambda tasks: self.gradients(learner, tasks, weight), batch.chunks(size))
+        )
+
+    def moves(
+        self,
+        learner: Learner[Any],
+        batch: TaskBatch,
+        chunk: int,
+        workers: Workers | None = None,
+        of: int | None = None,
+    ) -> Iterator[Scores]:
+        """Fill `.grad` and yield the scores, for each time that the outer loop moves in this meta-step.
+
+        Once, where nothing else is said; the arguments are those of a call.
+        """
+        yield self(learner, batch, chunk, workers, of)
+
+    @staticmethod
+    def fill(learner: Learner[Any], chunks: Iterable[tuple[Gradients, Scores]]) -> Scores:
+        """Add the gradients of chunks of tasks to `.grad`, and return the scores of them all.
+
+        Raises:
+            ConfigError: no meta-parameter has a gradient.
+        """
         parameters = dict(learner.named_parameters())
         scores = []
-        # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
-        for gradients, part in workers.map(
-            lambda tasks: self.gradients(learner, tasks, weight), batch.chunks(size)
-        ):
+        for gradients, part in chunks:
             for name, gradient in gradients.items():
                 p = parameters[name]
                 p.grad = gradient if p.grad is None else p.grad + gradient
