@@ -75,7 +75,7 @@ def test_every_task_belongs_to_one_process_and_the_shares_are_even(tasks: int, c
     [
         ["algo=metasgd"],
         ["algo=reptile", "data=omniglot", "model.filters=4"],
-        ["algo=l2l", "inner.steps=4", "metagradient.window=2", "metagradient.update=window"],
+        ["algo=l2l", "inner.steps=4", "metagradient.window=2"],
     ],
 )
 def test_several_processes_are_one(

@@ -107,9 +107,9 @@ def test_a_resumed_run_ends_with_the_same_bits(
         ["algo=hypernet"],
         ["algo=l2l", "inner.steps=6", "metagradient.window=2"],
         ["algo=l2l", "inner=metz", "inner.steps=6", "metagradient=pes", "metagradient.window=2"],
-        ["algo=l2l", "inner.steps=6", "metagradient.window=2", "metagradient.update=window"],
+        ["algo=l2l", "inner.steps=6", "metagradient.window=2", "metagradient.update=horizon"],
     ],
-    ids=["maml++", "hypernet", "l2l", "pes", "l2l by windows"],
+    ids=["maml++", "hypernet", "l2l", "pes", "l2l by horizons"],
 )
 def test_what_anneals_or_draws_goes_on_to_the_same_bits(tmp_path: Path, overrides: list[str]) -> None:
     config, whole = start(tmp_path / "whole", *overrides)

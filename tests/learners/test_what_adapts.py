@@ -238,10 +238,10 @@ def test_truncation_with_no_way_back_to_what_is_learned_is_an_error() -> None:
         cut.check(learner(mlp()))
     for made in (learner(mlp(), LearnedRates(lr=RATE)), fresh(LSTM()), learner(mlp(), adapts="head")):
         cut.check(made)
-    Truncated(window=2).check(learner(mlp()))
+    Truncated(window=2, update="horizon").check(learner(mlp()))
     for other in (
         Truncated(window=2, update="window"),
-        Truncated(window=2, objective="annealed", anneal_for=0.4),
+        Truncated(window=2, update="horizon", objective="annealed", anneal_for=0.4),
     ):
         with pytest.raises(ConfigError, match=rf"metagradient\.update={other.update}: the last of"):
             other.check(learner(mlp()))

@@ -29,8 +29,7 @@ class EvolutionStrategies(Windowed):
     With a window of n inner steps a new ε is drawn for each window, and a window's losses count for the sum ξ
     of all ε up to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
     equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
-    initialisation, on which later windows have no bearing. With update=window the outer loop moves after
-    each, as there.
+    initialisation, on which later windows have no bearing. As there, the outer loop moves after each.
 
     Args:
         sigma: σ.
@@ -47,7 +46,7 @@ class EvolutionStrategies(Windowed):
         sigma: PositiveFloat = 0.01,
         pairs: PositiveInt = 8,
         window: PositiveInt | None = None,
-        update: Update = "horizon",
+        update: Update = "window",
         objective: Over = "mean",
         anneal_for: Share = 0.0,
     ) -> None:

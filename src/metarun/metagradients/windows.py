@@ -24,9 +24,9 @@ class Windowed(QueryLoss):
     """The meta-gradient of an inner loop is the sum of those of its windows.
 
     Args:
-        update: when the outer loop moves: after the whole `horizon`, by that sum, or after every `window`, by
-            its own, so that later windows see other meta-parameters (as the papers have it). A meta-step is a
-            horizon in any case.
+        update: when the outer loop moves: after every `window`, by its own gradient, so that later windows
+            see other meta-parameters (as the papers have it), or after the whole `horizon`, by the sum. A
+            meta-step is a horizon in any case.
         objective: of QueryLoss.
         anneal_for: of QueryLoss.
     """
@@ -82,7 +82,7 @@ class Truncated(Windowed):
     """Truncated back-propagation: derivatives end at every n-th inner step, and so does what is kept.
 
     Each window's losses are differentiated within it (Williams & Peng 1990; learned optimizers, Andrychowicz
-    et al. 2016, arXiv:1606.04474, section 2.1, with update=window).
+    et al. 2016, arXiv:1606.04474, section 2.1).
 
     Args:
         window: n, the inner steps of a window.
@@ -96,7 +96,7 @@ class Truncated(Windowed):
         self,
         *,
         window: PositiveInt = 20,
-        update: Update = "horizon",
+        update: Update = "window",
         derivatives: Literal["exact", "first_order"] = "first_order",
         objective: Over = "mean",
         anneal_for: Share = 0.0,
@@ -115,7 +115,8 @@ class Truncated(Windowed):
             raise ConfigError(
                 f"metagradient.window={self.window}, metagradient.objective={self.objective} and "
                 f"metagradient.update={self.update}: the last of {learner.loop.steps} inner steps has no way "
-                f"back to the initialisation, which alone is learned; type metagradient=first_order"
+                f"back to the initialisation, which alone is learned; type metagradient=first_order, or "
+                f"metagradient.objective=mean metagradient.update=horizon"
             )
 
     def windows(
