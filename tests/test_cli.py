@@ -86,6 +86,10 @@ ERRORS = {
     "device=gpu": "device=gpu: should be auto, cpu, cuda or cuda:N",
     "engine.chunk=0": "engine.chunk=0: should be 'auto' or should be greater than 0",
     "algo.adapts=tail": "algo.adapts=tail matches no parameter",
+    "algo=cavia model=linear data=linear_regression": "model._target_=metarun.models.Linear has no context",
+    "algo=tnet model=linear data=linear_regression": "model._target_=metarun.models.Linear has no warp",
+    "algo=tnet model=mlp model.warp=false": "algo.adapts=!*.warp.* matches no parameter: type all",
+    "algo.per_step=bogus": "algo.per_step=bogus matches no parameter: type norms or a pattern of",
     "maml": "maml: there is no such command; did you mean algo=maml?",
     "train=5": "train=5: Config group override must be",
     "data=null": "data=null: Config group override must be",
@@ -206,14 +210,14 @@ def test_eval_tests_again_under_other_conditions(metarun, tmp_path: Path) -> Non
         line for line in _last_table(run).splitlines() if "±" in line
     ]
     for override, message in {
-        "inner.steps=3": "a test does not depend on inner.steps; did you mean inner.test_steps?",
+        "inner.steps=3": "inner.steps is not open at a test; did you mean inner.test_steps?",
         "data.shoot=3": "data.shoot=3: there is no such key; did you mean shot?",
         "data.shot=0": "data.shot=0: should be greater than or equal to 1",
         "data.shot=1,2": "data.shot=1,2: one value at a time",
         "data.a.b=1": "data.a.b=1: a has no keys",
         "~data": "~data: every key is needed",
         "data=null": "",
-        "data.train_shot=3": "a test does not depend on data.train_shot",
+        "data.train_shot=3": "data.train_shot is not open at a test",
         "data=binary_classification": "the run was trained with input_shape (1,), this data has (2,)",
         "nonsense": "nonsense: not of the form key=value",
     }.items():

@@ -101,10 +101,10 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
 
 
 def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
-    if not metagradient.constant:
-        return "this meta-gradient is not the same computation at every step"
     if isinstance(learner, GradientAdaptation) and learner.fresh is not None:
         return "fresh parameters are drawn one task after another"
+    if not metagradient.constant:
+        return "this meta-gradient is not the same single computation at every step"
     return ""
 
 

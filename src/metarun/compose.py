@@ -94,7 +94,7 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None =
     if isinstance(error, OverrideParseException):
         return ConfigError(
             f"{error.override}: not of the form key=value; quote a value with special characters, "
-            f"as in 'key=\"a b\"'"
+            f"as in 'key=\"a b\"' or 'algo.adapts=\"!*.norm.*\"'"
         )
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown:

@@ -11,7 +11,7 @@ from metarun.engine import EngineSettings
 from metarun.errors import ConfigError
 from metarun.learners.inner_loop import InnerLoop
 from metarun.outer import OuterSettings
-from metarun.schema import check, locate, settings_fields, target_fields
+from metarun.schema import Fields, check, locate, settings_fields, target_fields
 from metarun.suggest import did_you_mean
 from metarun.values import Count, Duration, Seed
 
@@ -95,6 +95,8 @@ def read_config(node: Mapping[str, Any]) -> Config:
                     f"give the rule's argument another name"
                 )
             fields |= loop
+        if group == "model":
+            _check_has_parts(node[group], fields)
         check(group, node[group], fields)
     for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
         check(group, node[group], settings_fields(settings))
@@ -105,6 +107,19 @@ def read_config(node: Mapping[str, Any]) -> Config:
         return Config.model_validate(dict(node))
     except ValidationError as error:  # single keys are checked above: these are keys that do not agree
         raise ConfigError("; ".join(str(each["ctx"]["error"]) for each in error.errors())) from error
+
+
+# Keys of some models, which an algorithm sets.
+_PARTS = {"context": "context parameters, which algo=cavia adapts", "warp": "warp layers, as algo=tnet has"}
+
+
+def _check_has_parts(model: Mapping[str, Any], fields: Fields) -> None:
+    """Raise ConfigError where an algorithm asks for what this model cannot have."""
+    for key, what in _PARTS.items():
+        if key in model and key not in fields.types and not fields.open_ended:
+            raise ConfigError(
+                f"model._target_={model['_target_']} has no {what}: type model=mlp or model=conv4"
+            )
 
 
 def check_device(name: str) -> None:

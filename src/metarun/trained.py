@@ -27,12 +27,13 @@ from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
 
-# What any test depends on besides the checkpoint; anything else would be typed and ignored.
+# What a test may have otherwise than the training: anything else is what was trained, or would be ignored.
 OPEN = (
     "data",
     "inner.test_steps",
     "inner.test_batch",
     "algo.transductive",
+    "algo.proximal",
     "device",
     "engine.chunk",
     "engine.threads",
@@ -72,12 +73,12 @@ def reopen(
 
     Args:
         directory: of the run.
-        overrides: of keys that a test depends on; of `model` too, where every task starts afresh.
+        overrides: of keys that are open at a test; of `model` too, where every task starts afresh.
         config_dir: a user's own options.
         also_open: keys besides OPEN that may be overridden.
 
     Raises:
-        ConfigError: an override does not fit, or does not bear on a test; or torchrun has started several
+        ConfigError: an override does not fit, or is not open at a test; or torchrun has started several
             processes, which would all do the same.
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
@@ -129,7 +130,7 @@ def override(
     """Return a run's config with some keys, or the whole data group, replaced.
 
     Raises:
-        ConfigError: a key is not there, or does not bear on a test.
+        ConfigError: a key is not there, or is not open at a test.
     """
     config = deepcopy(trained)
     # Groups first: single keys are meant for the option that was chosen.
@@ -151,7 +152,7 @@ def _apply(config: dict[str, Any], each: Override, config_dir: str | None, also_
     allowed = (*groups, *OPEN[1:], *also_open)
     if key == "data.train_shot" or not (key in allowed or key.startswith(tuple(f"{g}." for g in groups))):
         raise ConfigError(
-            f"{each.input_line}: a test does not depend on {key}{did_you_mean(key, allowed)}; "
+            f"{each.input_line}: {key} is not open at a test{did_you_mean(key, allowed)}; "
             f"choose from {', '.join(allowed)}"
         )
     if key in groups:

@@ -14,8 +14,9 @@ from torch import nn
 from metarun.continual import _forgotten, follow_streams
 from metarun.evaluate import evaluate
 from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.models import Linear
 from metarun.rules import LSTM, SGD, Adam, Momentum
-from metarun.tasks import BinaryClassification
+from metarun.tasks import BinaryClassification, Examples, LinearRegression
 from metarun.tasks.episodes import episodes
 from metarun.trained import reopen
 from metarun.tuned import HAND_DESIGNED, RATES, against_tuned, response
@@ -86,7 +87,7 @@ def test_other_problems_are_tried_by_overrides(metarun, learned: Path) -> None:
         assert re.search(rf"^ *{steps} +[\d.]+ ± ", done.stdout, re.MULTILINE)
     done = metarun("eval", "learned", "train.validation_tasks=3")
     assert done.returncode == 2
-    assert "a test does not depend on train.validation_tasks" in done.stderr
+    assert "train.validation_tasks is not open at a test" in done.stderr
     wrong = metarun("eval", "learned", "model.hiden=[5]")
     assert wrong.returncode == 2
     assert "model.hiden=[5]" in wrong.stderr
@@ -97,7 +98,7 @@ def test_another_network_is_refused_where_it_was_learned(metarun, tmp_path: Path
     assert metarun("train.steps=2", *FEW, "hydra.run.dir=maml").returncode == 0
     wrong = metarun("eval", "maml", "model.hidden=[5]")
     assert wrong.returncode == 2
-    assert "a test does not depend on model.hidden" in wrong.stderr
+    assert "model.hidden is not open at a test" in wrong.stderr
     done = metarun("optimizers", "maml")  # any rule can be compared; only coordinate-wise ones are drawn
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "maml" / "evaluations").glob("*.update.png"))
@@ -133,6 +134,29 @@ def test_the_first_task_of_a_stream_is_an_ordinary_test(learned: Path) -> None:
     curve = evaluate(parts.learner, parts.source, "test", 6, chunk=6)
     assert stream.scores[0][0]["loss"].mean == pytest.approx(curve.final["loss"].mean, rel=1e-5)
     assert stream.forgetting == {}
+
+
+def test_a_stream_goes_on_from_what_the_task_before_has_left() -> None:
+    source = LinearRegression(shot=3, query=5, dtype=torch.float64)
+    model = Linear(input_shape=(1,), output_size=1).double()
+    learner = GradientAdaptation(
+        model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=2), loss=source.loss, metrics={}
+    )
+    found = follow_streams(learner, source, tasks=3, streams=1, chunk=1).scores
+    batch = episodes(source, "test", 0, 3)
+    weight, bias = (p.detach().clone().requires_grad_() for p in model.parameters())
+
+    def loss(part: Examples, task: int) -> torch.Tensor:
+        return (part.x[task] * weight + bias - part.y[task]).square().mean()
+
+    for i in range(3):
+        for _ in range(2):
+            grads = torch.autograd.grad(loss(batch.support, i), [weight, bias])
+            with torch.no_grad():
+                weight -= 0.1 * grads[0]
+                bias -= 0.1 * grads[1]
+        for j in range(3):
+            assert found[i][j]["loss"].mean == pytest.approx(loss(batch.query, j).item(), rel=1e-12)
 
 
 def test_forgetting_is_how_much_worse_whatever_the_score() -> None:

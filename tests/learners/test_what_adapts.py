@@ -295,7 +295,7 @@ def test_warp_layers_start_as_the_identity_and_do_not_adapt(model: Any) -> None:
 
 
 def test_a_pattern_of_all_but_everything_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"algo\.adapts=!\* matches no parameter"):
+    with pytest.raises(ConfigError, match=r"algo\.adapts=!\* leaves no parameter"):
         learner(mlp(), adapts="!*")
 
 

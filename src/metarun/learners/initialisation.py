@@ -34,7 +34,7 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
         setting: whose value it is, for the message.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or all but none.
     """
     head = {name for name in names if name.startswith("head.")}
     if adapts in ("head", "body") and not head:
@@ -43,19 +43,20 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
             f"type a pattern of its parameter names instead: {', '.join(names)}"
         )
     known = {"all": set(names), "head": head, "body": set(names) - head}
-    chosen = known[adapts] if adapts in known else _fitting(adapts, names)
-    if not chosen:
+    if adapts in known:
+        chosen, pattern_fits = known[adapts], True
+    else:
+        named = {name for name in names if fnmatchcase(name, adapts.removeprefix("!"))}
+        chosen, pattern_fits = (set(names) - named if adapts.startswith("!") else named), bool(named)
+    if not chosen or not pattern_fits:
+        wrong = "leaves no parameter" if pattern_fits else "matches no parameter"
+        words = (
+            [word for word, fitting in known.items() if fitting] if setting == "algo.adapts" else ["norms"]
+        )
         raise ConfigError(
-            f"{setting}={adapts} matches no parameter: type all, head, body or a pattern of "
-            f"{', '.join(names)}"
+            f"{setting}={adapts} {wrong}: type {', '.join(words)} or a pattern of {', '.join(names)}"
         )
     return chosen
-
-
-def _fitting(pattern: str, names: list[str]) -> set[str]:
-    if pattern.startswith("!"):
-        return set(names) - _fitting(pattern[1:], names)
-    return {name for name in names if fnmatchcase(name, pattern)}
 
 
 class FreshParameters:

@@ -26,7 +26,8 @@ class Implicit(MetaGradient):
 
     Args:
         cg_steps: steps of the conjugate gradients (paper: 5).
-        damping: added to λ here alone, where H has large negative curvature (the authors' code: 10).
+        damping: added to λ here alone, where H has large negative curvature. The authors' code solves
+            2 I + H/(2 + 10), which has the direction of λ + damping = 24.
     """
 
     def __init__(self, *, cg_steps: PositiveInt = 5, damping: NonNegativeFloat = 0.0) -> None:

@@ -17,7 +17,7 @@ class MetaCurvature(UpdateRule):
 
     G is a weight's gradient with its outputs, inputs and filter entries as three dimensions, each multiplied
     by a learned matrix that starts as the identity. Linear weights have no third dimension, biases the first
-    only.
+    only; a dimension of one entry has no matrix, which would be a rate.
 
     Args:
         lr: the rate α, fixed.
