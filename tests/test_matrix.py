@@ -24,6 +24,7 @@ SHORT = ["inner.steps=2", "inner.test_steps=3"]
 # What an option cannot do without; everything else runs with the defaults.
 NEEDS = {
     "metagradient=implicit": ["algo.proximal=2"],
+    "inner=reptile": ["metagradient=reptile"],
     "metagradient=truncated": ["inner=metasgd"],
     "model=conv4": ["data=omniglot", "model.filters=4"],
     "model=linear": ["data=linear_regression"],

@@ -116,6 +116,7 @@ def test_other_settings_of_papers() -> None:
         return content
 
     assert given("inner", "algo=reptile")["beta1"] == 0
+    assert given("inner", "algo=reptile")["second_moments"] == "kept"
     assert given("inner", "algo=l2l")["steps"] == 100
     assert given("algo", "algo=l2l")["start"] == "fresh"
     assert given("algo", "algo=imaml")["proximal"] > 0

@@ -90,6 +90,11 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
     """Build the meta-gradient and check that it can train this learner."""
     metagradient: MetaGradient = _make(config.metagradient)
     metagradient.check(learner)
+    if isinstance(learner, GradientAdaptation) and learner.rule.carries and not metagradient.carries:
+        raise ConfigError(
+            "inner.second_moments=kept is for metagradient=reptile, which carries them from task to task: "
+            "type inner.second_moments=fresh"
+        )
     if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
         raise ConfigError(f"engine.compile=true: {problem}; type engine.compile=false")
     if config.engine.rematerialise and not metagradient.rematerialises:
@@ -112,13 +117,16 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
     make = _make(config.outer.optimizer, _partial_=True)
     trained = [p for p in learner.parameters() if p.requires_grad]
+    carried: list[nn.Parameter] = []
+    if isinstance(learner, GradientAdaptation) and learner.rule.carries:
+        carried = [p for p in learner.rule.parameters() if not p.requires_grad]
     if not trained:
         raise ConfigError(
             f"there is nothing to learn: algo.start=fresh learns the update rule alone, and "
             f"{config.inner['_target_']} has no weights; type inner=lstm"
         )
     try:
-        return Outer(config.outer, make, trained, config.train.steps)
+        return Outer(config.outer, make, trained, config.train.steps, carried)
     except (TypeError, ValueError) as error:  # torch's optimizers check their own arguments
         raise ConfigError(f"outer.optimizer: {error}") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ class Outer:
         make: a torch.optim.Optimizer, given the parameters and lr.
         parameters: the meta-parameters.
         steps: meta-steps of the whole run, for the schedule.
+        carried: what an update rule carries from task to task; it goes all of its way at every step.
     """
 
     def __init__(
@@ -47,25 +48,37 @@ class Outer:
         make: Callable[..., torch.optim.Optimizer],
         parameters: Iterable[nn.Parameter],
         steps: int,
+        carried: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.settings, self.steps = settings, steps
-        self.parameters = list(parameters)
-        self.optimizer = make(self.parameters, lr=settings.lr)
+        self.settings, self.steps, self.carried = settings, steps, carried
+        self.trained = list(parameters)
+        self.optimizer = make(self.trained, lr=settings.lr)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that moves at a step."""
+        return [*self.trained, *self.carried]
 
     def step(self, step: int) -> None:
         """Clip the gradients, apply them at the rate of this meta-step, and forget them."""
         if self.settings.clip_value is not None:
-            nn.utils.clip_grad_value_(self.parameters, self.settings.clip_value)
+            nn.utils.clip_grad_value_(self.trained, self.settings.clip_value)
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(step, self.steps)
         self.optimizer.step()
+        with torch.no_grad():
+            for p in self.carried:
+                if p.grad is not None:
+                    p.sub_(p.grad)
         self.forget()
 
     def forget(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
+        for p in self.carried:
+            p.grad = None
 
     def state_dict(self) -> dict[str, Tensor | Any]:
         """Return what a checkpoint must hold: tensors and plain values."""

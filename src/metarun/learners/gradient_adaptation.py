@@ -31,12 +31,14 @@ class AdaptedParameters:
         shared: the others, the same for all tasks.
         support_x: the inputs of the support sets.
         start: the parameters that adapt as they were before the first step.
+        state: the rule's, after the last step.
     """
 
     params: Parameters
     shared: Mapping[str, Tensor]
     support_x: Tensor
     start: Parameters
+    state: Any = None
 
 
 class GradientAdaptation(Learner[AdaptedParameters]):
@@ -162,7 +164,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             if window and step and step % window == 0:
                 params, state = _leaves(params), tree_map_only(Tensor, Tensor.detach, state)
             params, state = self._step((params, state), before, support, step, graph)
-            yield AdaptedParameters(params, self._shared(before, step, graph), support.x, before.start)
+            yield AdaptedParameters(params, self._shared(before, step, graph), support.x, before.start, state)
 
     def adapt(self, support: Examples, graph: Graph = "exact") -> AdaptedParameters:
         """Return the adapted parameters after the last step; see `rematerialise`."""

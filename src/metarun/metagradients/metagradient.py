@@ -31,10 +31,12 @@ class MetaGradient(ABC):
     Attributes:
         constant: whether it is the same computation at every meta-step, so that it can be compiled.
         rematerialises: whether it can do with inner steps that are computed again in the backward pass.
+        carries: whether it also says how to move what a rule carries from task to task.
     """
 
     constant = True
     rematerialises = False
+    carries = False
 
     def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
         """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""

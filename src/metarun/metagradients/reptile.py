@@ -15,8 +15,11 @@ class Reptile(MetaGradient):
     """θ − θ_K, the way back from the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
 
     With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). The query set
-    plays no part in it; its scores are measured for people to read.
+    plays no part in it; its scores are measured for people to read. What the rule carries from task to task
+    goes the whole way to the mean of what the tasks leave.
     """
+
+    carries = True
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner that does not adapt θ, or has meta-parameters besides θ."""
@@ -32,4 +35,8 @@ class Reptile(MetaGradient):
                 for name, p in learner.model.named_parameters()
                 if name in adapted.params
             }
+            left = learner.rule.carried(adapted.state, learner.loop.count(learner.training))
+            for name, after in left.items():
+                before = learner.rule.get_parameter(name)
+                differences[f"rule.{name}"] = weight * (before - after).sum(0)
             return differences, learner.scores(adapted, tasks.query)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.rules.momentum import decayed
-from metarun.rules.rule import Decay, Parameters, UpdateRule, zeros
+from metarun.rules.rule import Decay, Parameters, UpdateRule, key, zeros
 
 Moments = tuple[Parameters, Parameters]
 
@@ -119,7 +122,9 @@ class RMSProp(UpdateRule):
 class Adam(UpdateRule):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), with a fresh state for every task.
 
-    With β1 = 0 it is the inner rule of Reptile's published runs (Nichol et al. 2018, arXiv:1803.02999).
+    With β1 = 0 and second moments that are kept it is the inner rule of Reptile's published runs (Nichol et
+    al. 2018, arXiv:1803.02999): in the authors' code they live on from task to task. A meta-batch leaves the
+    mean of its tasks' here, where the tasks of theirs come one after another.
 
     Args:
         lr: the rate α.
@@ -129,6 +134,7 @@ class Adam(UpdateRule):
         weight_decay: λ; part of the gradient, or with `decoupled` a shrinking of φ by 1 − αλ before the step
             (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101).
         decoupled: which of the two.
+        second_moments: `fresh` for every task, or `kept` from the tasks before, with their bias correction.
     """
 
     def __init__(
@@ -140,14 +146,36 @@ class Adam(UpdateRule):
         eps: PositiveFloat = 1e-8,
         weight_decay: NonNegativeFloat = 0.0,
         decoupled: bool = False,
+        second_moments: Literal["fresh", "kept"] = "fresh",
     ) -> None:
         super().__init__()
         self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
         self.weight_decay, self.decoupled = weight_decay, decoupled
+        self.carries = second_moments == "kept"
+        self.second = nn.ParameterDict()
+        self.taken: nn.Parameter | None = None
+
+    def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
+        """Make room for the second moments that are kept, and for how many steps they are of."""
+        if self.carries:
+            for name, p in initial.items():
+                self.second[key(name)] = nn.Parameter(torch.zeros_like(p), requires_grad=False)
+            first = next(iter(initial.values()))
+            self.taken = nn.Parameter(first.new_zeros(()), requires_grad=False)
 
     def init(self, params: Parameters) -> Moments:
-        """Return zero first and second moments."""
-        return zeros(params), zeros(params)
+        """Return zero first moments, and second ones of zero or of the tasks before."""
+        if not self.carries:
+            return zeros(params), zeros(params)
+        return zeros(params), {name: self.second[key(name)].expand_as(p) for name, p in params.items()}
+
+    def carried(self, state: Moments, steps: int) -> Parameters:
+        """Return each task's second moments, and how many steps they are of."""
+        if self.taken is None:
+            return {}
+        after = {f"second.{key(name)}": v for name, v in state[1].items()}
+        tasks = len(next(iter(after.values())))
+        return {**after, "taken": (self.taken + steps).expand(tasks)}
 
     def update(
         self, params: Parameters, grads: Parameters, state: Moments, step: int
@@ -159,7 +187,8 @@ class Adam(UpdateRule):
             grads = {name: decayed(grads[name], p, self.weight_decay) for name, p in params.items()}
         first = {n: self.beta1 * m + (1 - self.beta1) * grads[n] for n, m in state[0].items()}
         second = {n: self.beta2 * v + (1 - self.beta2) * grads[n].square() for n, v in state[1].items()}
-        unbiased1, unbiased2 = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (step + 1)
+        before = step if self.taken is None else self.taken + step
+        unbiased1, unbiased2 = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (before + 1)
         moved = {
             n: p - self.lr * (first[n] / unbiased1) / (_sqrt(second[n] / unbiased2) + self.eps)
             for n, p in params.items()

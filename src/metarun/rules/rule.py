@@ -23,7 +23,12 @@ class UpdateRule(nn.Module, ABC):
     """A pure, differentiable update of all tasks at once; its own weights are meta-parameters.
 
     A constructor that has the arguments `input_shape` and `output_size` is given the data's.
+
+    Attributes:
+        carries: whether it has parameters without a gradient that go from task to task, as `carried` says.
     """
+
+    carries = False
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Make the rule's own weights, if it has any, for parameters of these names and shapes (no T)."""
@@ -42,6 +47,10 @@ class UpdateRule(nn.Module, ABC):
     @abstractmethod
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
         """Return parameters and state after inner step `step` (0, 1, …), leaving the arguments alone."""
+
+    def carried(self, state: Any, steps: int) -> Parameters:  # noqa: ARG002  (for those that carry)
+        """Return what a task leaves in each parameter that goes from task to task, after so many steps."""
+        return {}
 
 
 def key(name: str) -> str:
