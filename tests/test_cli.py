@@ -88,6 +88,7 @@ ERRORS = {
     "algo.adapts=tail": "algo.adapts=tail matches no parameter",
     "algo=cavia model=linear data=linear_regression": "model._target_=metarun.models.Linear has no context",
     "algo=tnet model=linear data=linear_regression": "model._target_=metarun.models.Linear has no warp",
+    "inner=metasgd metagradient=truncated engine.compile=true": "engine.compile=true: this",
     "algo=tnet model=mlp model.warp=false": "algo.adapts=!*.warp.* matches no parameter: type all",
     "algo.per_step=bogus": "algo.per_step=bogus matches no parameter: type norms or a pattern of",
     "maml": "maml: there is no such command; did you mean algo=maml?",

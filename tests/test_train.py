@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -289,6 +290,36 @@ def test_a_step_that_is_not_finite_stops_the_run_before_it_does_harm(
     train(resumed, run)  # with what the message says
 
 
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_what_has_moved_in_a_step_that_is_not_finite_in_the_end_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str
+) -> None:
+    class LaterSpoiled(Truncated):
+        def moves(self, learner: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+            for number, scores in enumerate(super().moves(learner, *arguments, **options)):
+                if number == 1 and self._step == 3:
+                    learner.rule.rates["all"].grad.fill_(math.inf)
+                yield scores
+
+    overrides = ["inner=learned_rate", "inner.steps=4", f"train.on_nonfinite={on_nonfinite}"]
+    make = lambda *_: LaterSpoiled(window=2, update="window")
+    monkeypatch.setattr("metarun.training.build_metagradient", make)
+    config, run = start(tmp_path, *overrides, *ONE_CALL_A_STEP)
+    training = Training(config, run)
+    training.restore()
+    for _ in range(3):
+        training.take_step()
+    expected = copy.deepcopy((training.learner.state_dict(), training.outer.state_dict()))
+    if on_nonfinite == "stop":
+        with pytest.raises(DivergedError):
+            training.take_step()
+    else:
+        training.take_step()
+    assert_same(training.learner.state_dict(), expected[0])
+    for number, state in expected[1]["state"].items():
+        assert_same(training.outer.state_dict()["state"][number], state)
+
+
 def test_steps_that_are_never_finite_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="in 100 steps in a row"):
         finished(tmp_path, "inner.lr=1e30", "train.on_nonfinite=skip", "train.steps=500", "train.log_every=7")
@@ -423,7 +454,7 @@ def test_memory_that_runs_out_between_two_moves_stops_the_run(
     config, run = start(
         tmp_path, "algo=metasgd", "inner.steps=2", "engine.chunk=4", "engine.threads=1", "engine.workers=1"
     )
-    with pytest.raises(MetarunError, match=r"memory ran out: type engine\.chunk=2"):
+    with pytest.raises(MetarunError, match=r"memory ran out within a meta-step.*smaller train\.meta_batch"):
         train(config, run)
 
 

@@ -109,7 +109,10 @@ def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
     if isinstance(learner, GradientAdaptation) and learner.fresh is not None:
         return "fresh parameters are drawn one task after another"
     if not metagradient.constant:
-        return "this meta-gradient is not the same single computation at every step"
+        horizon = (
+            ", or moves more than once in it (metagradient.update=window)" if metagradient.moves_often else ""
+        )
+        return f"this meta-gradient is not the same computation at every step{horizon}"
     return ""
 
 

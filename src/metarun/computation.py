@@ -51,6 +51,11 @@ class Computation:
         self._plain = self._metagradient = metagradient
         self._announce = announce
 
+    @property
+    def moves_often(self) -> bool:
+        """Whether the outer loop may move more than once in a meta-step."""
+        return self._plain.moves_often
+
     def choose(self, settings: EngineSettings, batch: TaskBatch) -> None:
         """Use the engine that suits the costliest meta-step on such a batch; the same in all processes."""
         self._plain.be_costly()
@@ -77,7 +82,7 @@ class Computation:
             smaller: told of smaller chunks.
 
         Raises:
-            MetarunError: not even one task fits, or memory runs out between two moves.
+            MetarunError: not even one task fits, or memory runs out when the meta-parameters have moved.
         """
         while True:
             fix(self._seed, "step", step)
@@ -91,9 +96,12 @@ class Computation:
                     moved = True
                 break
             except (RuntimeError, MemoryError) as error:
+                if moved and is_out_of_memory(error):
+                    raise MetarunError(
+                        "memory ran out within a meta-step, whose tasks all keep their adapted parameters: "
+                        "type a smaller train.meta_batch, or metagradient.update=horizon"
+                    ) from error
                 chunk = _half(error, self.engine.size(len(batch)))
-                if moved:  # this process would start again, and the others would not
-                    raise MetarunError(f"memory ran out: type engine.chunk={chunk}") from error
             self._learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
             self.use(replace(self.engine, chunk=chunk))
             smaller()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import signal
@@ -218,11 +219,17 @@ class Training:
         )  # where memory runs out it is saved, so that a resumed run has the same chunks
         reason = 0
         means: dict[str, Tensor] = {}
+        before = None
         for scores in moves:
             means, reason = self._add_up(scores, asked)
             if not self._is_finite(means):
+                if before is not None:
+                    self.learner.load_state_dict(before[0])
+                    self.outer.load_state_dict(before[1])
                 self._skip(means)
                 break
+            if self.computation.moves_often and before is None:
+                before = copy.deepcopy((self.learner.state_dict(), self.outer.state_dict()))
             self.outer.step(self.step)
         else:
             self._meter.add(means)

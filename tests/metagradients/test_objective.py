@@ -136,8 +136,12 @@ def test_without_inner_steps_the_initialisation_is_scored() -> None:
 
 
 def test_an_annealing_over_nothing_is_an_error() -> None:
-    for options in ({"objective": "annealed"}, {"objective": "mean", "anneal_for": 0.1}):
-        with pytest.raises(ConfigError, match=r"metagradient\.objective=annealed with the share"):
+    mistakes = (
+        ({"objective": "annealed"}, r"0\.1, or another"),
+        ({"objective": "mean", "anneal_for": 0.1}, "0$"),
+    )
+    for options, wanted in mistakes:
+        with pytest.raises(ConfigError, match=rf"with this objective type metagradient\.anneal_for={wanted}"):
             Exact(**options)
 
 

@@ -51,7 +51,7 @@ def test_truncated_moves_as_a_plain_loop(window: int) -> None:
                 for (name, p), g in zip(thetas[-1].items(), grads, strict=True)
             }
         )
-    found = moved(made, Truncated(window=window))
+    found = moved(made, Truncated(window=window, update="window"))
     assert_close(found, thetas[1:])
 
 
@@ -59,7 +59,7 @@ def test_truncated_moves_as_a_plain_loop(window: int) -> None:
 @pytest.mark.parametrize("window", [1, 2])
 def test_evolution_strategies_move_as_a_plain_loop(window: int, pairs: int) -> None:
     made, sigma = learner(), 0.1
-    metagradient = EvolutionStrategies(sigma=sigma, pairs=pairs, window=window)
+    metagradient = EvolutionStrategies(sigma=sigma, pairs=pairs, window=window, update="window")
     metagradient.begin(5, 10, 3)
     generators = [
         torch.Generator().manual_seed(state(3, f"perturbations of pair {n}", 5)) for n in range(pairs)
@@ -86,9 +86,9 @@ def test_evolution_strategies_move_as_a_plain_loop(window: int, pairs: int) -> N
 
 @pytest.mark.parametrize("kind", [Truncated, EvolutionStrategies])
 def test_moves_are_the_same_in_any_chunks_and_by_any_workers(kind: type[Truncated]) -> None:
-    whole = moved(learner(), kind(window=2))
+    whole = moved(learner(), kind(window=2, update="window"))
     for chunk, workers in ((1, 1), (2, 1), (2, 2)):
-        assert_close(moved(learner(), kind(window=2), chunk, workers), whole)
+        assert_close(moved(learner(), kind(window=2, update="window"), chunk, workers), whole)
 
 
 @pytest.mark.parametrize("kind", [Truncated, EvolutionStrategies])
@@ -101,5 +101,5 @@ def test_after_the_horizon_there_is_one_move_by_the_sum(kind: type[Truncated]) -
 
 
 def test_windows_without_a_part_in_the_objective_do_not_move() -> None:
-    assert len(moved(learner(), Truncated(window=1, objective="final"))) == 1
-    assert len(moved(learner(), EvolutionStrategies(window=1, objective="final"))) == 1
+    assert len(moved(learner(), Truncated(window=1, update="window", objective="final"))) == 1
+    assert len(moved(learner(), EvolutionStrategies(window=1, update="window", objective="final"))) == 1

@@ -34,7 +34,7 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
         setting: whose value it is, for the message.
 
     Raises:
-        ConfigError: there are none, or all but none.
+        ConfigError: the pattern fits no name, or there is none but those it leaves out.
     """
     head = {name for name in names if name.startswith("head.")}
     if adapts in ("head", "body") and not head:

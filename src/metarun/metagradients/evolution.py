@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class EvolutionStrategies(Windowed):
     With a window of n inner steps a new ε is drawn for each window, and a window's losses count for the sum ξ
     of all ε up to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
     equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
-    initialisation, on which later windows have no bearing. As there, the outer loop moves after each.
+    initialisation, on which later windows have no bearing. There the outer loop moves after each.
 
     Args:
         sigma: σ.
@@ -46,7 +46,7 @@ class EvolutionStrategies(Windowed):
         sigma: PositiveFloat = 0.01,
         pairs: PositiveInt = 8,
         window: PositiveInt | None = None,
-        update: Update = "window",
+        update: Update = "horizon",
         objective: Over = "mean",
         anneal_for: Share = 0.0,
     ) -> None:
@@ -75,9 +75,11 @@ class EvolutionStrategies(Windowed):
         both = copy.deepcopy(learner), copy.deepcopy(learner)
         # The same for all chunks of a meta-batch, whichever thread or process has them.
         seeds = [state(self._seed, f"perturbations of pair {n}", self._step) for n in range(self.pairs)]
-        pairs = [_Pair(both, tasks, seed) for seed in seeds]
-        share = weight / (2 * self.sigma * self.pairs)
         window = self.window or max(steps, 1)
+        pairs: Iterable[_Pair] = (_Pair(both, tasks, seed) for seed in seeds)
+        if window < steps:  # all are in the same window: each keeps two φ and two states of the rule
+            pairs = list(pairs)
+        share = weight / (2 * self.sigma * self.pairs)
         for end in range(window, steps + window, window) if steps else [0]:
             span = range(end - window + 1 if end > window else 0, min(end, steps) + 1)
             theta = {name: p.detach() for name, p in learner.named_parameters() if p.requires_grad}

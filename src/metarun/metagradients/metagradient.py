@@ -32,11 +32,13 @@ class MetaGradient(ABC):
         constant: whether it is the same computation at every meta-step, so that it can be compiled.
         rematerialises: whether it can do with inner steps that are computed again in the backward pass.
         carries: whether it also says how to move what a rule carries from task to task.
+        moves_often: whether the outer loop may move more than once in a meta-step.
     """
 
     constant = True
     rematerialises = False
     carries = False
+    moves_often = False
 
     def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
         """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""
@@ -79,11 +81,9 @@ class MetaGradient(ABC):
         """
         weight = 1 / (of or len(batch))
         workers = workers or Workers(1)
-        size = even_size(len(batch), chunk, workers)
+        chunks = batch.chunks(even_size(len(batch), chunk, workers))
         # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
-        return self.fill(
-            learner, workers.map(lambda tasks: self.gradients(learner, tasks, weight), batch.chunks(size))
-        )
+        return self.fill(learner, workers.map(lambda tasks: self.gradients(learner, tasks, weight), chunks))
 
     def moves(
         self,

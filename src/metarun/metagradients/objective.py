@@ -34,7 +34,7 @@ class QueryLoss(MetaGradient):
 
     def __init__(self, *, objective: Over = "final", anneal_for: Share = 0.0) -> None:
         if (objective == "annealed") != (anneal_for > 0):
-            wanted = "the share of meta-steps it takes, 0.1" if objective == "annealed" else "0"
+            wanted = "0.1, or another share of all meta-steps" if objective == "annealed" else "0"
             raise ConfigError(
                 f"metagradient.objective={objective} and metagradient.anneal_for={anneal_for}: with this "
                 f"objective type metagradient.anneal_for={wanted}"

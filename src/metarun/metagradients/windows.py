@@ -34,7 +34,8 @@ class Windowed(QueryLoss):
     def __init__(self, *, update: Update, objective: Over, anneal_for: Share) -> None:
         super().__init__(objective=objective, anneal_for=anneal_for)
         self.update = update
-        self.constant = self.constant and update == "horizon"
+        self.moves_often = update == "window"
+        self.constant = self.constant and not self.moves_often
 
     @abstractmethod
     def windows(
@@ -68,9 +69,9 @@ class Windowed(QueryLoss):
             return
         weight = 1 / (of or len(batch))
         workers = workers or Workers(1)
-        size = even_size(len(batch), chunk, workers)
-        # All chunks are in the same window: each keeps where it is, which takes memory without a graph.
-        chunks = [self.windows(learner, tasks, weight) for tasks in batch.chunks(size)]
+        parts = batch.chunks(even_size(len(batch), chunk, workers))
+        # All chunks are in the same window: each keeps φ and the rule's state, but no graph.
+        chunks = [self.windows(learner, tasks, weight) for tasks in parts]
         while True:
             found = [each for each in workers.map(lambda windows: next(windows, None), chunks) if each]
             if not found:
@@ -96,7 +97,7 @@ class Truncated(Windowed):
         self,
         *,
         window: PositiveInt = 20,
-        update: Update = "window",
+        update: Update = "horizon",
         derivatives: Literal["exact", "first_order"] = "first_order",
         objective: Over = "mean",
         anneal_for: Share = 0.0,

@@ -18,7 +18,7 @@ class StopSignals:
     Args:
         numbers: the signals.
         insist: whether a second SIGINT stops at once.
-        asked: says whether somebody asks the run to stop in another way; called after every step.
+        asked: says whether somebody asks the run to stop in another way; called after every outer move.
     """
 
     def __init__(
