@@ -20,7 +20,11 @@ ids = [f"{path.parent.name}={path.stem}" for path in YAMLS]
 
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
 def test_every_option_composes_checks_and_builds(path: Path) -> None:
-    needs = {"conv4": ["model=conv4", "data=omniglot"], "implicit": ["algo.proximal=2"]}
+    needs = {
+        "conv4": ["model=conv4", "data=omniglot"],
+        "implicit": ["algo.proximal=2"],
+        "reptile": ["metagradient=reptile"],
+    }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))
     learner = build(config).learner
