@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metarun.learners import Learner, Scores
 from metarun.ledger import is_out_of_memory
-from metarun.metagradients import Gradients, MetaGradient, even_size
+from metarun.metagradients import Gradients, MetaGradient, cut
 from metarun.storage import cache_directory
 from metarun.tasks import Examples, TaskBatch
 from metarun.workers import Workers
@@ -62,9 +62,9 @@ class Compiled(MetaGradient):
         of: int | None = None,
     ) -> Scores:
         """Compile what is new, before several threads work on it; then as the plain one, up to rounding."""
-        workers = workers or Workers(1)
-        self._weight = self._weight or 1 / (of or len(batch))
-        for tasks in batch.chunks(even_size(len(batch), chunk, workers)):
+        weight, workers, chunks = cut(batch, chunk, workers, of)
+        self._weight = self._weight or weight
+        for tasks in chunks:
             if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
                 self._compile(learner, tasks)
         return super().__call__(learner, batch, chunk, workers, of)

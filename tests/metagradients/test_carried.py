@@ -33,15 +33,14 @@ def learner() -> GradientAdaptation:
     ).double()
 
 
-def trained(made: GradientAdaptation, meta_batch: int, chunk: int) -> GradientAdaptation:
-    trained = [p for p in made.parameters() if p.requires_grad]
+def trained(meta_batch: int, chunk: int, steps: int = META_STEPS) -> GradientAdaptation:
+    made = learner()
+    moved = [p for p in made.parameters() if p.requires_grad]
     carried = [p for p in made.rule.parameters() if not p.requires_grad]
-    outer = Outer(OuterSettings(optimizer={}, lr=OUTER_RATE), torch.optim.SGD, trained, META_STEPS, carried)
-    for step in range(META_STEPS):
-        tasks = task_batch("mlp", META_STEPS * meta_batch).part(
-            slice(step * meta_batch, (step + 1) * meta_batch)
-        )
-        Reptile()(made, tasks, chunk)
+    outer = Outer(OuterSettings(optimizer={}, lr=OUTER_RATE), torch.optim.SGD, moved, META_STEPS, carried)
+    tasks = task_batch("mlp", META_STEPS * meta_batch)
+    for step in range(steps):
+        Reptile()(made, tasks.part(slice(step * meta_batch, (step + 1) * meta_batch)), chunk)
         outer.step(step)
     return made
 
@@ -66,7 +65,7 @@ def by_torch(model: nn.Module, tasks: TaskBatch) -> tuple[list[Tensor], list[Ten
 
 
 def test_one_task_a_meta_step_is_torchs_adam_that_lives_on() -> None:
-    made = trained(learner(), 1, 1)
+    made = trained(1, 1)
     theta, moments = by_torch(learner().model, task_batch("mlp", META_STEPS))
     for p, expected in zip(made.model.parameters(), theta, strict=True):
         torch.testing.assert_close(p.detach(), expected, rtol=1e-10, atol=1e-12)
@@ -76,22 +75,13 @@ def test_one_task_a_meta_step_is_torchs_adam_that_lives_on() -> None:
 
 
 def test_a_meta_batch_leaves_the_mean_of_its_tasks_in_any_chunks() -> None:
-    whole = trained(learner(), 3, 3)
+    whole = trained(3, 3)
     alone = [by_torch(learner().model, task_batch("mlp", 3).part(slice(n, n + 1)))[1] for n in range(3)]
-    first = learner()
-    outer = Outer(
-        OuterSettings(optimizer={}, lr=OUTER_RATE),
-        torch.optim.SGD,
-        list(first.model.parameters()),
-        1,
-        list(first.rule.parameters()),
-    )
-    Reptile()(first, task_batch("mlp", 3), 2)
-    outer.step(0)
+    first = trained(3, 2, steps=1)
     for v, *each in zip(first.rule.second.values(), *alone, strict=True):
         torch.testing.assert_close(v.detach(), torch.stack(each).mean(0), rtol=1e-10, atol=1e-14)
     for chunk in (1, 2):
-        for p, expected in zip(trained(learner(), 3, chunk).parameters(), whole.parameters(), strict=True):
+        for p, expected in zip(trained(3, chunk).parameters(), whole.parameters(), strict=True):
             torch.testing.assert_close(p, expected, rtol=1e-10, atol=1e-14)
 
 

@@ -2,7 +2,7 @@
 
 from metarun.metagradients.evolution import EvolutionStrategies
 from metarun.metagradients.implicit import Implicit
-from metarun.metagradients.metagradient import Gradients, MetaGradient, even_size
+from metarun.metagradients.metagradient import Gradients, MetaGradient, cut
 from metarun.metagradients.query_loss import Exact, FirstOrder
 from metarun.metagradients.reptile import Reptile
 from metarun.metagradients.windows import Truncated
@@ -16,5 +16,5 @@ __all__ = [
     "MetaGradient",
     "Reptile",
     "Truncated",
-    "even_size",
+    "cut",
 ]

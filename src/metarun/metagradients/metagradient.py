@@ -19,10 +19,16 @@ Gradients = dict[str, Tensor]
 """By the name of a meta-parameter; one without a gradient is left out."""
 
 
-def even_size(tasks: int, chunk: int, workers: Workers) -> int:
-    """Return the size of chunks of `chunk` tasks at most, a worker each at least, as equal as that goes."""
+def cut(
+    batch: TaskBatch, chunk: int, workers: Workers | None, of: int | None
+) -> tuple[float, Workers, Iterator[TaskBatch]]:
+    """Return a task's weight in a meta-batch of `of` tasks, the workers, and the chunks of this part of it.
+
+    Chunks have `chunk` tasks at most, are one a worker at least, and as equal as that goes.
+    """
+    tasks, workers = len(batch), workers or Workers(1)
     most = min(chunk, math.ceil(tasks / workers.count))
-    return math.ceil(tasks / math.ceil(tasks / most))
+    return 1 / (of or tasks), workers, batch.chunks(math.ceil(tasks / math.ceil(tasks / most)))
 
 
 class MetaGradient(ABC):
@@ -79,9 +85,7 @@ class MetaGradient(ABC):
         Raises:
             ConfigError: no meta-parameter has a gradient.
         """
-        weight = 1 / (of or len(batch))
-        workers = workers or Workers(1)
-        chunks = batch.chunks(even_size(len(batch), chunk, workers))
+        weight, workers, chunks = cut(batch, chunk, workers, of)
         # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
         return self.fill(learner, workers.map(lambda tasks: self.gradients(learner, tasks, weight), chunks))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import Gradients, even_size
+from metarun.metagradients.metagradient import Gradients, cut
 from metarun.metagradients.objective import Over, QueryLoss, Share, differentiate
 from metarun.tasks import TaskBatch
 from metarun.workers import Workers
@@ -67,9 +67,7 @@ class Windowed(QueryLoss):
         if self.update == "horizon":
             yield from super().moves(learner, batch, chunk, workers, of)
             return
-        weight = 1 / (of or len(batch))
-        workers = workers or Workers(1)
-        parts = batch.chunks(even_size(len(batch), chunk, workers))
+        weight, workers, parts = cut(batch, chunk, workers, of)
         # All chunks are in the same window: each keeps φ and the rule's state, but no graph.
         chunks = [self.windows(learner, tasks, weight) for tasks in parts]
         while True:
