@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import time
@@ -12,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.functional import Places
 from metarun.learners import Learner, Scores
+from metarun.learners.soundness import copied
 from metarun.ledger import is_out_of_memory
 from metarun.metagradients import Gradients, MetaGradient, cut
 from metarun.storage import cache_directory
@@ -41,6 +42,7 @@ class Compiled(MetaGradient):
 
     def __init__(self, plain: MetaGradient) -> None:
         self.plain = plain
+        self.second_order = plain.second_order
         self._graphs: dict[int, Graph] = {}
         self._weight = 0.0  # of a task, which the graphs have in them
         self.gave_up = False
@@ -118,7 +120,8 @@ class _Traceable:
     def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
         state = (*learner.named_parameters(), *learner.named_buffers())
         self._trained = {name: each.requires_grad for name, each in state}
-        self._step = _Step(metagradient, copy.deepcopy(learner), weight)
+        self._step = _Step(metagradient, copied(learner), weight)
+        self._places = Places(self._step)
 
     def __call__(self, *tensors: Tensor) -> Results:
         count = len(self._trained)
@@ -126,14 +129,14 @@ class _Traceable:
             f"learner.{name}": each.detach().requires_grad_(trained)
             for (name, trained), each in zip(self._trained.items(), tensors[:count], strict=True)
         }
-        results: Results = torch.func.functional_call(self._step, state, tensors[count:])
+        results: Results = self._places.call(self._step, state, tensors[count:])
         return {
             kind: {name: each.detach() for name, each in found.items()} for kind, found in results.items()
         }
 
 
 class _Step(nn.Module):
-    """So that functional_call can put other tensors in the place of the learner's parameters."""
+    """A module, so that other tensors can be put in the place of the learner's parameters."""
 
     def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
         super().__init__()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
+from metarun.learners.soundness import copied
 from metarun.metagradients.metagradient import Gradients
 from metarun.metagradients.objective import Over, Share
 from metarun.metagradients.windows import Update, Windowed
 from metarun.randomness import state
 from metarun.tasks import TaskBatch
+from metarun.values import Size
 
 
 class EvolutionStrategies(Windowed):
@@ -40,12 +41,14 @@ class EvolutionStrategies(Windowed):
         anneal_for: of QueryLoss.
     """
 
+    second_order = False
+
     def __init__(
         self,
         *,
         sigma: PositiveFloat = 0.01,
-        pairs: PositiveInt = 8,
-        window: PositiveInt | None = None,
+        pairs: Size = 8,
+        window: Size | None = None,
         update: Update = "horizon",
         objective: Over = "mean",
         anneal_for: Share = 0.0,
@@ -72,7 +75,7 @@ class EvolutionStrategies(Windowed):
         assert isinstance(learner, GradientAdaptation)  # or check would have refused it
         steps = learner.loop.count(learner.training)
         weights = self.weights(steps)
-        both = copy.deepcopy(learner), copy.deepcopy(learner)
+        both = copied(learner), copied(learner)
         # The same for all chunks of a meta-batch, whichever thread or process has them.
         seeds = [state(self._seed, f"perturbations of pair {n}", self._step) for n in range(self.pairs)]
         window = self.window or max(steps, 1)
