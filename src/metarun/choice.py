@@ -21,6 +21,7 @@ from metarun.ledger import bytes_kept, is_out_of_memory, too_large
 from metarun.metagradients import MetaGradient
 from metarun.storage import as_json, cache_directory, lock, write_text
 from metarun.tasks import TaskBatch
+from metarun.ways import find_way
 from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
@@ -53,11 +54,15 @@ def choose(
     run of this work on this machine has the same engine and the same bits.
 
     Raises:
+        ConfigError: the learner cannot be computed, or not as the settings have it.
         MetarunError: one task does not fit into memory.
     """
     device = batch.support.x.device
     learner.rematerialise = settings.rematerialise
     try:
+        way = find_way(settings, metagradient, learner, batch)
+        if not way.together:
+            settings = settings.model_copy(update={"chunk": 1})
         one = bytes_kept(metagradient, learner, next(batch.chunks(1)))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -72,6 +77,7 @@ def choose(
         compile=settings.compile,
         rematerialise=settings.rematerialise,
         tf32=settings.tf32,
+        plain_attention=way.plain_attention,
     )
     candidates = [
         replace(engine, workers=workers, threads=threads, chunk=chunk)
@@ -179,7 +185,10 @@ def _description(
         "metarun": __version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "engine": [candidates[0].compile, candidates[0].rematerialise, candidates[0].tf32],
+        "engine": [
+            *(candidates[0].compile, candidates[0].rematerialise),
+            *(candidates[0].tf32, candidates[0].plain_attention),
+        ],
         "metagradient": f"{type(metagradient).__module__}.{type(metagradient).__qualname__}",
         "its settings": [f"{key}={each}" for key, each in vars(metagradient).items() if key[0] != "_"],
         "learner": repr(learner),

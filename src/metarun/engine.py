@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, PositiveInt, model_validator
+from pydantic import BaseModel, model_validator
 
 from metarun.allocator import keep_large_blocks
 from metarun.learners import Learner
+from metarun.values import Size, Threads
 from metarun.workers import Workers
 
 Strategy = Literal["batched", "per_task"]
@@ -20,9 +22,9 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
     """Attributes are the keys of conf/engine, in words there."""
 
     strategy: Literal["auto"] | Strategy = "auto"
-    chunk: Literal["auto"] | PositiveInt = "auto"
-    threads: Literal["auto"] | PositiveInt = "auto"
-    workers: Literal["auto"] | PositiveInt = "auto"
+    chunk: Literal["auto"] | Size = "auto"
+    threads: Literal["auto"] | Threads = "auto"
+    workers: Literal["auto"] | Threads = "auto"
     compile: bool = False
     rematerialise: bool = False
     tf32: bool = False
@@ -52,6 +54,7 @@ class Engine:
         compile: whether the meta-gradient is compiled.
         rematerialise: whether inner steps are computed again in the backward pass instead of kept.
         tf32: whether a GPU may round to TF32 in matrix products and convolutions.
+        plain_attention: whether attention is computed by kernels that have second derivatives.
     """
 
     chunk: int
@@ -61,6 +64,7 @@ class Engine:
     compile: bool = False
     rematerialise: bool = False
     tf32: bool = False
+    plain_attention: bool = False
 
     @property
     def strategy(self) -> Strategy:
@@ -74,9 +78,23 @@ class Engine:
             keep_large_blocks()
         # torch allows TF32 for convolutions by default.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+        use_attention(plain=self.plain_attention)
         learner.rematerialise = self.rematerialise
         return Workers(self.workers)
 
     def size(self, tasks: int) -> int:
         """Return how many of so many tasks really form a chunk."""
         return min(self.chunk, math.ceil(tasks / self.workers))
+
+
+def use_attention(*, plain: bool) -> None:
+    """Let torch compute attention by its plain kernels only, or by any."""
+    # What torch vectorises by a loop of its own it says at every start; whether that is worth it is measured.
+    warnings.filterwarnings("ignore", message="There is a performance drop")
+    for allow in (
+        torch.backends.cuda.enable_flash_sdp,  # of CPUs too
+        torch.backends.cuda.enable_mem_efficient_sdp,
+        torch.backends.cuda.enable_cudnn_sdp,
+        torch.backends.mha.set_fastpath_enabled,
+    ):
+        allow(not plain)

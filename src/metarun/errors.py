@@ -1,5 +1,26 @@
 """The errors that end a command with one line instead of a traceback."""
 
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return what an error of somebody's own class says, and the file and line that it came from."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [each for each in frames if not _LIBRARY.search(each.filename)]
+    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {text or 'without a word'}{where}"
+
+
+_LONGEST = 200
+# Frames of metarun and of what it stands on say nothing to the author of a class.
+_LIBRARY = re.compile(r"/(site-packages|metarun|lib/python3\.\d+)/")
+
 
 class MetarunError(Exception):
     """Something a user can act on; the message says what was given, what was expected, what to type."""

@@ -4,9 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+
+Seeding = Literal["streams", "shared"]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Where each consumer of random numbers starts: its name and all bits of the seed say so.
+
+    Args:
+        seed: of the run, or of its data.
+        seeding: `streams`; or `shared`, as runs have it that were begun before: all consumers draw the same
+            numbers, those of the low 32 bits of the seed, which is all that torch's generators take.
+    """
+
+    seed: int
+    seeding: Seeding = "streams"
+
+    def start(self, consumer: str, number: int = 0) -> int:
+        """Return the seed of a generator.
+
+        Args:
+            consumer: what draws: "model", "rule", "split", ….
+            number: of the task it draws for, where it draws for one.
+        """
+        if self.seeding == "shared":
+            return (number ^ self.seed) & (2**63 - 1)
+        return state(self.seed, consumer, number)
+
+    def generator(self, consumer: str) -> torch.Generator:
+        """Return a generator on the CPU."""
+        return torch.Generator().manual_seed(self.start(consumer))
 
 
 def fix(seed: int, work: str, number: int = 0) -> None:

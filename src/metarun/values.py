@@ -11,6 +11,21 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What 64-bit generators take."""
 
 
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of a layer, a window, or another dimension: none is larger than a million."""
+
+SizeOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
+"""The same, where 0 means none at all."""
+
+Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
+"""Of any loop; 0 means none, or never."""
+
+SomeSteps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+"""The same, where there has to be one."""
+
+Threads = Annotated[int, Field(ge=1, le=1024)]
+"""More than that no machine starts."""
+
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of examples or tasks: more than a million at once is a slip of the hand."""
 

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from metarun.errors import ConfigError
-from metarun.learners.initialisation import FreshParameters, matching, of_norms
+from metarun.learners.initialisation import FreshParameters, frozen, matching, of_norms
 from metarun.learners.inner_loop import InnerLoop
 from metarun.learners.learner import Graph, Learner
 from metarun.learners.rematerialise import rematerialised
+from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
+from metarun.learners.soundness import check_forward, check_layers
 from metarun.learners.task_forward import TaskForward
+from metarun.randomness import Seeding, Streams
 from metarun.rules import Parameters, UpdateRule
 from metarun.rules.rule import key
-from metarun.tasks import Examples, Loss
+from metarun.tasks import Examples, Loss, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class GradientAdaptation(Learner[AdaptedParameters]):
 
     Args:
         model: the network; its parameters are the initialisation θ. What does not require a gradient there
-            is not meta-learned, but may adapt (CAVIA's context parameters).
+            is frozen: no loop moves it, but for the context parameters of its modules, which adapt and are
+            not meta-learned (see `frozen`).
         rule: what a step does.
         loop: how many steps on how much of the support set.
         loss: of predictions and targets, one value a task.
@@ -71,11 +75,12 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         transductive: at test, predict all query examples in one batch (they share batch-norm
             statistics); otherwise each one alone, beside the support set, as in Reptile's code.
         seed: of the rule's own random initial weights, and of fresh parameters.
+        seeding: how they follow from it; see `Streams`.
         make_model: builds a fresh model.
 
     Raises:
-        ConfigError: no parameter matches `adapts` or `per_step`, or the model keeps running statistics or
-            drops out.
+        ConfigError: no parameter matches `adapts` or `per_step`, all are frozen, or the model keeps running
+            statistics or drops out.
     """
 
     def __init__(
@@ -92,10 +97,12 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         per_step: str | None = None,
         transductive: bool = True,
         seed: int = 0,
+        seeding: Seeding = "streams",
         make_model: Callable[[], nn.Module] | None = None,
     ) -> None:
         super().__init__(loss, metrics)
-        _check(model)
+        check_layers(model)
+        mend_weight_norm(model)
         self.model: nn.Module
         if start == "learned":
             self.model = model
@@ -105,8 +112,14 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self.loop = loop
         self.proximal = proximal
         self.transductive = transductive
+        streams = Streams(seed, seeding)
         names = [name for name, _ in model.named_parameters()]
-        self.adapted_names = matching(adapts, names)
+        self.adapted_names = matching(adapts, names) - frozen(model)
+        if not self.adapted_names:
+            raise ConfigError(
+                f"algo.adapts={adapts}: all that this stands for is frozen (requires_grad=False), so nothing "
+                f"adapts: leave a parameter of {type(model).__name__} free"
+            )
         self.fresh: FreshParameters | None = None
         if start == "fresh":
             if adapts != "all" or per_step or make_model is None:
@@ -118,7 +131,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
                 raise ConfigError("algo.start=fresh learns inner steps: type inner.steps=1 or more")
             for name, _ in model.named_buffers():
                 raise ConfigError(f"algo.start=fresh: the model has a buffer, {name}, which no task draws")
-            self.fresh = FreshParameters(make_model, seed)
+            self.fresh = FreshParameters(make_model, streams)
         own_each_step = self._own_each_step(per_step, names)
         self.adapted_names -= set(own_each_step)
         if not self.adapted_names:
@@ -131,14 +144,14 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
         self._forward = TaskForward(model)
         initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
-        rule.prepare(initial, torch.Generator().manual_seed(seed))
+        rule.prepare(initial, streams.generator("rule"))
 
     def _own_each_step(self, pattern: str | None, names: list[str]) -> list[str]:
         """Return the names of the parameters that `per_step` stands for."""
         if pattern is None:
             return []
         fitting = of_norms(self.model) if pattern == "norms" else matching(pattern, names, "algo.per_step")
-        return [name for name in names if name in fitting]
+        return [name for name in names if name in fitting - frozen(self.model)]
 
     def trained_names(self) -> set[str]:
         """Return the names of the meta-parameters."""
@@ -198,8 +211,12 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         if self.fresh is not None:
             if support.key is None:
                 raise ConfigError("algo.start=fresh: these episodes have no key to draw parameters with")
-            drawn = _leaves(self.fresh.draw(support.key, support.x))
-            return AdaptedParameters(drawn, {}, support.x, drawn)
+            device, dtype = support.x.device, support.x.dtype if support.x.is_floating_point() else None
+            own = {name: p.detach().to(device, dtype) for name, p in self.model.named_parameters()}
+            drawn = _leaves(
+                self.fresh.draw(support.key, {n: own.pop(n) for n in list(own) if n in self.adapted_names})
+            )
+            return AdaptedParameters(drawn, own, support.x, drawn)
         params: Parameters = {}
         shared: Parameters = {}
         for name, p in self.model.named_parameters():
@@ -254,6 +271,21 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             state = self.rule.observe(state, examples, losses if graph == "exact" else losses.detach())
             return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the model is a sequence of layers that are known to work every way there is."""
+        return self._forward.known
+
+    def check(self, tasks: TaskBatch) -> None:
+        """Raise ConfigError where the model's forward pass keeps or draws something; see `check_forward`."""
+        if not self._forward.known:
+            check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
+
+    def check_second_derivatives(self, tasks: TaskBatch) -> None:
+        """Raise ConfigError where torch's are not those of the gradient; see `second_derivatives`."""
+        if not self._forward.known:
+            check_second_derivatives(self.model, tasks.support.x[0])
+
     def support_losses(self, adapted: AdaptedParameters, support: Examples) -> Tensor:
         """Return each task's loss on the whole of its support set, [T]."""
         return self.loss(self._forward(adapted.params, adapted.shared, support.x), support.y)
@@ -282,17 +314,3 @@ def squared_distance(params: Parameters, others: Parameters) -> Tensor:
 def _leaves(params: Parameters) -> Parameters:
     """Cut the parameters from what made them, ready for the next step's gradient."""
     return {name: p.detach().requires_grad_() for name, p in params.items()}
-
-
-def _check(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
-            raise ConfigError(
-                f"model: {name} keeps running statistics, which tasks would share: "
-                f"build it with track_running_stats=False"
-            )
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ConfigError(
-                f"model: {name} drops out at random, from a generator that a resumed run would not have; "
-                f"build it with p=0"
-            )

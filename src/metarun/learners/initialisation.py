@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
+from metarun.randomness import Streams
 from metarun.rules import Parameters
 
 _GLOBAL_GENERATOR = threading.Lock()
@@ -25,6 +26,20 @@ def of_norms(model: nn.Module) -> set[str]:
     }
 
 
+def frozen(model: nn.Module) -> set[str]:
+    """Return the names of the parameters that neither loop moves: those without requires_grad.
+
+    A module may name some of them in a tuple `context_parameters`: those adapt all the same, from the same
+    value in every task, and are not meta-learned (CAVIA's).
+    """
+    context = {
+        f"{prefix}.{own}".removeprefix(".")
+        for prefix, module in model.named_modules()
+        for own in getattr(module, "context_parameters", ())
+    }
+    return {name for name, p in model.named_parameters() if not p.requires_grad} - context
+
+
 def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set[str]:
     """Return the parameter names that `all`, `head`, `body` or a pattern stands for.
 
@@ -36,6 +51,10 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
     Raises:
         ConfigError: the pattern fits no name, or there is none but those it leaves out.
     """
+    if not names:
+        raise ConfigError(
+            "the model has no parameters: there is nothing that could adapt; type another model"
+        )
     head = {name for name in names if name.startswith("head.")}
     if adapts in ("head", "body") and not head:
         raise ConfigError(
@@ -64,21 +83,21 @@ class FreshParameters:
 
     Args:
         make: builds the model; it draws from torch's global generator, as torch's layers do.
-        seed: with a task's key, of its draw.
+        streams: say, with a task's key, where its draw starts.
     """
 
-    def __init__(self, make: Callable[[], nn.Module], seed: int) -> None:
-        self._make, self._seed = make, seed
+    def __init__(self, make: Callable[[], nn.Module], streams: Streams) -> None:
+        self._make, self._streams = make, streams
 
-    def draw(self, keys: Tensor, like: Tensor) -> Parameters:
-        """Return the parameters of tasks with these keys [T], of the device and type of `like`, [T, …]."""
+    def draw(self, keys: Tensor, like: Mapping[str, Tensor]) -> Parameters:
+        """Return parameters of tasks with these keys [T], of the names and types of `like`, [T, …]."""
         drawn: list[dict[str, Tensor]] = []
         # The global generator is set for each task's model alone, and put back as it was.
         with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             for key in keys.tolist():
-                torch.default_generator.manual_seed((key ^ self._seed) & (2**63 - 1))
+                torch.default_generator.manual_seed(self._streams.start("fresh parameters", key))
                 drawn.append(dict(self._make().named_parameters()))
         return {
-            name: torch.stack([each[name].detach() for each in drawn]).to(like.device, like.dtype)
-            for name in drawn[0]
+            name: torch.stack([each[name].detach() for each in drawn]).to(each_like.device, each_like.dtype)
+            for name, each_like in like.items()
         }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pydantic import BaseModel, NonNegativeInt
+from pydantic import BaseModel
 
 from metarun.tasks import Examples
-from metarun.values import Count
+from metarun.values import Count, Steps
 
 
 class InnerLoop(BaseModel, extra="forbid", frozen=True):
@@ -19,8 +19,8 @@ class InnerLoop(BaseModel, extra="forbid", frozen=True):
         test_batch: the same while validating and testing.
     """
 
-    steps: NonNegativeInt
-    test_steps: NonNegativeInt | None = None
+    steps: Steps
+    test_steps: Steps | None = None
     batch: Count | None = None
     test_batch: Count | None = None
 

@@ -39,6 +39,17 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         self.loss = loss
         self.metrics = dict(metrics)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known to work for many tasks at once, and in every order of derivatives, untried."""
+        return False
+
+    def check(self, tasks: TaskBatch) -> None:
+        """Raise ConfigError where a few real tasks show that this learner would mix tasks up."""
+
+    def check_second_derivatives(self, tasks: TaskBatch) -> None:
+        """Raise ConfigError where real tasks show that torch's second derivatives of the model are wrong."""
+
     @abstractmethod
     def trajectory(self, support: Examples, graph: Graph) -> Iterator[Adapted]:
         """Yield the learner before adaptation and after each of its steps.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from metarun.batched import batched_forward
+from metarun.functional import Places
+from metarun.learners.soundness import copied
 from metarun.rules import Parameters
 
 
@@ -18,11 +19,15 @@ class TaskForward:
 
     Args:
         model: whose layers they are; its own parameters are not read.
+
+    Attributes:
+        known: whether it is a sequence of known layers, which keep nothing and draw nothing.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = model
+        self._model, self._places = model, Places(model)
         self._batched = batched_forward(model)
+        self.known = self._batched is not None
         self._copies: dict[int, nn.Module] = {}
 
     def __call__(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -34,7 +39,7 @@ class TaskForward:
         model = self._model_of_this_thread()
 
         def one_task(params: Parameters, x: Tensor) -> Tensor:
-            output: Tensor = functional_call(model, {**params, **shared}, (x,))
+            output: Tensor = self._places.call(model, {**params, **shared}, (x,))
             return output
 
         if tasks == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
@@ -47,10 +52,10 @@ class TaskForward:
         self._copies.clear()
 
     def _model_of_this_thread(self) -> nn.Module:
-        """Return a copy for every other thread: functional_call puts its parameters into the module."""
+        """Return a copy for every other thread: a call puts its parameters into the module."""
         if threading.current_thread() is threading.main_thread():
             return self._model
         thread = threading.get_ident()
         if thread not in self._copies:
-            self._copies[thread] = copy.deepcopy(self._model)
+            self._copies[thread] = copied(self._model)
         return self._copies[thread]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from metarun.errors import ConfigError
@@ -15,6 +15,7 @@ from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.metagradients.metagradient import Gradients, MetaGradient, check_trains_the_start
 from metarun.rules import Parameters
 from metarun.tasks import TaskBatch
+from metarun.values import Size
 
 
 class Implicit(MetaGradient):
@@ -30,7 +31,7 @@ class Implicit(MetaGradient):
             2 I + H/(2 + 10), which has the direction of λ + damping = 24.
     """
 
-    def __init__(self, *, cg_steps: PositiveInt = 5, damping: NonNegativeFloat = 0.0) -> None:
+    def __init__(self, *, cg_steps: Size = 5, damping: NonNegativeFloat = 0.0) -> None:
         self.cg_steps, self.damping = cg_steps, damping
 
     def check(self, learner: Learner[Any]) -> None:

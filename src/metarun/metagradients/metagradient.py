@@ -39,12 +39,14 @@ class MetaGradient(ABC):
         rematerialises: whether it can do with inner steps that are computed again in the backward pass.
         carries: whether it also says how to move what a rule carries from task to task.
         moves_often: whether the outer loop may move more than once in a meta-step.
+        second_order: whether it needs second derivatives of the model.
     """
 
     constant = True
     rematerialises = False
     carries = False
     moves_often = False
+    second_order = True
 
     def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
         """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""

@@ -69,6 +69,7 @@ class FirstOrder(Exact):
     """
 
     graph = "first_order"
+    second_order = False
 
     def __init__(self, *, objective: Over = "final", anneal_for: Share = 0.0) -> None:
         super().__init__(objective=objective, anneal_for=anneal_for)

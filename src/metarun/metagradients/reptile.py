@@ -20,6 +20,7 @@ class Reptile(MetaGradient):
     """
 
     carries = True
+    second_order = False
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner that does not adapt θ, or has meta-parameters besides θ."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from metarun.errors import ConfigError
@@ -15,6 +14,7 @@ from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.metagradients.metagradient import Gradients, cut
 from metarun.metagradients.objective import Over, QueryLoss, Share, differentiate
 from metarun.tasks import TaskBatch
+from metarun.values import Size
 from metarun.workers import Workers
 
 Update = Literal["horizon", "window"]
@@ -94,7 +94,7 @@ class Truncated(Windowed):
     def __init__(
         self,
         *,
-        window: PositiveInt = 20,
+        window: Size = 20,
         update: Update = "horizon",
         derivatives: Literal["exact", "first_order"] = "first_order",
         objective: Over = "mean",
@@ -102,6 +102,7 @@ class Truncated(Windowed):
     ) -> None:
         super().__init__(update=update, objective=objective, anneal_for=anneal_for)
         self.window, self.derivatives = window, derivatives
+        self.second_order = derivatives == "exact"
 
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError for a learner without inner steps, or with nothing learned within the last."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from metarun.values import Size
 
 
 class Context(nn.Module):
@@ -18,7 +19,9 @@ class Context(nn.Module):
         size: how many.
     """
 
-    def __init__(self, size: PositiveInt) -> None:
+    context_parameters = ("values",)
+
+    def __init__(self, size: Size) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.zeros(size), requires_grad=False)
 
@@ -44,7 +47,9 @@ class Film(nn.Module):
         channels: of the feature maps.
     """
 
-    def __init__(self, size: PositiveInt, channels: PositiveInt) -> None:
+    context_parameters = ("values",)
+
+    def __init__(self, size: Size, channels: Size) -> None:
         super().__init__()
         self.values = nn.Parameter(torch.zeros(size), requires_grad=False)
         self.map = nn.Linear(size, 2 * channels)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 
 from metarun.errors import ConfigError
 from metarun.models.context import Film
 from metarun.models.norms import Norm, norm_layer
+from metarun.values import Size, SizeOrNone
 
 BLOCKS = 4
 
@@ -41,11 +41,11 @@ class Conv4(nn.Sequential):
         *,
         input_shape: tuple[int, ...],
         output_size: int,
-        filters: PositiveInt = 64,
+        filters: Size = 64,
         norm: Norm = "batch",
         halve: Literal["pool", "stride"] = "pool",
         features: Literal["flatten", "mean"] = "flatten",
-        context: NonNegativeInt = 0,
+        context: SizeOrNone = 0,
         warp: bool = False,
     ) -> None:
         super().__init__()

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import nn
 
 from metarun.models.context import Context
 from metarun.models.norms import Norm, norm_layer
+from metarun.values import Size, SizeOrNone
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "gelu": nn.GELU}
 
@@ -64,10 +65,10 @@ class MLP(nn.Sequential):
         *,
         input_shape: tuple[int, ...],
         output_size: int,
-        hidden: Sequence[PositiveInt] = (40, 40),
+        hidden: Sequence[Size] = (40, 40),
         norm: Norm = "none",
         activation: Literal["relu", "tanh", "sigmoid", "elu", "gelu"] = "relu",
-        context: NonNegativeInt = 0,
+        context: SizeOrNone = 0,
         warp: bool = False,
     ) -> None:
         super().__init__()

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Parameters, UpdateRule
+from metarun.values import Size
 
 
 def coordinates(params: Parameters) -> Tensor:
@@ -74,8 +75,8 @@ class LSTM(Coordinatewise):
     def __init__(
         self,
         *,
-        hidden: PositiveInt = 20,
-        layers: PositiveInt = 2,
+        hidden: Size = 20,
+        layers: Size = 2,
         p: PositiveFloat = 10.0,
         scale: PositiveFloat = 0.1,
     ) -> None:
@@ -119,9 +120,7 @@ class MLP(Coordinatewise):
         scale: of the output.
     """
 
-    def __init__(
-        self, *, hidden: PositiveInt = 20, p: PositiveFloat = 10.0, scale: PositiveFloat = 0.1
-    ) -> None:
+    def __init__(self, *, hidden: Size = 20, p: PositiveFloat = 10.0, scale: PositiveFloat = 0.1) -> None:
         super().__init__()
         self.p, self.scale = p, scale
         self.network = perceptron(2, hidden, 1)

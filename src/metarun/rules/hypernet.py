@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +15,7 @@ from metarun.errors import ConfigError
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Decay, Parameters, UpdateRule, zeros
 from metarun.tasks import Examples
+from metarun.values import Size, SizeOrNone
 
 Feature = Literal["means", "norms", "loss", "examples"]
 
@@ -51,12 +52,12 @@ class Hypernet(UpdateRule):
         self,
         *,
         lr: PositiveFloat,
-        per_step: NonNegativeInt = 1,
+        per_step: SizeOrNone = 1,
         weight_decay: float = 0.0,
         momentum: Decay = 0.0,
         features: Sequence[Feature] = ("means", "norms", "loss", "examples"),
-        hidden: PositiveInt | None = 32,
-        embedding: PositiveInt = 32,
+        hidden: Size | None = 32,
+        embedding: Size = 32,
         input_shape: tuple[int, ...],
         output_size: int,
     ) -> None:

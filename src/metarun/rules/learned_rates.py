@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, NonNegativeFloat, NonNegativeInt
+from pydantic import AfterValidator, NonNegativeFloat
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.rules.rule import Decay, Parameters, UpdateRule, key, zeros
-from metarun.values import ordered
+from metarun.values import SizeOrNone, ordered
 
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 
@@ -46,7 +46,7 @@ class LearnedRates(UpdateRule):
         *,
         lr: NonNegativeFloat | RateInterval,
         per: Grain = "entry",
-        per_step: NonNegativeInt | None = None,
+        per_step: SizeOrNone | None = None,
         momentum: Decay | None = None,
         positive: bool = False,
     ) -> None:

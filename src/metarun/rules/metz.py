@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from metarun.rules.coordinatewise import Coordinatewise, coordinates, sizes
 from metarun.rules.perceptron import perceptron
 from metarun.rules.rule import Parameters
+from metarun.values import Size
 
 _MOMENTA = (0.9, 0.99, 0.999)
 _SECOND = 0.999
@@ -34,7 +35,7 @@ class MetzMLP(Coordinatewise):
     def __init__(
         self,
         *,
-        hidden: PositiveInt = 32,
+        hidden: Size = 32,
         step_scale: PositiveFloat = 0.001,
         magnitude_scale: PositiveFloat = 0.001,
     ) -> None:
