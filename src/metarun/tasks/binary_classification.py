@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from metarun.tasks import losses
 from metarun.tasks.draws import Draws
 from metarun.tasks.synthetic import SyntheticSource
+from metarun.values import Size
 
 
 class BinaryClassification(SyntheticSource):
@@ -31,7 +31,7 @@ class BinaryClassification(SyntheticSource):
     def __init__(
         self,
         *,
-        dimension: PositiveInt = 2,
+        dimension: Size = 2,
         loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
         **shared: Any,
     ) -> None:

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
+from metarun.tasks.given import as_images
 from metarun.tasks.losses import accuracy, cross_entropy
 from metarun.values import Count, Seed
 
-Way = Annotated[int, Field(ge=2)]
+Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class ClassEpisodes(ABC):
@@ -74,25 +75,30 @@ class ClassEpisodes(ABC):
 
     @abstractmethod
     def load(self) -> dict[Split, Tensor]:
-        """Return the images by split: uint8 [classes, images, *input_shape], 255 = 1."""
+        """Return by split [classes, images, *input_shape]: uint8, where 255 is 1, or floats from 0 to 1."""
 
     def prepare(self, device: torch.device) -> None:
         """Read the images, or fetch and read them, and keep them on the device.
 
         Raises:
-            MetarunError: there are other images than `classes` and `images_per_class` say, or none.
+            MetarunError: there are other images than `classes` and `images_per_class` say, or none; or `load`
+                fails.
         """
-        loaded = self.load()
+        name = f"{type(self).__name__}.load"
+        try:
+            loaded = self.load()
+        except (MetarunError, OSError):  # which say what is wrong
+            raise
+        except Exception as error:  # of a user's class, of any kind
+            raise MetarunError(f"{name} fails: {in_one_line(error)}") from error
+        if not isinstance(loaded, Mapping) or any(split not in loaded for split in SPLITS):
+            given = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+            raise MetarunError(f"{name} returns {given}, expected a dict of {', '.join(SPLITS)}")
+        images = {}
         for split in SPLITS:
-            found, expected = (
-                loaded[split].shape,
-                (self.classes(split), self.images_per_class, *self.input_shape),
-            )
-            if found != expected:
-                raise MetarunError(
-                    f"{type(self).__name__}.load: {split} has shape {list(found)}, not {expected}"
-                )
-        self._images = {split: images.to(device) for split, images in loaded.items()}
+            expected = (self.classes(split), self.images_per_class, *self.input_shape)
+            images[split] = as_images(f"{name}: {split}", loaded[split], expected).to(device)
+        self._images = images
 
     def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
@@ -113,7 +119,7 @@ class ClassEpisodes(ABC):
         def gather(part: Tensor, order: Tensor) -> Examples:
             label = order // part.shape[2]  # place in [way, part] → label
             x = images[chosen.gather(1, label), part.flatten(1).gather(1, order)]
-            return Examples(x.to(self.dtype) / 255, label)
+            return Examples(x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype), label)
 
         by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
         return TaskBatch(

@@ -3,14 +3,27 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from metarun.errors import ConfigError
+
+
+def _check_shapes(predictions: Tensor, targets: Tensor) -> None:
+    """Raise ConfigError where torch would stretch one of them to the shape of the other, and be silent."""
+    if predictions.shape != targets.shape:
+        raise ConfigError(
+            f"the model predicts {list(predictions.shape)}, and the targets are {list(targets.shape)}: both "
+            f"should be [tasks, examples, outputs]"
+        )
+
 
 def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean over examples and outputs of (prediction − target)²; targets [T, n, out]."""
+    _check_shapes(predictions, targets)
     return (predictions - targets).square().flatten(1).mean(1)
 
 
 def sum_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """Sum over examples and outputs of (prediction − target)²; targets [T, n, out]."""
+    _check_shapes(predictions, targets)
     return (predictions - targets).square().flatten(1).sum(1)
 
 

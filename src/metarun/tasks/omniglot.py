@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from metarun.errors import ConfigError
+from metarun.randomness import Seeding, Streams
 from metarun.tasks.batch import Split
 from metarun.tasks.class_episodes import ClassEpisodes
-from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, load_images
+from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
 from metarun.values import Seed
 
 # The lake split validates on characters cut from the background set; as many as the random split does.
@@ -32,7 +33,11 @@ class Omniglot(ClassEpisodes):
             ProtoNet's code), `train` while training only (Reptile's code), `none` nowhere.
         root: folder of the archives, or one to download them to; null is the environment variable
             METARUN_DATA, else the user's cache directory.
-        **shared: way, shot, query, train_shot and seed (ClassEpisodes).
+        resize: from 105 × 105 pixels: `lanczos` smooths (81 grey values), `nearest` takes one pixel of each
+            place (black and white), as MAML's code does, whose filter Pillow ignores in one-bit images.
+        seed: which episodes there are, and which characters each split has.
+        seeding: how the split follows from the seed; see `Streams`.
+        **shared: way, shot, query, train_shot and dtype (ClassEpisodes).
 
     Raises:
         ConfigError: `root` is no folder, or an episode needs more than there is.
@@ -47,10 +52,13 @@ class Omniglot(ClassEpisodes):
         split: Literal["random", "lake"] = "random",
         rotations: Literal["all", "train", "none"] = "all",
         root: str | None = None,
+        resize: Resize = "lanczos",
         seed: Seed = 0,
+        seeding: Seeding = "streams",
         **shared: Any,
     ) -> None:
-        self.split, self.rotations = split, rotations
+        self.split, self.rotations, self.resize = split, rotations, resize
+        self.seeding = seeding
         self.root = None if root is None else Path(root).expanduser()
         if self.root is not None and not self.root.is_dir():
             raise ConfigError(
@@ -68,7 +76,7 @@ class Omniglot(ClassEpisodes):
 
     def characters(self) -> dict[Split, Tensor]:
         """Return which characters (0 … 1622, background first) each split has, as int64 [n]."""
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = Streams(self.seed, self.seeding).generator("split")
         counts = _COUNTS[self.split]
         pool = CHARACTERS if self.split == "random" else BACKGROUND
         order = torch.randperm(pool, generator=generator)
@@ -82,7 +90,7 @@ class Omniglot(ClassEpisodes):
 
     def load(self) -> dict[Split, Tensor]:
         """Return uint8 [classes, 20, 1, 28, 28] by split; class r·n + c is character c turned by r·90°."""
-        images = load_images(self.root)[:, :, None]
+        images = load_images(self.root, self.resize)[:, :, None]
         return {
             split: torch.cat([images[chosen].rot90(turn, (3, 4)) for turn in range(self._turns(split))])
             for split, chosen in self.characters().items()

@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,6 +28,8 @@ from metarun.storage import (
 
 log = logging.getLogger("metarun")
 
+Resize = Literal["lanczos", "nearest"]
+
 BACKGROUND, CHARACTERS, DRAWINGS, SIZE = 964, 964 + 659, 20, 28
 _SCAN = 105
 _HOME = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
@@ -39,18 +42,20 @@ _ARCHIVES = {
 _VERSION = 1
 
 
-def load_images(root: Path | None) -> Tensor:
+def load_images(root: Path | None, resize: Resize = "lanczos") -> Tensor:
     """Return uint8 [1623, 20, 28, 28], ink = 255; background characters first, both sets in name order.
 
     Args:
         root: folder of the two archives (or of a folder `omniglot` that holds them); where they are
             missing they are downloaded to it. None is METARUN_DATA, else the user's cache directory.
+        resize: how; each way has a cache of its own.
 
     Raises:
         MetarunError: an archive is not Omniglot, or cannot be downloaded.
     """
     folder = _folder(root or data_directory())
-    cache = cache_directory() / "omniglot-28.pt"
+    way = "" if resize == "lanczos" else f"-{resize}"
+    cache = cache_directory() / f"omniglot-28{way}.pt"
     with lock(cache):
         kept = _read_cache(cache, folder, without_archives=root is None)
         if kept is not None:
@@ -61,7 +66,7 @@ def load_images(root: Path | None) -> Tensor:
             archive = folder / f"{name}.zip"
             if not archive.exists():
                 download(_HOME + archive.name, archive, md5)
-            parts.append(_read_archive(archive, characters))
+            parts.append(_read_archive(archive, characters, resize))
         images = torch.cat(parts)
         write_tensors(cache, {"version": _VERSION, "archives": _sizes(folder), "images": images})
         return images
@@ -93,7 +98,7 @@ def _read_cache(cache: Path, folder: Path, *, without_archives: bool) -> Tensor 
     return images
 
 
-def _read_archive(path: Path, characters: int) -> Tensor:
+def _read_archive(path: Path, characters: int, resize: Resize) -> Tensor:
     """Return uint8 [characters, 20, 28, 28] from an archive after checking that it is the real one."""
     wrong = f"{path} is not the Omniglot archive: expected {characters} characters of {DRAWINGS} drawings"
     fix = f"delete it to download it again, or put the official {path.name} there"
@@ -104,17 +109,17 @@ def _read_archive(path: Path, characters: int) -> Tensor:
             if len(drawings) != characters or set(drawings.values()) != {DRAWINGS}:
                 raise MetarunError(f"{wrong}, found {len(drawings)} characters, {len(names)} drawings: {fix}")
             bar = tqdm(names, f"reading {path.name} (once)", unit=" images", disable=None, leave=False)
-            pixels = b"".join(_read_drawing(archive.read(name)) for name in bar)
+            pixels = b"".join(_read_drawing(archive.read(name), resize) for name in bar)
     except (zipfile.BadZipFile, zlib.error, OSError) as error:  # OSError: what Pillow raises
         raise MetarunError(f"{wrong}, found a damaged file ({error}): {fix}") from error
     return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(characters, DRAWINGS, SIZE, SIZE)
 
 
-def _read_drawing(png: bytes) -> bytes:
+def _read_drawing(png: bytes, resize: Resize) -> bytes:
     """Return 28 × 28 bytes, ink = 255, of a 105 × 105 drawing, ink = 0."""
     with Image.open(io.BytesIO(png)) as drawing:
         if drawing.size != (_SCAN, _SCAN):
             raise UnidentifiedImageError(f"a drawing of {drawing.size}, expected {(_SCAN, _SCAN)}")
         # Pillow silently takes the nearest pixel when it resizes one-bit images: greyscale first.
-        grey = drawing.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        grey = drawing.convert("L").resize((SIZE, SIZE), Image.Resampling[resize.upper()])
     return ImageOps.invert(grey).tobytes()

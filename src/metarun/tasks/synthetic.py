@@ -64,7 +64,7 @@ class SyntheticSource(ABC):
 
     def _examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Examples:
         x, y = self.examples(draws, task, n)
-        return Examples(x.to(self.dtype), y if y.dtype == torch.int64 else y.to(self.dtype))
+        return Examples(x.to(self.dtype), y.to(self.dtype) if y.is_floating_point() else y.long())
 
     @abstractmethod
     def task(self, draws: Draws) -> dict[str, Tensor]:

@@ -1,0 +1,116 @@
+"""What a user's class hands over: taken where it is clear what is meant, else refused in one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.errors import MetarunError
+from metarun.tasks.batch import Examples, Loss, Split, TaskBatch, TaskSource
+from metarun.tasks.losses import binary_cross_entropy, cross_entropy
+
+_CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
+
+
+def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
+    """Return images as uint8, 255 = 1, or as floats from 0 to 1.
+
+    Args:
+        name: of what they are, for messages.
+        given: a tensor, a numpy array, or nested lists.
+        expected: their shape.
+
+    Raises:
+        MetarunError: they are of another shape, or it is not clear what their numbers mean.
+    """
+    try:
+        images = given if isinstance(given, Tensor) else torch.as_tensor(np.ascontiguousarray(given))
+    except (ValueError, TypeError, RuntimeError) as error:  # of numpy and torch: ragged, or no numbers
+        text = " ".join(str(error).split())[:120]
+        raise MetarunError(
+            f"{name} is no array of numbers ({text}): expected the shape {expected}"
+        ) from error
+    if images.shape != expected:
+        raise MetarunError(f"{name} has shape {tuple(images.shape)}, expected {expected}")
+    if images.dtype == torch.bool:
+        return images.float()
+    low, high = (each.item() for each in images.aminmax())
+    what = (
+        f"{name} is {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)} from {low:g} to {high:g}"
+    )
+    if images.dtype == torch.uint8:
+        if high == 1:
+            raise MetarunError(f"{what}, and 255 stands for 1: multiply by 255, or give floats from 0 to 1")
+        return images
+    if not (images.is_floating_point() and low >= 0 and high <= 1):  # what is not finite is not
+        raise MetarunError(f"{what}: expected uint8 from 0 to 255, or floats from 0 to 1")
+    return images
+
+
+def tidy(source: TaskSource, batch: TaskBatch) -> TaskBatch:
+    """Return a batch whose labels are int64, as torch's losses want them.
+
+    Raises:
+        MetarunError: labels of classes are fractions.
+    """
+    support, query = (_tidy(source, examples) for examples in (batch.support, batch.query))
+    return (
+        batch
+        if support is batch.support and query is batch.query
+        else replace(batch, support=support, query=query)
+    )
+
+
+def _tidy(source: TaskSource, examples: Examples) -> Examples:
+    y = examples.y
+    if y.dtype == torch.int64 or (y.is_floating_point() and source.loss not in _CLASSIFY):
+        return examples
+    labels = y.long()
+    if y.is_floating_point() and not torch.equal(labels.to(y.dtype), y):
+        raise MetarunError(
+            f"{type(source).__name__}.batch: labels are {_kind(y)}, and not whole numbers: expected classes "
+            f"0, 1, …"
+        )
+    return replace(examples, y=labels)
+
+
+def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, dtype: torch.dtype) -> None:
+    """Raise MetarunError where a source's tasks do not have the form that losses and models rely on.
+
+    Args:
+        source: whose tasks they are.
+        split: of which they are.
+        batch: the tasks.
+        count: how many were asked for.
+        dtype: of the model's parameters.
+    """
+    for kind, examples in (("support", batch.support), ("query", batch.query)):
+        name = f"{type(source).__name__}.batch: {split} {kind}"
+        x, y = examples.x, examples.y
+        form = f"x {tuple(x.shape)} {_kind(x)} and y {tuple(y.shape)} {_kind(y)}"
+        if x.dim() < 2 or y.shape[:2] != x.shape[:2] or len(x) != count or x.shape[1] == 0:
+            raise MetarunError(
+                f"{name}: {count} tasks have {form}, expected x [{count}, n, …] and y [{count}, n, …]"
+            )
+        if tuple(x.shape[2:]) != tuple(source.input_shape):
+            raise MetarunError(f"{name}: {form}, and input_shape is {tuple(source.input_shape)}")
+        for each in (x, y):
+            if each.is_floating_point() and each.dtype != dtype:
+                raise MetarunError(
+                    f"{name}: {form}, expected {str(dtype).removeprefix('torch.')} as dtype= says"
+                )
+            if not each.isfinite().all():
+                raise MetarunError(f"{name}: {form} hold numbers that are not finite")
+        if source.loss is cross_entropy and not (int(y.min()) >= 0 and int(y.max()) < source.output_size):
+            raise MetarunError(
+                f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to "
+                f"{source.output_size - 1}"
+            )
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
