@@ -12,11 +12,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from metarun.config import Config, check_device
-from metarun.errors import ConfigError, MetarunError
+from metarun.config import Config, check_device, check_made
+from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import GradientAdaptation, InnerLoop, Learner
+from metarun.ledger import is_out_of_memory
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
+from metarun.randomness import Streams
 from metarun.schema import locate, target_fields
 from metarun.tasks import TaskSource
 
@@ -26,6 +28,7 @@ class Parts:
     """What a training and an evaluation work with."""
 
     device: torch.device
+    dtype: torch.dtype
     source: TaskSource
     learner: Learner[Any]
 
@@ -42,31 +45,37 @@ def build(config: Config) -> Parts:
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        model: nn.Module = _make(config.model, **shapes).to(dtype)
+        torch.default_generator.manual_seed(Streams(config.seed, config.seeding).start("model"))
+        model: nn.Module = _make("model", config.model, **shapes).to(dtype)
     loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
     rule = {key: value for key, value in config.inner.items() if key not in loop}
     learner: Learner[Any] = _make(
+        "algo",
         config.algo,
         model=model,
-        rule=_make(rule, **_wanted("inner", rule, shapes)),
+        rule=_make("inner", rule, **_wanted("inner", rule, shapes)),
         loop=InnerLoop(**loop),
         loss=source.loss,
         metrics=source.metrics,
         seed=config.seed,
-        **_wanted("algo", config.algo, {"make_model": _make(config.model, _partial_=True, **shapes)}),
+        **_wanted(
+            "algo",
+            config.algo,
+            {"make_model": _make("model", config.model, _partial_=True, **shapes), "seeding": config.seeding},
+        ),
     )
-    return Parts(device, source, learner.to(device, dtype))
+    return Parts(device, dtype, source, learner.to(device, dtype))
 
 
 def build_source(config: Config) -> TaskSource:
     """Build the task source; nothing is read from disk yet."""
-    given = _wanted("data", config.data, {"dtype": _dtype(config)})
-    if not given and config.dtype != "float32":
+    given = _wanted("data", config.data, {"dtype": _dtype(config), "seeding": config.seeding})
+    if "dtype" not in given and config.dtype != "float32":
         raise ConfigError(
-            f"dtype={config.dtype}: {config.data['_target_']} has no argument dtype, and makes what it makes"
+            f"dtype={config.dtype}: {config.data['_target_']} always makes float32: "
+            f"give it an argument dtype, or type dtype=float32"
         )
-    return _make(config.data, **given)  # type: ignore[no-any-return]
+    return _make("data", config.data, **given)  # type: ignore[no-any-return]
 
 
 def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +97,7 @@ def check_fit(config: Config) -> None:
 
 def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
     """Build the meta-gradient and check that it can train this learner."""
-    metagradient: MetaGradient = _make(config.metagradient)
+    metagradient: MetaGradient = _make("metagradient", config.metagradient)
     metagradient.check(learner)
     if isinstance(learner, GradientAdaptation) and learner.rule.carries and not metagradient.carries:
         raise ConfigError(
@@ -118,15 +127,20 @@ def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
 
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
-    make = _make(config.outer.optimizer, _partial_=True)
+    make = _make("outer.optimizer", config.outer.optimizer, _partial_=True)
     trained = [p for p in learner.parameters() if p.requires_grad]
     carried: list[nn.Parameter] = []
     if isinstance(learner, GradientAdaptation) and learner.rule.carries:
         carried = [p for p in learner.rule.parameters() if not p.requires_grad]
-    if not trained:
+    if not trained and config.algo.get("start") == "fresh":
         raise ConfigError(
             f"there is nothing to learn: algo.start=fresh learns the update rule alone, and "
             f"{config.inner['_target_']} has no weights; type inner=lstm"
+        )
+    if not trained:
+        raise ConfigError(
+            f"there is nothing to learn: no parameter of {config.model['_target_']} requires a gradient, and "
+            f"{config.inner['_target_']} has no weights; free some parameters, or type inner=metasgd"
         )
     try:
         return Outer(config.outer, make, trained, config.train.steps, carried)
@@ -134,14 +148,25 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
         raise ConfigError(f"outer.optimizer: {error}") from error
 
 
-def _make(node: Mapping[str, Any], **given: Any) -> Any:
-    """Call what a node's `_target_` names, and let its own complaint through as it is."""
+def _make(group: str, node: Mapping[str, Any], **given: Any) -> Any:
+    """Call what a node's `_target_` names; only that: what is nested in its arguments stays plain values.
+
+    Raises:
+        MetarunError: its own complaint, as it is.
+        ConfigError: it fails in another way, or makes something else than the group is for.
+    """
     try:
-        return instantiate(dict(node), **given, _convert_="all")
+        made = instantiate(dict(node), **given, _convert_="all", _recursive_=False)
     except InstantiationException as error:
-        if isinstance(error.__cause__, MetarunError):
-            raise error.__cause__ from None
-        raise
+        cause = error.__cause__ or error
+        if isinstance(cause, MetarunError):
+            raise cause from None
+        if is_out_of_memory(cause):
+            raise ConfigError(f"{group}: it does not fit into memory: type smaller sizes") from error
+        raise ConfigError(f"{group}._target_={node['_target_']} fails: {in_one_line(cause)}") from error
+    if not given.get("_partial_"):
+        check_made(group, made)
+    return made
 
 
 def chosen_device(name: str) -> torch.device:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, NonNegativeInt, PositiveInt, ValidationError, model_validator
+import torch
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
+from torch import nn
 
 from metarun.engine import EngineSettings
 from metarun.errors import ConfigError
+from metarun.learners import Learner
 from metarun.learners.inner_loop import InnerLoop
+from metarun.metagradients import MetaGradient
 from metarun.outer import OuterSettings
+from metarun.randomness import Seeding
+from metarun.rules import UpdateRule
 from metarun.schema import Fields, check, locate, settings_fields, target_fields
 from metarun.suggest import did_you_mean
-from metarun.values import Count, Duration, Seed
+from metarun.values import Count, Duration, Seed, SizeOrNone, SomeSteps, Steps
 
 
 def _device(name: str) -> str:
@@ -25,18 +32,18 @@ def _device(name: str) -> str:
 class TrainSettings(BaseModel, extra="forbid", frozen=True):
     """Attributes are the keys of conf/train, in words there."""
 
-    steps: NonNegativeInt
+    steps: Steps
     meta_batch: Count
-    log_every: PositiveInt
-    validate_every: NonNegativeInt
+    log_every: SomeSteps
+    validate_every: Steps
     validation_tasks: Count
-    checkpoint_every: NonNegativeInt
+    checkpoint_every: Steps
     test_tasks: Count
-    keep: NonNegativeInt = 2
+    keep: SizeOrNone = 2
     resume: Literal["auto", "never"] = "auto"
     max_time: Duration | None = None  # seconds, once it is read
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    patience: PositiveInt | None = None
+    patience: SomeSteps | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -53,6 +60,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     seed: Seed
     device: Annotated[str, AfterValidator(_device)]
     dtype: Literal["float32", "float64"] = "float32"
+    seeding: Seeding = "streams"
     algo: dict[str, Any]
     metagradient: dict[str, Any]
     model: dict[str, Any]
@@ -66,27 +74,67 @@ class Config(BaseModel, extra="forbid", frozen=True):
 
 # What metarun passes to each group's class itself, so that nobody types it.
 GIVEN: dict[str, tuple[str, ...]] = {
-    "algo": ("model", "rule", "loop", "loss", "metrics", "seed", "make_model"),
+    "algo": ("model", "rule", "loop", "loss", "metrics", "seed", "seeding", "make_model"),
     "metagradient": (),
     "model": ("input_shape", "output_size"),
-    "data": ("dtype",),
+    "data": ("dtype", "seeding"),
     "inner": ("input_shape", "output_size"),
 }
 
 
-def read_config(node: Mapping[str, Any]) -> Config:
+# What each group's class derives from.
+KINDS: dict[str, type] = {
+    "algo": Learner,
+    "metagradient": MetaGradient,
+    "model": nn.Module,
+    "inner": UpdateRule,
+    "outer.optimizer": torch.optim.Optimizer,
+}
+
+
+def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]) -> None:
+    """Raise ConfigError for a class, or a function by its annotation, of another kind than the group's.
+
+    It is not called before: the config may be that of a run from a stranger, and its target any function.
+    """
+    made = target if inspect.isclass(target) else get_type_hints(target).get("return")
+    kind = KINDS.get(group)
+    if inspect.isclass(made) and (issubclass(made, kind) if kind else hasattr(made, "batch")):
+        return
+    wanted = (
+        f"a subclass of {kind.__module__}.{kind.__qualname__}" if kind else "a class with the method batch"
+    )
+    hint = "" if inspect.isclass(target) else " (or a function annotated to return one)"
+    raise ConfigError(f"{group}._target_={node['_target_']}: expected {wanted}{hint}")
+
+
+def check_made(group: str, made: Any) -> None:
+    """Raise ConfigError where what was made for a group is of another kind."""
+    kind = KINDS.get(group)
+    if kind and not isinstance(made, kind):
+        raise ConfigError(f"{group}: expected a {kind.__qualname__}, {type(made).__name__} was made")
+
+
+def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     """Check a composed config, as plain values, and return it typed; nothing is built.
+
+    Args:
+        node: the config.
+        home: the folder that the run was started in, to say where a class may be that cannot be imported.
+            Nothing is imported from there unasked: a run may be from a stranger.
 
     Raises:
         ConfigError: with one line that names the key, what was given and what would be right.
     """
     root = settings_fields(Config)
     # The groups' own contents are checked below, where a message can name the key inside.
-    for group in root.types.keys() - {"seed", "device", "dtype", "suggested"}:
+    for group in root.types.keys() - {"seed", "device", "dtype", "seeding", "suggested"}:
         root.types[group] = dict[str, Any]
     check("", node, root)
     for group, given in GIVEN.items():
-        fields = target_fields(locate(group, node[group]), given)
+        target = locate(group, node[group], home)
+        check_target(group, node[group], target)
+        fields = target_fields(target, given)
         if group == "inner":
             loop = settings_fields(InnerLoop)
             if taken := sorted(fields.types.keys() & loop.types.keys()):
@@ -101,12 +149,22 @@ def read_config(node: Mapping[str, Any]) -> Config:
     for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
         check(group, node[group], settings_fields(settings))
     optimizer = node["outer"]["optimizer"]
-    check("outer.optimizer", optimizer, target_fields(locate("outer.optimizer", optimizer), ("params", "lr")))
+    target = locate("outer.optimizer", optimizer)
+    check_target("outer.optimizer", optimizer, target)
+    check("outer.optimizer", optimizer, target_fields(target, ("params", "lr")))
     check_device(node["device"])
     try:
         return Config.model_validate(dict(node))
-    except ValidationError as error:  # single keys are checked above: these are keys that do not agree
-        raise ConfigError("; ".join(str(each["ctx"]["error"]) for each in error.errors())) from error
+    except (
+        ValidationError
+    ) as error:  # single keys are checked above: these are keys that do not agree, as a rule
+        raise ConfigError("; ".join(_said(each) for each in error.errors())) from error
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """Return what a validator of ours says, or what pydantic says of a key."""
+    own = error.get("ctx", {}).get("error")
+    return str(own) if own else f"{'.'.join(str(each) for each in error['loc'])}: {error['msg']}"
 
 
 # Keys of some models, which an algorithm sets.
@@ -124,8 +182,6 @@ def _check_has_parts(model: Mapping[str, Any], fields: Fields) -> None:
 
 def check_device(name: str) -> None:
     """Raise ConfigError where there is no such device on this machine."""
-    import torch
-
     if not name.startswith("cuda"):
         return
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -59,8 +59,9 @@ def launch(
         MetarunError: the run is in use, a file cannot be written, or the training failed.
         Interrupted: it was stopped, and can be resumed.
     """
-    config = read_config(node)
     run = Run(directory)
+    node = run.with_own(node, words)
+    config = read_config(node, run.home)
     if run.exists() and config.train.resume == "never" and not resume:
         raise ConfigError(
             f"train.resume=never: {directory} holds a run; type another hydra.run.dir=FOLDER, or "

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from metarun.errors import ConfigError
+
 _INSIDE = Path(__file__).parent / "conf"
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "conf"
 """The yaml files: inside the package in a wheel, at the top of the repository in an editable install."""
@@ -25,7 +27,8 @@ class Option:
     @classmethod
     def read(cls, path: Path) -> Option:
         """Read the comment at the top of a yaml."""
-        with path.open(encoding="utf-8") as file:
+        # Whatever a user's editor has written: one option that cannot be read should not hide the others.
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), file)]
         lines = [line for line in comment if not line.startswith("@package")]
         return cls(path.stem, lines[1] if len(lines) > 1 else "")
@@ -40,3 +43,10 @@ def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
             if options:
                 found.setdefault(group.relative_to(folder).as_posix(), []).extend(options)
     return found
+
+
+def check_config_dirs(config_dirs: Sequence[str], hint: str = "") -> None:
+    """Raise ConfigError where one of a user's own folders of groups is none."""
+    for each in config_dirs:
+        if "://" not in each and not Path(each).is_dir():
+            raise ConfigError(f"--config-dir {each}: it is not a folder{hint}")

@@ -11,19 +11,26 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, in_one_line
 from metarun.suggest import did_you_mean
 
 
-def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
+def locate(group: str, node: Mapping[str, Any], home: str = "") -> Callable[..., Any]:
     """Import what a node's `_target_` names.
+
+    Args:
+        group: the node's own key, for messages.
+        node: plain values.
+        home: a folder where it may be, to be named where it cannot be imported.
 
     Raises:
         ConfigError: there is no `_target_`, or nothing of that name can be imported.
@@ -33,26 +40,39 @@ def locate(group: str, node: Mapping[str, Any]) -> Callable[..., Any]:
         raise ConfigError(f"{group}._target_={target}: expected a class, as in my_package.my_module.MyClass")
     module_name, _, name = target.rpartition(".")
     try:
+        if not all(part.isidentifier() for part in target.split(".")):
+            raise ImportError("that is not a name of Python's")
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise ConfigError(f"{group}._target_={target}: cannot be imported ({error})") from error
+    except Exception as error:  # of a user's module, of any kind
+        elsewhere = (
+            f": the run was started in {home}; type the command there, or with PYTHONPATH={shlex.quote(home)}"
+            if home and Path(home) != Path.cwd()
+            else ""
+        )
+        raise ConfigError(
+            f"{group}._target_={target}: cannot be imported ({in_one_line(error)}){elsewhere}"
+        ) from error
     if not callable(found):
-        raise ConfigError(f"{group}._target_={target}: expected a class or a function")
+        raise ConfigError(f"{group}._target_={target}: expected a class or a function, found {found!r:.60}")
     return found  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The keys of a node: their types, which of them must be there, and whether others may be."""
+    """The keys of a node: their types, which must be there, and whether others, or `_target_`, may be."""
 
     types: dict[str, Any]
     required: frozenset[str]
     open_ended: bool = False
+    of_a_target: bool = False
 
     def __or__(self, other: Fields) -> Fields:
         """Return the keys of both."""
         return Fields(
-            self.types | other.types, self.required | other.required, self.open_ended or other.open_ended
+            self.types | other.types,
+            self.required | other.required,
+            self.open_ended or other.open_ended,
+            self.of_a_target or other.of_a_target,
         )
 
 
@@ -85,7 +105,7 @@ def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fi
                     required.add(name)
         if not open_ended:
             break
-    return Fields(types, frozenset(required), open_ended)
+    return Fields(types, frozenset(required), open_ended, of_a_target=True)
 
 
 _PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -110,7 +130,9 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
         ConfigError: a key is unknown or missing, or its value has the wrong type or is out of range.
     """
     for key, value in node.items():
-        if key not in (*fields.types, "_target_") and not fields.open_ended:
+        if key == "_target_" and fields.of_a_target:
+            continue
+        if key not in fields.types and not fields.open_ended:
             known = ", ".join(fields.types) or "(it has none)"
             raise ConfigError(
                 f"{_path(group, key)}={_typed(value)}: there is no such key"
@@ -119,6 +141,9 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
     missing = [key for key in fields.types if key in fields.required - node.keys()]
     if missing:
         raise ConfigError(f"{_path(group, missing[0])} is missing: type {_path(group, missing[0])}=VALUE")
+    for key, value in node.items():
+        if not isinstance(value, Mapping) and any(abs(number) >= 2**63 for number in _integers(value)):
+            raise ConfigError(f"{_path(group, key)}={_typed(value)}: should be less than 2^63")
     kinds = {key: kind for key, kind in fields.types.items() if key in node}
     model = TypedDict("model", kinds)  # type: ignore[misc]
     # Strict for YAML's own types: from JSON a list is a tuple and 1 is a float, but "1" is no number.
@@ -127,6 +152,15 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
         TypeAdapter(model).validate_json(json.dumps({key: node[key] for key in kinds}))
     except ValidationError as error:
         raise ConfigError(_one_line(group, node, error)) from error
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """Yield the integers in plain values: torch takes none of more than 63 bits."""
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _integers(each)
 
 
 def _path(group: str, key: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from metarun.overrides import set_key, single_values
 from metarun.ranks import started
 from metarun.runs.directory import Run, resume_command
 from metarun.suggest import did_you_mean
+from metarun.tasks.episodes import first_episodes
+from metarun.ways import find_way
 from metarun.workers import Workers
 
 log = logging.getLogger("metarun")
@@ -67,14 +69,14 @@ class Trained:
 
 
 def reopen(
-    directory: Path, overrides: Sequence[str], config_dir: str | None = None, also_open: Sequence[str] = ()
+    directory: Path, overrides: Sequence[str], config_dirs: Sequence[str] = (), also_open: Sequence[str] = ()
 ) -> Trained:
     """Build a run's learner with the weights of its best checkpoint (the last, where none was validated).
 
     Args:
         directory: of the run.
         overrides: of keys that are open at a test; of `model` too, where every task starts afresh.
-        config_dir: a user's own options.
+        config_dirs: a user's own options.
         also_open: keys besides OPEN that may be overridden.
 
     Raises:
@@ -86,10 +88,10 @@ def reopen(
         raise ConfigError("a test is computed by one process: type the command without torchrun")
     run = Run.open(directory)
     trained = run.config()
-    node = override(trained, overrides, config_dir, also_open)
-    config = read_config(node)
+    node = override(trained, overrides, config_dirs, also_open)
+    config = read_config(node, run.home)
     if not _is_fresh(trained):
-        _check_shapes(read_config({**trained, "device": "cpu"}), config)
+        _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
     best, last = run.checkpoints.best(), run.checkpoints.newest()
     state = best or last
     if state is None:
@@ -107,7 +109,16 @@ def reopen(
     chosen = dict((last or state)["engine"])
     before = trained["engine"]
     chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
-    return Trained(run, config, parts, Engine(**chosen), state["step"])
+    engine = Engine(**chosen)
+    tasks = first_episodes(parts.source, "test", parts.dtype)
+    parts.learner.check(tasks)
+    way = find_way(config.engine, None, parts.learner, tasks)
+    engine = replace(
+        engine,
+        chunk=engine.chunk if way.together else 1,
+        plain_attention=engine.plain_attention or way.plain_attention,
+    )
+    return Trained(run, config, parts, engine, state["step"])
 
 
 def adapting(trained: Trained, command: str) -> GradientAdaptation:
@@ -124,7 +135,7 @@ def adapting(trained: Trained, command: str) -> GradientAdaptation:
 def override(
     trained: dict[str, Any],
     overrides: Sequence[str],
-    config_dir: str | None = None,
+    config_dirs: Sequence[str] = (),
     also_open: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return a run's config with some keys, or the whole data group, replaced.
@@ -135,7 +146,7 @@ def override(
     config = deepcopy(trained)
     # Groups first: single keys are meant for the option that was chosen.
     for each in sorted(single_values(overrides), key=lambda each: "." in each.key_or_group):
-        _apply(config, each, config_dir, also_open)
+        _apply(config, each, config_dirs, also_open)
     if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
         log.warning("other split, seed or rotations than in training: test classes may have been trained on")
     return config
@@ -146,7 +157,9 @@ def _is_fresh(config: Mapping[str, Any]) -> bool:
     return bool(config["algo"].get("start") == "fresh")
 
 
-def _apply(config: dict[str, Any], each: Override, config_dir: str | None, also_open: Sequence[str]) -> None:
+def _apply(
+    config: dict[str, Any], each: Override, config_dirs: Sequence[str], also_open: Sequence[str]
+) -> None:
     key = each.key_or_group
     groups = ("data", "model") if _is_fresh(config) else ("data",)
     allowed = (*groups, *OPEN[1:], *also_open)
@@ -156,7 +169,7 @@ def _apply(config: dict[str, Any], each: Override, config_dir: str | None, also_
             f"choose from {', '.join(allowed)}"
         )
     if key in groups:
-        chosen = compose_config([str(each.input_line), f"seed={config['seed']}"], config_dir)[key]
+        chosen = compose_config([str(each.input_line), f"seed={config['seed']}"], config_dirs)[key]
         # The run's own dataset stays as it was trained on; its default split could be another.
         if key == "model" or chosen.get("_target_") != config[key]["_target_"]:
             config[key] = chosen

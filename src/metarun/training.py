@@ -25,8 +25,9 @@ from metarun.meter import Meter
 from metarun.ranks import Ranks
 from metarun.runs.directory import Run, resume_command
 from metarun.runs.progress import describe
-from metarun.tasks import TaskBatch
+from metarun.tasks import SPLITS, TaskBatch
 from metarun.tasks.ahead import Ahead
+from metarun.tasks.episodes import first_episodes
 
 log = logging.getLogger("metarun")
 
@@ -59,6 +60,8 @@ class Training:
         )
         self.outer = build_outer(config, self.learner)
         self.source.prepare(self.parts.device)
+        first = {split: first_episodes(self.source, split, self.parts.dtype) for split in SPLITS}
+        self.learner.check(first["train"])
         self.step = 0
         self.best: dict[str, Any] | None = None
         self.quality = -math.inf

@@ -58,7 +58,7 @@ def make_work(
         dtype: of parameters and examples.
         tasks: of the meta-batch; the config's own number where None.
     """
-    config = read_config(compose_config([*overrides, "device=cpu"], str(_CONF)))
+    config = read_config(compose_config([*overrides, "device=cpu"], [str(_CONF)]))
     parts = build(config)
     learner = parts.learner
     assert isinstance(learner, GradientAdaptation)

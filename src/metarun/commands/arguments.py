@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metarun.errors import ConfigError
+from metarun.options import check_config_dirs
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -20,7 +21,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         raise ConfigError(f"{message}; see {parser.prog} --help")
 
     parser.error = complain  # type: ignore[method-assign, assignment]
-    return parser.parse_intermixed_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
+    check_config_dirs(getattr(given, "config_dirs", ()))
+    return given
 
 
 def run_and_overrides(verb: str, description: str, also_open: Sequence[str]) -> argparse.ArgumentParser:
@@ -36,5 +39,17 @@ def run_and_overrides(verb: str, description: str, also_open: Sequence[str]) -> 
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
     parser.add_argument("overrides", nargs="*", help="key=value, as in data.shot=5 inner.test_steps=10")
-    parser.add_argument("--config-dir", help="a folder of your own groups and options")
+    add_config_dirs(parser)
     return parser
+
+
+def add_config_dirs(parser: argparse.ArgumentParser) -> None:
+    """Let a verb take a user's own folders of groups, as `config_dirs`."""
+    parser.add_argument(
+        "--config-dir",
+        dest="config_dirs",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="a folder of your own groups and options; may be given again",
+    )

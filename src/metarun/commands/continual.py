@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     for flag in ("tasks", "streams"):
         if getattr(given, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(given, flag)}: should be 1 or more")
-    trained = reopen(given.run, given.overrides, given.config_dir)
+    trained = reopen(given.run, given.overrides, given.config_dirs)
     learner = adapting(trained, "continual")
     trained.use()
     fix(trained.config.seed, "test")

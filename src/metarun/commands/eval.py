@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     """
     parser = run_and_overrides("eval", "Test a run's best checkpoint again.", _ALSO_OPEN)
     given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dir, _ALSO_OPEN)
+    trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
     config, parts = trained.config, trained.parts
     fix(config.seed, "test")
     curve = evaluate(

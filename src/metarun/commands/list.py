@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from metarun.commands.arguments import parse
+from metarun.commands.arguments import add_config_dirs, parse
 from metarun.errors import ConfigError
 from metarun.options import CONF, groups
 from metarun.suggest import did_you_mean
@@ -19,11 +19,9 @@ def main(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser("metarun list", description="Print what can be chosen, a line each.")
     parser.add_argument("group", nargs="?", help="one group: algo, model, data, …")
-    parser.add_argument("--config-dir", type=Path, help="a folder of your own groups and options")
+    add_config_dirs(parser)
     given = parse(parser, arguments[1:])
-    if given.config_dir and not given.config_dir.is_dir():
-        raise ConfigError(f"--config-dir {given.config_dir}: it is not a folder")
-    found = groups([folder for folder in (CONF, given.config_dir) if folder])
+    found = groups([CONF, *(Path(folder) for folder in given.config_dirs)])
     if given.group and given.group not in found:
         raise ConfigError(
             f"{given.group}: there is no such group{did_you_mean(given.group, found)}; "

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         _ALSO_OPEN,
     )
     given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dir, _ALSO_OPEN)
+    trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
     learner = adapting(trained, "optimizers")
     config = trained.config
     if learner.loop.count(training=False) == 0:

@@ -8,8 +8,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from metarun.commands.arguments import parse
+from metarun.commands.arguments import add_config_dirs, parse
 from metarun.commands.run import train_sweep
+from metarun.compose import compose_config
 from metarun.errors import ConfigError
 from metarun.launch import launch, show, together
 from metarun.overrides import set_key, single_values
@@ -33,28 +34,42 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="outputs/DATE/TIME, or a sweep's")
     parser.add_argument("overrides", nargs="*", help="key=value, as in train.steps=20000")
+    add_config_dirs(parser)
     given = parse(parser, arguments[1:])
     if Sweep(given.directory).exists():
-        train_sweep(given.directory, given.overrides)
+        train_sweep(given.directory, given.overrides, given.config_dirs)
         return
     run = Run.open(given.directory)
-    node = override(run.config(), given.overrides)
+    node = override(run.config(), given.overrides, given.config_dirs)
     together(lambda: show(launch(node, run.directory, arguments, resume=True), run.directory))
 
 
-def override(trained: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Return a run's config with some of the keys replaced that may be.
+def override(
+    trained: dict[str, Any], words: Sequence[str], config_dirs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return a run's config with some of the keys replaced that may be, or a group of them by an option.
 
     Raises:
         ConfigError: a word does not fit, or its key is one that a run keeps.
     """
     config = deepcopy(trained)
-    for each in single_values(words):
+    # Groups first: single keys are meant for the option that was chosen.
+    for each in sorted(single_values(words), key=lambda each: "." in each.key_or_group):
         key = each.key_or_group
         if not may_change(key):
             raise ConfigError(
                 f"{each.input_line}: a run keeps {key} for all its life{did_you_mean(key, MAY_CHANGE)}; "
                 f"choose from {', '.join(MAY_CHANGE)}, or start another run"
             )
-        set_key(config, each)
+        if key in _GROUPS:
+            chosen = compose_config([str(each.input_line)], config_dirs)[key]
+            config[key] = {
+                k: v if may_change(f"{key}.{k}") else config[key].get(k, v) for k, v in chosen.items()
+            }
+        else:
+            set_key(config, each)
     return config
+
+
+_GROUPS = ("engine", "train")
+"""Those all of whose keys may change, or nearly all."""

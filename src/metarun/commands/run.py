@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import sys
@@ -20,11 +21,21 @@ from omegaconf import DictConfig
 
 from metarun.build import check_fit
 from metarun.commands.arguments import parse
-from metarun.compose import COMPOSITION_ERRORS, compose_config, explain, plain, prepare_hydra
+from metarun.compose import (
+    COMPOSITION_ERRORS,
+    SEARCH_PATH,
+    compose_config,
+    explain,
+    own_config_dirs,
+    plain,
+    prepare_hydra,
+    quoted,
+    search_path,
+)
 from metarun.config import read_config
 from metarun.errors import ConfigError, MetarunError
 from metarun.launch import launch, show, together
-from metarun.options import CONF
+from metarun.options import CONF, check_config_dirs
 from metarun.overrides import single_values
 from metarun.runs.changes import MAY_CHANGE, may_change
 from metarun.runs.directory import held
@@ -32,7 +43,6 @@ from metarun.suggest import did_you_mean
 from metarun.sweeps.directory import Sweep
 from metarun.sweeps.grid import combinations
 from metarun.sweeps.job import run_job
-from metarun.sweeps.launching import quoted
 
 # What ended the run of this process. Raised inside Hydra's job it would print lines of Hydra's own.
 _failures: list[MetarunError | OSError] = []
@@ -53,54 +63,82 @@ def main(arguments: list[str]) -> None:
 
 def _main(arguments: list[str]) -> None:
     prepare_hydra()
+    config_dirs, arguments = _own_config_dirs(arguments)
     parser = get_args_parser()
     parser.prog = "metarun"
     flags = parse(parser, arguments)
+    overrides: list[str] = flags.overrides
     shows_only = flags.cfg or flags.info or flags.hydra_help or flags.shell_completion
     own_root = flags.config_name or flags.config_path or flags.experimental_rerun
-    if flags.config_dir and not Path(flags.config_dir).is_dir():
-        raise ConfigError(f"--config-dir {flags.config_dir}: it is not a folder")
+    check_config_dirs(config_dirs)
+    if flags.multirun:
+        config_dirs = _with_those_before(config_dirs, overrides)
     if not (shows_only or own_root):
         # Hydra makes directories before it calls us, and a wrong config should not leave any.
-        searches = flags.multirun and _sweeper(flags.overrides) == "optuna"
-        jobs = _jobs(flags.overrides) if flags.multirun else [flags.overrides]
-        for number, overrides in enumerate(jobs):
-            config = read_config(compose_config(overrides, flags.config_dir))
+        searches = flags.multirun and _sweeper(overrides) == "optuna"
+        jobs = _jobs(overrides, config_dirs) if flags.multirun else [overrides]
+        for number, words in enumerate(jobs):
+            config = read_config(compose_config(words, config_dirs))
             try:
                 check_fit(config)
             except ConfigError as error:
                 if len(jobs) == 1:
                     raise
-                raise ConfigError(f"job {number}, {' '.join(overrides)}: {error}") from error
+                raise ConfigError(f"job {number}, {' '.join(words)}: {error}") from error
             if searches and not config.train.validate_every:
                 raise ConfigError(
                     "train.validate_every=0: a search goes by validations; type train.validate_every=100"
                 )
-    _compose_and_train(arguments, flags.overrides, flags.config_dir)
+    _compose_and_train([word for word in arguments if word not in overrides], overrides, config_dirs)
 
 
-def _compose_and_train(arguments: list[str], overrides: list[str], config_dir: str | None) -> None:
+def _own_config_dirs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return a user's own folders of groups, however they were typed, and the other arguments."""
+    parser = argparse.ArgumentParser("metarun", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    given, others = parser.parse_known_args(arguments)
+    searched = [word for word in others if word.startswith(f"{SEARCH_PATH}=")]
+    for each in single_values(searched):
+        found = each.value()
+        if not isinstance(found, list) or not all(isinstance(place, str) for place in found):
+            raise ConfigError(
+                f"{each.input_line}: should be a list of folders, as in {SEARCH_PATH}=[file://myconf]"
+            )
+        given.config_dir += [str(place).removeprefix("file://") for place in found]
+    return given.config_dir, [word for word in others if word not in searched]
+
+
+def _with_those_before(config_dirs: list[str], overrides: Sequence[str]) -> list[str]:
+    """Return a user's own folders, with those of the sweep that goes on, if one does."""
+    typed = [word for word in overrides if word.startswith("hydra.sweep.dir=")]
+    place = single_values(typed)[-1].value() if typed else None
+    return Sweep(Path(place)).all_config_dirs(config_dirs) if isinstance(place, str) else config_dirs
+
+
+def _compose_and_train(flags: list[str], overrides: list[str], config_dirs: list[str]) -> None:
     # Hydra reads sys.argv, and ends the process itself unless this variable lets its errors through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Its own parser wants all overrides in one place.
-    sys.argv = ["metarun", *(word for word in arguments if word not in overrides), *overrides]
+    own = [search_path(config_dirs)] if config_dirs else []
+    sys.argv = ["metarun", *flags, *overrides, *own]
     try:
         _hydra_main()
     except COMPOSITION_ERRORS as error:
-        raise explain(error, overrides, config_dir) from error
+        raise explain(error, overrides, config_dirs) from error
     if _failures:
         raise _failures.pop()
 
 
-def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
+def train_sweep(directory: Path, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> None:
     """Continue a sweep: run what is missing, half done or failed.
 
     Args:
         directory: of the sweep.
         overrides: of keys that may change, for all jobs; of Hydra's own keys, for the sweep.
+        config_dirs: a user's own folders of groups, besides those that it began with.
 
     Raises:
-        ConfigError: an override is of a key that a run keeps.
+        ConfigError: a folder that it began with is gone, or an override is of a key that a run keeps.
         MetarunError: jobs have failed.
     """
     of_sweep: list[str] = []
@@ -117,6 +155,7 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
             )
         (of_sweep if of_hydra else of_jobs).append(str(each.input_line))
     sweep = Sweep(directory)
+    all_dirs = sweep.all_config_dirs(config_dirs)
     if of_jobs and _sweeper(sweep.words) == "optuna":
         raise ConfigError(
             f"{of_jobs[0]}: the trials of a search are compared, so all have the same; type hydra.* only"
@@ -124,17 +163,17 @@ def train_sweep(directory: Path, overrides: Sequence[str]) -> None:
     if of_jobs:
         latest = {word.partition("=")[0]: word for word in (*sweep.more, *of_jobs)}
         for job in sweep.jobs[:1]:  # before it is kept
-            read_config(compose_config([*job, *latest.values()], next(iter(sweep.config_dirs), None)))
+            read_config(compose_config([*job, *latest.values()], all_dirs))
         with held(directory):
             sweep.write(more=list(latest.values()))
     words = [word for word in sweep.words if not word.startswith("hydra.sweep.dir=")]
     if any(word.startswith("hydra/launcher=") for word in of_sweep):  # what was typed for the one before
         words = [word for word in words if not word.startswith(("hydra/launcher=", "hydra.launcher."))]
-    own = [word for folder in sweep.config_dirs for word in ("--config-dir", folder)]
+    own = [word for folder in all_dirs for word in ("--config-dir", folder)]
     main(["-m", *own, *words, f"hydra.sweep.dir={quoted(directory)}", *of_sweep])
 
 
-def _jobs(overrides: list[str]) -> list[list[str]]:
+def _jobs(overrides: list[str], config_dirs: Sequence[str]) -> list[list[str]]:
     """Return the overrides of the first jobs of a sweep, or of one that stands for all of a search.
 
     Raises:
@@ -148,7 +187,7 @@ def _jobs(overrides: list[str]) -> list[list[str]]:
             loader = GlobalHydra.instance().config_loader()
             jobs = combinations(loader, overrides, {})
     except COMPOSITION_ERRORS as error:
-        raise explain(error, overrides) from error
+        raise explain(error, overrides, config_dirs) from error
     if not jobs:
         raise ConfigError(f"{' '.join(overrides)}: these choices make no job")
     return [list(job) for job in jobs[:_CHECKED_JOBS]]
@@ -177,8 +216,8 @@ def _hydra_main(node: DictConfig) -> Any:
     if hydra_config.mode == RunMode.MULTIRUN:
         return run_job(node)
     directory = Path(hydra_config.runtime.output_dir)
-    own = [each.path for each in hydra_config.runtime.config_sources if each.provider == "command-line"]
-    words = [*(f"--config-dir={folder}" for folder in own), *hydra_config.overrides.task]
+    own = (f"--config-dir={folder}" for folder in own_config_dirs(hydra_config))
+    words = [*own, *hydra_config.overrides.task]
     try:
         show(launch(plain(node), directory, words), directory)
     except (MetarunError, OSError) as error:

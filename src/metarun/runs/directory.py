@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,22 @@ class Run:
             self.write_json("manifest.json", manifest)
             self._write_config(config)
 
+    def with_own(self, config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
+        """Return a config with what a run of an older metarun has without saying so, unless it was typed."""
+        if not self.exists():
+            return dict(config)
+        typed = {word.lstrip("+").partition("=")[0] for word in words}
+        unsaid = _ADDED_LATER.keys() - self._config().keys() - typed
+        return {**config, **{key: value for key, value in _ADDED_LATER.items() if key in unsaid}}
+
+    def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """Return the dotted keys in which a config differs from the run's own, with old and new value.
+
+        A key that came with a later metarun does not count, where its value is what was done before.
+        """
+        found = differences(self.config(), config)
+        return {key: both for key, both in found.items() if both != (None, _NEW_IN_GROUPS.get(key, both))}
+
     def changed(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the keys in which a config differs from the run's own, with the old and the new value.
 
@@ -96,7 +112,7 @@ class Run:
         """
         if not self.exists():
             return {}
-        different = differences(self.config(), config)
+        different = self.differing(config)
         refused = [key for key in different if not may_change(key)]
         if refused:
             raise ConfigError(
@@ -107,7 +123,7 @@ class Run:
 
     def _identity(self) -> str:
         """Return a digest of what a run keeps for all its life."""
-        return hashlib.sha256(as_json(kept(self.config())).encode()).hexdigest()
+        return hashlib.sha256(as_json(kept(_HAD_DTYPE | self._config())).encode()).hexdigest()
 
     @property
     def changing(self) -> Mapping[str, Any]:
@@ -134,6 +150,10 @@ class Run:
         Raises:
             MetarunError: the file is damaged.
         """
+        return _ADDED_LATER | self._config()
+
+    def _config(self) -> dict[str, Any]:
+        """Return what config.yaml holds."""
         path = self._path("config.yaml")
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -141,11 +161,16 @@ class Run:
             raise MetarunError(f"{path} is damaged: restore it from a copy") from error
         if not isinstance(config, dict) or not _is_plain(config):
             raise MetarunError(f"{path} holds no config: restore it from a copy")
-        return _ADDED_LATER | config
+        return config
 
     def manifest(self) -> dict[str, Any]:
         """Return what one needs to know to repeat the run; nothing where it was lost."""
         return self._read_json("manifest.json") or {}
+
+    @property
+    def home(self) -> str:
+        """The folder that the run was started in, where a user's own classes may be; "" where it was lost."""
+        return str(self.manifest().get("directory", ""))
 
     def results(self) -> dict[str, Any] | None:
         """Return the results of a finished run, None of any other.
@@ -244,7 +269,9 @@ def resume_command(directory: Path) -> str:
 
 
 # What a run of an older metarun had without saying so.
-_ADDED_LATER = {"dtype": "float32"}
+_NEW_IN_GROUPS = {"data.resize": "lanczos"}
+_HAD_DTYPE = {"dtype": "float32"}
+_ADDED_LATER = {**_HAD_DTYPE, "seeding": "shared"}
 
 
 def _is_plain(value: Any) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -37,12 +39,35 @@ def _unless_asked() -> bool | None:
     return None if _bars and log.isEnabledFor(logging.INFO) else True
 
 
+class _Console:
+    """The console, where a terminal that was closed ends no run."""
+
+    def write(self, text: str) -> None:
+        """Write, if anybody is there."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody is there."""
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 class TrainingProgress:
     """Loss, rate and time left of a training."""
 
     def __init__(self, done: int, steps: int) -> None:
         self._bar = tqdm(
-            total=steps, initial=done, unit=" steps", desc="training", disable=_unless_asked(), smoothing=0.1
+            total=steps,
+            initial=done,
+            unit=" steps",
+            desc="training",
+            file=_Console(),
+            disable=_unless_asked(),
+            smoothing=0.1,
         )
         self._redirect = logging_redirect_tqdm([log])
         self._first, self._steps = done, steps
@@ -80,5 +105,11 @@ class TrainingProgress:
 def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:
     """Hand through the chunks of an evaluation with a bar."""
     yield from tqdm(
-        chunks, desc=description, total=total, unit=" chunks", disable=_unless_asked(), leave=False
+        chunks,
+        desc=description,
+        total=total,
+        unit=" chunks",
+        file=_Console(),
+        disable=_unless_asked(),
+        leave=False,
     )

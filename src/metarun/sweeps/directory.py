@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from metarun.errors import ConfigError, MetarunError
+from metarun.options import check_config_dirs
+from metarun.runs.changes import may_change
 from metarun.runs.directory import Run
 from metarun.storage import as_json, write_text
 
@@ -23,17 +25,21 @@ class Job:
         number: its place in the sweep, the same for ever.
         overrides: what makes it different, as `key=value`.
         directory: of its run.
+        compose: makes its config, as plain values.
     """
 
     number: int
     overrides: tuple[str, ...]
     directory: Path
+    compose: Callable[[], Mapping[str, Any]] = field(compare=False, repr=False)
 
     @property
     def status(self) -> Status:
         """How it stands, by the files in its directory."""
         run = Run(self.directory)
         try:
+            if run.exists() and self.foreign():
+                return "failed"
             if run.exists() and run.results():
                 return "finished"
         except MetarunError:  # of a damaged file; the run says so itself when it goes on
@@ -41,6 +47,21 @@ class Job:
         if run.error():
             return "failed"
         return "stopped" if run.exists() else "missing"
+
+    def foreign(self) -> str | None:
+        """Return why the run in the directory is not this job's, None where it is or there is none.
+
+        Raises:
+            MetarunError: the run's config is damaged.
+        """
+        run = Run(self.directory)
+        if not run.exists():
+            return None
+        different = run.differing(run.with_own(self.compose(), self.overrides))
+        keys = [key for key in different if not may_change(key)]
+        if not keys:
+            return None
+        return f"{self.directory} holds a run with another config (it differs in {', '.join(keys)})"
 
 
 def stop_file(directory: Path) -> Path:
@@ -93,6 +114,22 @@ class Sweep:
     def config_dirs(self) -> list[str]:
         """The user's own folders of groups and options."""
         return [str(folder) for folder in self._content()["config_dirs"]]
+
+    def all_config_dirs(self, typed: Sequence[str]) -> list[str]:
+        """Return the folders of groups of all commands of this sweep, and those that are typed now.
+
+        Raises:
+            ConfigError: one is gone, and no other is typed.
+        """
+        kept = self.config_dirs if self.exists() else []
+        if not typed:
+            check_config_dirs(
+                kept,
+                f", and the sweep {self.directory} began with it: type --config-dir FOLDER to say where",
+            )
+        there = [each for each in kept if "://" in each or Path(each).is_dir()]
+        absolute = [each if "://" in each else str(Path(each).absolute()) for each in typed]
+        return list(dict.fromkeys([*there, *absolute]))
 
     @property
     def jobs(self) -> list[tuple[str, ...]]:

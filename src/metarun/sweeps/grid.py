@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from metarun.overrides import set_key, single_values
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job
-from metarun.sweeps.launching import Launching
+from metarun.sweeps.launching import Launching, check_distinct
 from metarun.sweeps.table import Outcome, grouped
 
 log = logging.getLogger("metarun")
@@ -50,8 +50,13 @@ def sweep(
         known = kept.jobs
         # Typed again, perhaps with more values: those that were there keep their numbers.
         known = [*known, *(job for job in wanted if job not in known)]
-        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs, jobs=known)
         jobs = [launching.job(number, overrides) for number, overrides in enumerate(known)]
+        check_distinct(jobs)
+        kept.write(
+            words=[*launching.words, *arguments],
+            config_dirs=kept.all_config_dirs(launching.config_dirs),
+            jobs=known,
+        )
         left = [job for job in jobs if not (job.status == "finished" and _has(job, kept.more))]
         if len(left) < len(jobs):
             log.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))

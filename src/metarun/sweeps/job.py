@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metarun.compose import plain, prepare_hydra
+from metarun.compose import own_config_dirs, plain, prepare_hydra
 from metarun.errors import Interrupted, MetarunError, OutOfTimeError, PrunedError
 from metarun.evaluate import Curve
 from metarun.launch import ALIKE, launch
@@ -86,8 +86,7 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
 
 
 def _launch(node: DictConfig, hydra: Any, directory: Path, signals: StopSignals) -> Curve:
-    own = [each.path for each in hydra.runtime.config_sources if each.provider == "command-line"]
-    words = [*(f"--config-dir={folder}" for folder in own), *hydra.overrides.task]
+    words = [*(f"--config-dir={folder}" for folder in own_config_dirs(hydra)), *hydra.overrides.task]
     # The folder is the sweep's own: what is there is to go on, whatever train.resume says.
     return launch(plain(node), directory, words, resume=True, hopeless=judge(hydra), signals=signals)
 

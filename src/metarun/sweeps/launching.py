@@ -15,11 +15,13 @@ from types import FrameType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
+from metarun.compose import SEARCH_PATH, own_config_dirs, plain, quoted
 from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
 from metarun.runs.directory import InUseError, Run, held, resume_command
 from metarun.storage import write_text
@@ -73,25 +75,52 @@ class Launching:
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.directory = Path(str(config.hydra.sweep.dir))
-        self.words = as_typed(config.hydra.overrides.hydra)
-        self.config_dirs = [
-            str(Path(each.path).absolute())
-            for each in config.hydra.runtime.config_sources
-            if each.provider == "command-line"
+        self.config_dirs = own_config_dirs(config.hydra)
+        self.words = [
+            word for word in as_typed(config.hydra.overrides.hydra) if not word.startswith(f"{SEARCH_PATH}=")
         ]
         # By number, unless somebody wants other names; then they do not depend on what is skipped.
         raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         self.numbered = isinstance(raw, dict) and raw["subdir"] == "${hydra.job.num}"
 
     def job(self, number: int, overrides: Sequence[str]) -> Job:
-        """Return the job with this number, and where its run is."""
+        """Return the job with this number, and where its run is.
+
+        Raises:
+            ConfigError: that is not in a folder of its own inside the sweep's.
+        """
         subdir = str(number)
         if not self.numbered:
-            config = self.loader.load_sweep_config(self._config, list(overrides))
+            subdir = str(self._config_of(number, overrides).hydra.sweep.subdir)
+        inside = os.path.normpath(subdir)
+        if Path(inside).is_absolute() or Path(inside).parts[:1] in ((), ("..",)):
+            raise ConfigError(
+                f"hydra.sweep.subdir: the folder of job {number} would be {subdir}, not one inside that of "
+                f"the sweep: type hydra.sweep.subdir=… without / at its start and without .."
+            )
+        return Job(
+            number, tuple(overrides), self.directory / inside, lambda: self._compose(number, overrides)
+        )
+
+    def _config_of(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """Return a job's config, and Hydra's own for it."""
+        config = self.loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.num = number
+        return config
+
+    def _compose(self, number: int, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return a job's config as plain values."""
+        config = self._config_of(number, overrides)
+        holder = HydraConfig.instance()
+        before = holder.cfg
+        try:
+            holder.set_config(config)  # what ${hydra:…} in the config refers to
             with open_dict(config):
-                config.hydra.job.num = number
-            subdir = str(config.hydra.sweep.subdir)
-        return Job(number, tuple(overrides), self.directory / subdir)
+                del config["hydra"]
+            return plain(config)
+        finally:
+            holder.cfg = before
 
     def launch(self, jobs: Sequence[Job], more: Sequence[str] = ()) -> None:
         """Run jobs; what came of them is in their directories.
@@ -206,10 +235,28 @@ class Launching:
             raise UnfinishedError(f"{message}; {again}", OutOfTimeError.exit_status)
 
 
-def quoted(path: Path) -> str:
-    """Return a path as a value in Hydra's grammar, where a quote within quotes has a backslash before it."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
-    return f"'{escaped}'"
+def check_distinct(jobs: Sequence[Job]) -> None:
+    """Raise ConfigError where two jobs would have the same folder, or one would be inside another's."""
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        other = owners.setdefault(job.directory, job)
+        if other is not job:
+            raise ConfigError(
+                f"hydra.sweep.subdir: {_named(other, job)} and {_named(job, other)} would share the folder "
+                f"{job.directory}: type hydra.sweep.subdir with all that differs, or leave it out"
+            )
+    for job in jobs:
+        other = next((owners[each] for each in job.directory.parents if each in owners), job)
+        if other is not job:
+            raise ConfigError(
+                f"hydra.sweep.subdir: the folder of {_named(job, other)} would be inside that of "
+                f"{_named(other, job)}, {other.directory}: type another, or leave it out"
+            )
+
+
+def _named(job: Job, other: Job) -> str:
+    """Return the number of a job, and how it differs from another."""
+    return f"job {job.number} ({' '.join(word for word in job.overrides if word not in other.overrides)})"
 
 
 def as_typed(words: ListConfig) -> list[str]:

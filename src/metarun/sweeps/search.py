@@ -63,11 +63,15 @@ def search(
                 f"from a copy, or type another hydra.sweep.dir=FOLDER"
             )
         study.check(space)
-        kept.write(words=[*launching.words, *arguments], config_dirs=launching.config_dirs)
+        kept.write(
+            words=[*launching.words, *arguments], config_dirs=kept.all_config_dirs(launching.config_dirs)
+        )
         for trial in study.unfinished:
             if not overrides(trial):
                 study.drop(trial)
         begun = study.unfinished
+        if not launching.numbered:
+            log.warning("hydra.sweep.subdir is not used in a search: trial N is in folder N")
         launching.numbered = True  # a job finds its trial by the number
         log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
         while True:

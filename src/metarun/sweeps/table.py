@@ -47,6 +47,8 @@ class Outcome:
         """Read what a job has left in its directory."""
         run = Run(job.directory)
         try:
+            if foreign := job.foreign():
+                return cls(job, "failed", {}, None, foreign)
             results = run.results() or {}
         except MetarunError as error:  # a damaged file is this job's, and not the table's
             return cls(job, "failed", {}, None, str(error))
