@@ -98,3 +98,100 @@ def test_reptile_refuses_a_rule_with_weights_of_its_own() -> None:
     learner = build(config).learner
     with pytest.raises(ConfigError, match="inner=sgd"):
         build_metagradient(config, learner)
+
+
+MINE = """
+import os
+import torch
+from metarun.rules import SGD
+
+class Picky(torch.nn.Module):
+    def __init__(self, *, width: int = 3):  # takes none of the shapes
+        super().__init__()
+
+class Broken(torch.nn.Module):
+    def __init__(self, *, input_shape, output_size):
+        super().__init__()
+        self.head = torch.nn.Linear(input_shape[7], output_size)
+
+class Nested(torch.nn.Module):
+    def __init__(self, *, input_shape, output_size, parts=None):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 1)
+        self.parts = parts
+
+def small(*, input_shape, output_size) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(1, 1))
+
+def unsaid(*, input_shape, output_size):
+    return torch.nn.Sequential(torch.nn.Linear(1, 1))
+
+def lies(*, input_shape, output_size) -> torch.nn.Module:
+    return 3
+
+def touch(path: str, input_shape=None, output_size=None):
+    open(path, "w").close()
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine_of_config.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def with_model(name: str, **arguments: object) -> dict[str, object]:
+    return compose_config([]) | {"model": {"_target_": f"mine_of_config.{name}", **arguments}}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Picky",
+            r"mine_of_config.Picky fails: TypeError: .*unexpected keyword argument 'input_shape'",
+        ),
+        (
+            "Broken",
+            r"mine_of_config.Broken fails: IndexError: list index out of range \(mine.*py, line 13\)",
+        ),
+        (
+            "unsaid",
+            r"model._target_=mine_of_config.unsaid: expected a subclass of .*Module \(or a function",
+        ),
+        ("lies", r"model: expected a Module, int was made"),
+        ("Missing", r"model._target_=mine_of_config.Missing: cannot be imported \(AttributeError"),
+        ("SGD", r"model.lr is missing: type model.lr=VALUE"),
+    ],
+)
+def test_a_class_that_does_not_take_what_it_is_given_is_one_line(mine: Path, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(read_config(with_model(name)))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_function_that_says_what_it_makes_will_do(mine: Path) -> None:
+    assert build(read_config(with_model("small"))).learner.model[0].in_features == 1
+
+
+@pytest.mark.parametrize("group", ["model", "algo", "inner", "metagradient", "data", "outer.optimizer"])
+@pytest.mark.parametrize("target", ["mine_of_config.touch", "os.mkdir", "builtins.exec"])
+def test_a_config_of_a_strangers_calls_no_function_there_is(mine: Path, group: str, target: str) -> None:
+    node = compose_config([])
+    path = str(mine / "called")
+    *parents, last = group.split(".")
+    holder = node
+    for each in parents:
+        holder = holder[each]
+    holder[last] = {"_target_": target, "path": path}
+    with pytest.raises(ConfigError, match=rf"{group}._target_={target}: expected a"):
+        build(read_config(node))
+    assert not Path(path).exists()
+
+
+def test_nor_one_that_is_hidden_in_an_argument(mine: Path) -> None:
+    hidden = {"_target_": "mine_of_config.touch", "path": str(mine / "called")}
+    learner = build(read_config(with_model("Nested", parts=hidden))).learner
+    assert learner.model.parts == hidden
+    assert not (mine / "called").exists()

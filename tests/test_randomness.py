@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from metarun.build import build
+from metarun.cli import main
 from metarun.compose import compose_config
 from metarun.config import read_config
-from metarun.randomness import fix
+from metarun.randomness import Streams, fix
 from metarun.runs.directory import Run
+from metarun.tasks.episodes import episodes
 from metarun.train import train
 from metarun.training import Training
 
@@ -68,3 +73,105 @@ def test_dropout_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
             training.save()
     assert train(config, stopped) == expected
     assert torch.equal(weights(stopped), weights(whole))
+
+
+def first_weights(*overrides: str) -> dict[str, torch.Tensor]:
+    learner = build(read_config(compose_config(["device=cpu", *overrides]))).learner
+    return {name: p.detach().flatten() for name, p in learner.named_parameters()}
+
+
+def test_model_and_rule_draw_numbers_of_their_own() -> None:
+    for seeding, same in (("shared", True), ("streams", False)):
+        one, other = (Streams(0, seeding).generator(each) for each in ("model", "rule"))
+        assert torch.equal(torch.rand(5, generator=one), torch.rand(5, generator=other)) is same
+    # The rule's first entries used to be the model's, scaled: both are uniform, or normal, around zero.
+    for seeding, same in (("shared", True), ("streams", False)):
+        found = first_weights("inner=mlp", "model.hidden=[40]", f"seeding={seeding}")
+        rule = found["rule.network.0.weight"][:20]
+        with torch.random.fork_rng():
+            torch.manual_seed(Streams(0, seeding).start("model"))
+            drawn = torch.empty(20, 2)
+            torch.nn.init.kaiming_uniform_(drawn, a=5**0.5)
+        ratio = rule / drawn.flatten()[:20]
+        assert bool((ratio.std() < 1e-6 * ratio.abs().mean()).item()) is same
+
+
+CONSUMERS = ["model", "rule", "split", "fresh parameters"]
+
+
+def test_every_consumer_and_every_bit_of_the_seed_makes_another_stream() -> None:
+    seeds = [0, 1, 2**31, 2**32, 2**32 + 1, 2**62, 2**63 - 1]
+    starts = {Streams(seed).start(name) % 2**32 for seed in seeds for name in CONSUMERS}
+    assert len(starts) == len(seeds) * len(CONSUMERS)  # of which torch's generators take 32 bits
+    assert len({Streams(3).start("fresh parameters", key) for key in (0, 1, 2**32, -1)}) == 4
+
+
+@pytest.mark.parametrize("words", [[], ["algo=l2l"], ["algo=hypernet"]], ids=" ".join)
+def test_seeds_that_share_their_low_bits_are_other_runs(words: list[str]) -> None:
+    small, large = (first_weights(*words, f"seed={seed}") for seed in (1, 2**32 + 1))
+    drawn = [name for name in small if small[name].unique().numel() > 1]
+    assert drawn
+    assert not any(torch.equal(small[name], large[name]) for name in drawn)
+    before = [first_weights(*words, f"seed={seed}", "seeding=shared") for seed in (1, 2**32 + 1)]
+    assert all(torch.equal(before[0][name], before[1][name]) for name in drawn)
+
+
+def test_splits_and_fresh_parameters_follow_from_all_bits() -> None:
+    def split(seed: int, seeding: str) -> torch.Tensor:
+        words = ["data=omniglot", "device=cpu", f"seed={seed}", f"seeding={seeding}"]
+        return build(read_config(compose_config(words))).source.characters()["test"]  # type: ignore[attr-defined]
+
+    def fresh(seed: int, seeding: str) -> torch.Tensor:
+        words = ["algo=l2l", "device=cpu", f"seed={seed}", f"seeding={seeding}"]
+        parts = build(read_config(compose_config(words)))
+        adapted = next(iter(parts.learner.trajectory(episodes(parts.source, "train", 0, 2).support, "none")))
+        return adapted.params["head.weight"]
+
+    for draw in (split, fresh):
+        assert torch.equal(draw(1, "shared"), draw(2**32 + 1, "shared"))
+        assert not torch.equal(draw(1, "streams"), draw(2**32 + 1, "streams"))
+        assert not torch.equal(draw(1, "streams"), draw(1, "shared"))
+        assert torch.equal(draw(1, "streams"), draw(1, "streams"))
+
+
+OLD = Path(__file__).parent / "data" / "run-of-0.1"
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of metarun 0.1.0 from before streams had names: seed 2³² + 3, fresh parameters, 4 steps of 4."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metarun"])
+    shutil.copytree(OLD, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def scores(path: Path) -> list[float]:
+    content = json.loads(path.read_text())
+    return [each["loss"]["mean"] for each in content["curve"]]
+
+
+def test_an_older_run_keeps_its_numbers_when_resumed(old_run: Path) -> None:
+    expected = scores(OLD.with_name("run-of-0.1.after-8-steps.json"))
+    assert main(["resume", "run", "train.steps=8", "device=cpu"]) == 0
+    assert scores(old_run / "results.json") == pytest.approx(expected, rel=1e-6)
+    records = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
+    assert [each["step"] for each in records if each["split"] == "validation"] == [2, 4, 6, 8]
+
+
+def test_an_older_run_goes_on_by_its_own_command(old_run: Path) -> None:
+    _, *words = json.loads((OLD / "manifest.json").read_text())["command"].split()
+    expected = scores(OLD.with_name("run-of-0.1.after-8-steps.json"))
+    assert main([*words, "train.steps=8", "hydra.run.dir=run"]) == 0
+    assert scores(old_run / "results.json") == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_older_run_is_tested_and_compared(old_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "run", "device=cpu"]) == 0
+    (kept,) = (old_run / "evaluations").glob("*.json")
+    assert scores(kept) == pytest.approx(scores(OLD / "results.json"), rel=1e-6)
+    shutil.copytree(old_run, "other")
+    assert main(["resume", "other", "train.steps=6", "device=cpu"]) == 0
+    capsys.readouterr()
+    assert main(["diff", "run", "other"]) == 0
+    assert "train.steps" in capsys.readouterr().out
