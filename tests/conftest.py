@@ -42,6 +42,29 @@ def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """metarun in this process, in an empty directory: its status, what it printed, and what it said."""
+    from metarun.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["metarun"])
+    for name in (
+        "METARUN_SWEEP_PROCESS",
+        "HYDRA_FULL_ERROR",
+    ):  # which it sets, and later tests should not see
+        monkeypatch.setenv(name, "")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
 def metarun(tmp_path: Path, cache: Path) -> CommandLine:
     """The real command, in an empty directory: metarun("algo=maml", …) → the finished process."""
 

@@ -13,7 +13,6 @@ import pytest
 from metarun.cli import main
 from metarun.compose import compose_config
 from metarun.errors import ConfigError
-from metarun.logs import to_stderr
 from metarun.options import groups
 
 TINY = ["device=cpu", "train.steps=2", "train.meta_batch=2", "train.validate_every=2"]
@@ -52,14 +51,12 @@ def test_to_choose_it_is_one_line_that_names_it(own: Path, option: str, message:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_what_a_console_cannot_show_is_shown_plainly(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, typed: object, encoding: str
 ) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     said = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdout", out)
     monkeypatch.setattr("sys.stderr", said)
-    monkeypatch.setattr("sys.argv", ["metarun"])
     try:
         assert main([*TINY, 'hydra.run.dir="Größe-→"']) == 0
         assert main(["-m", "seed=0,1", *TINY, "hydra.sweep.dir=sweep"]) == 0
@@ -67,7 +64,6 @@ def test_what_a_console_cannot_show_is_shown_plainly(
         assert main(['algo="→"']) == 2
     finally:
         monkeypatch.undo()
-        to_stderr()
     out.flush()
     said.flush()
     shown = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
@@ -108,5 +104,5 @@ def test_a_full_disk_behind_stdout_is_said_and_the_run_is_kept(tmp_path: Path, c
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "metarun: No space left on device"
+    assert done.stderr.splitlines()[-1] == "metarun: No space left on device behind the standard output"
     assert (tmp_path / "run" / "results.json").exists()

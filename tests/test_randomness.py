@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from metarun.build import build
-from metarun.cli import main
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.randomness import Streams, fix
@@ -138,10 +137,8 @@ OLD = Path(__file__).parent / "data" / "run-of-0.1"
 
 
 @pytest.fixture
-def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def old_run(tmp_path: Path, typed: object) -> Path:
     """A run of metarun 0.1.0 from before streams had names: seed 2³² + 3, fresh parameters, 4 steps of 4."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["metarun"])
     shutil.copytree(OLD, tmp_path / "run")
     return tmp_path / "run"
 
@@ -151,27 +148,27 @@ def scores(path: Path) -> list[float]:
     return [each["loss"]["mean"] for each in content["curve"]]
 
 
-def test_an_older_run_keeps_its_numbers_when_resumed(old_run: Path) -> None:
+def test_an_older_run_keeps_its_numbers_when_resumed(old_run: Path, typed) -> None:
     expected = scores(OLD.with_name("run-of-0.1.after-8-steps.json"))
-    assert main(["resume", "run", "train.steps=8", "device=cpu"]) == 0
+    assert typed("resume", "run", "train.steps=8", "device=cpu")[0] == 0
     assert scores(old_run / "results.json") == pytest.approx(expected, rel=1e-6)
     records = [json.loads(line) for line in (old_run / "metrics.jsonl").read_text().splitlines()]
     assert [each["step"] for each in records if each["split"] == "validation"] == [2, 4, 6, 8]
 
 
-def test_an_older_run_goes_on_by_its_own_command(old_run: Path) -> None:
+def test_an_older_run_goes_on_by_its_own_command(old_run: Path, typed) -> None:
     _, *words = json.loads((OLD / "manifest.json").read_text())["command"].split()
     expected = scores(OLD.with_name("run-of-0.1.after-8-steps.json"))
-    assert main([*words, "train.steps=8", "hydra.run.dir=run"]) == 0
+    assert typed(*words, "train.steps=8", "hydra.run.dir=run")[0] == 0
     assert scores(old_run / "results.json") == pytest.approx(expected, rel=1e-6)
 
 
-def test_an_older_run_is_tested_and_compared(old_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "run", "device=cpu"]) == 0
+def test_an_older_run_is_tested_and_compared(old_run: Path, typed) -> None:
+    assert typed("eval", "run", "device=cpu")[0] == 0
     (kept,) = (old_run / "evaluations").glob("*.json")
     assert scores(kept) == pytest.approx(scores(OLD / "results.json"), rel=1e-6)
     shutil.copytree(old_run, "other")
-    assert main(["resume", "other", "train.steps=6", "device=cpu"]) == 0
-    capsys.readouterr()
-    assert main(["diff", "run", "other"]) == 0
-    assert "train.steps" in capsys.readouterr().out
+    assert typed("resume", "other", "train.steps=6", "device=cpu")[0] == 0
+    status, printed, _ = typed("diff", "run", "other")
+    assert status == 0
+    assert "train.steps" in printed

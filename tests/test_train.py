@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import metarun.evaluate
 from metarun.compose import compose_config
 from metarun.config import read_config
 from metarun.engine import Engine
-from metarun.errors import ConfigError, DivergedError, MetarunError, OutOfTimeError
+from metarun.errors import ConfigError, DivergedError, Interrupted, MetarunError, OutOfTimeError
 from metarun.evaluate import Curve, Estimate
 from metarun.metagradients import Exact, Truncated
 from metarun.runs.directory import Run
+from metarun.runs.signals import StopSignals
 from metarun.tasks import TaskBatch
 from metarun.train import train
 from metarun.training import Training
@@ -489,3 +491,75 @@ def finished(directory: Path, *overrides: str) -> tuple[dict[str, Any], Run]:
     state = run.checkpoints.newest()
     assert state is not None
     return state, run
+
+
+def test_a_killed_run_still_knows_its_best_learner_whatever_changes(tmp_path: Path) -> None:
+    # Checkpoints at 3, 6, …, validations at 2, 4, …: killed after a validation that no checkpoint knows of,
+    # it goes on with a rate that ruins it, and tests the best that the checkpoint knows of.
+    words = ["train.validate_every=2", "train.checkpoint_every=3", "train.keep=0", "engine.chunk=4"]
+    config, run = start(tmp_path / "run", *words)
+    training = Training(config, run)
+    training.restore()
+    for _ in range(3):
+        training.take_step()
+        if training.step == 2:
+            training.validate()
+    training.save()
+    remembered = training.best
+    best = run.checkpoints.best(2)
+    assert best is not None
+    training.take_step()
+    training.best = {"step": 2, "quality": -math.inf}  # whatever comes is better
+    training.validate()
+    assert {path.name for path in run.checkpoints.folder.glob("best*")} == {"best.pt", "best-before.pt"}
+    ruined, again = start(tmp_path / "run", *words, "outer.lr=5", "train.on_nonfinite=skip")
+    curve = train(ruined, again)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["checkpoint_step"] == remembered["step"] == 2
+    assert results["validation"] == remembered
+    assert curve.final["loss"].mean < 100
+
+
+def test_a_best_learner_that_is_lost_is_the_checkpoints_own_where_it_is_of_that_step(tmp_path: Path) -> None:
+    config, run = start(
+        tmp_path / "run", "train.validate_every=3", "train.checkpoint_every=3", "engine.chunk=4"
+    )
+    training = Training(config, run)
+    training.restore()
+    for _ in range(3):
+        training.take_step()
+    training.validate()
+    training.save()
+    (run.checkpoints.folder / "best.pt").unlink()
+    again = Training(config, Run(tmp_path / "run"))
+    again.restore()
+    assert again.best == training.best
+    assert again.run.checkpoints.best(3) is not None
+
+
+def test_a_validation_can_be_stopped_and_is_done_again(tmp_path: Path) -> None:
+    words = ["train.validate_every=4", "train.checkpoint_every=5", "engine.chunk=2", "engine.workers=1"]
+    config, whole = start(tmp_path / "whole", *words)
+    expected = train(config, whole)
+    config, run = start(tmp_path / "stopped", *words)
+
+    class Signals(StopSignals):
+        """As if a signal came in the middle of the first validation."""
+
+        looks = 0
+
+        @property
+        def reason(self) -> int:
+            self.looks += 1
+            return signal.SIGTERM if self.looks == 6 else 0  # four steps, one chunk, and the second
+
+    with pytest.raises(
+        Interrupted, match=r"stopped while validating after step 4 of 12; to go on: metarun resume"
+    ):
+        train(config, run, signals=Signals())
+    assert not [each for each in run.metrics.records() if each["split"] == "validation"]
+    assert train(config, Run(tmp_path / "stopped")) == expected
+    assert untimed(run) == untimed(whole)
+    states = [each.checkpoints.newest() for each in (run, whole)]
+    for one, other in zip(*(each["learner"].values() for each in states), strict=True):  # type: ignore[index]
+        assert torch.equal(one, other)

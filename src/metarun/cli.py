@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader of a pipe, head or less, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        where = f": {error.filename}" if error.filename else ""
-        return _complain(f"{error.strerror or error}{where}", 1)
+        where = f": {error.filename}" if error.filename else " behind the standard output"
+        return _complain(f"{error.strerror or error}{where}{_elsewhere(error)}", 1)
     return 0
 
 
@@ -73,6 +74,13 @@ def _command(given: list[str]) -> Callable[[list[str]], None]:
 def _verb(name: str) -> Callable[[list[str]], None]:
     main: Callable[[list[str]], None] = import_module(f"metarun.commands.{name}").main
     return main
+
+
+def _elsewhere(error: OSError) -> str:
+    """Say what to type where a folder cannot be written."""
+    if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ""
+    return "; type hydra.run.dir=FOLDER, of a sweep hydra.sweep.dir=FOLDER, to write somewhere else"
 
 
 def _complain(message: str, status: int) -> int:

@@ -150,8 +150,7 @@ def explain(error: Exception, overrides: Sequence[str], config_dirs: Sequence[st
         return _unknown_key(unknown[1], overrides, config_dirs)
     if isinstance(error, COMPOSITION_ERRORS):
         return ConfigError(text)
-    typed = " ".join(overrides)
-    return ConfigError(f"{typed}: a group takes one of its options (metarun list); Hydra says: {text}")
+    return ConfigError(f"{' '.join(overrides)}: {text}; a group takes one of its options: metarun list")
 
 
 def _not_utf8(error: UnicodeDecodeError, config_dirs: Sequence[str]) -> ConfigError:

@@ -60,7 +60,6 @@ class Config(BaseModel, extra="forbid", frozen=True):
     seed: Seed
     device: Annotated[str, AfterValidator(_device)]
     dtype: Literal["float32", "float64"] = "float32"
-    seeding: Seeding = "streams"
     algo: dict[str, Any]
     metagradient: dict[str, Any]
     model: dict[str, Any]
@@ -69,6 +68,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     outer: OuterSettings
     train: TrainSettings
     engine: EngineSettings
+    seeding: Seeding = "streams"
     suggested: dict[str, float]
 
 

@@ -143,7 +143,7 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
         raise ConfigError(f"{_path(group, missing[0])} is missing: type {_path(group, missing[0])}=VALUE")
     for key, value in node.items():
         if not isinstance(value, Mapping) and any(abs(number) >= 2**63 for number in _integers(value)):
-            raise ConfigError(f"{_path(group, key)}={_typed(value)}: should be less than 2^63")
+            raise ConfigError(f"{_path(group, key)}={_typed(value)}: should be less than {2**63}")
     kinds = {key: kind for key, kind in fields.types.items() if key in node}
     model = TypedDict("model", kinds)  # type: ignore[misc]
     # Strict for YAML's own types: from JSON a list is a tuple and 1 is a float, but "1" is no number.

@@ -6,17 +6,21 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+
+log = logging.getLogger("metarun")
 
 
 def cache_directory() -> Path:
@@ -30,10 +34,34 @@ def data_directory() -> Path:
     return Path(given).expanduser() if given else cache_directory() / "data"
 
 
-def lock(path: Path) -> FileLock:
-    """Return a lock on the making of path, held between processes and let go by the system on a crash."""
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock on the making of path, between processes; the system lets go of it on a crash.
+
+    Where it has to wait it says so, and for what.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_suffix(".lock"))
+    held = file_lock(path.with_suffix(".lock"))
+    try:
+        held.acquire(timeout=_SECONDS_IN_SILENCE)
+    except Timeout:
+        log.warning(
+            "waiting for another process, which makes %s; if there is none, delete %s", path, held.lock_file
+        )
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def file_lock(path: Path) -> FileLock:
+    """Return a lock by a file; on a file system without such locks the file itself is the lock."""
+    warnings.filterwarnings("ignore", message="flock not supported")
+    return FileLock(path)
+
+
+_SECONDS_IN_SILENCE = 1.0
 
 
 @contextmanager

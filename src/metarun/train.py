@@ -48,11 +48,15 @@ def train(
     with signals or StopSignals() as asked:
         limit = config.train.max_time
         asked.allow(None if limit is None else seconds(limit))
-        training = Training(config, run, ranks)
-        training.restore()
+        steps = config.train.steps
+        with asked.at_once(f"stopped before the next step; {to_go_on}"):
+            training = Training(config, run, ranks)
+            training.restore()
         if training.finished:  # a test that takes longer than that has to come to its end at some time
             asked.allow(None)
-        steps = config.train.steps
+        here = f"stopped while validating after step {{}} of {steps}; {to_go_on}"
+        if training.validating:
+            training.validate(lambda: asked.reason, here.format(training.step))
         if training.step and training.is_due(config.train.validate_every):
             training.ask(hopeless)  # killed after the checkpoint, the run has not been told
         with TrainingProgress(training.step, steps) as progress:
@@ -63,7 +67,7 @@ def train(
                     progress.scores(training.step, training.log_scores())
                 validated = training.is_due(config.train.validate_every)
                 if validated:
-                    training.validate()
+                    training.validate(lambda: asked.reason, here.format(training.step))
                 if reason or training.finished or training.is_due(config.train.checkpoint_every):
                     training.save()
                 if validated:

@@ -61,11 +61,21 @@ class Trained:
         """Make torch and the learner work as the run does, and return the workers."""
         return self.engine.use(self.parts.learner)
 
-    def keep(self, what: str, content: Mapping[str, Any]) -> Path:
-        """Write a result into the run's evaluations/, and return where."""
+    def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
+        """Write a result into the run's evaluations/, say where, and return it.
+
+        Where the run's folder cannot be written a warning says so, and None is returned: what was computed
+        has been shown before.
+        """
         name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
-        self.run.write_json(name, {"checkpoint_step": self.step, **content})
-        return self.run.directory / name
+        path = self.run.directory / name
+        try:
+            self.run.write_json(name, {"checkpoint_step": self.step, **content})
+        except OSError as error:
+            log.warning("not kept: %s cannot be written: %s", path, error.strerror or error)
+            return None
+        print(f"\nkept: {path}")
+        return path
 
 
 def reopen(

@@ -7,7 +7,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +25,7 @@ from metarun.meter import Meter
 from metarun.ranks import Ranks
 from metarun.runs.directory import Run, resume_command
 from metarun.runs.progress import describe
+from metarun.runs.signals import stop
 from metarun.tasks import SPLITS, TaskBatch
 from metarun.tasks.ahead import Ahead
 from metarun.tasks.episodes import first_episodes
@@ -47,6 +48,7 @@ class Training:
         quality: of the latest validation.
         stale: validations since the best.
         skipped: meta-steps whose meta-gradient was not finite, and how many of them came last.
+        validating: whether the run was stopped in a validation, which is to be done again.
         computation: what computes meta-gradients and scores, and by which engine.
     """
 
@@ -67,6 +69,7 @@ class Training:
         self.quality = -math.inf
         self.stale = 0
         self.skipped = {"all": 0, "in_a_row": 0}
+        self.validating = False
         self._ahead = Ahead(self.source, self.settings.meta_batch)
         self._engine_settings = config.engine
         self._strides = ", ".join(
@@ -114,7 +117,7 @@ class Training:
             ) from error
         self.step, self.best = state["step"], state["best"]
         self.stale, self.skipped = state["stale"], dict(state["skipped"])
-        self.quality = state["quality"]
+        self.quality, self.validating = state["quality"], state.get("validating", False)
         # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
         other_device = state["device"] != self.parts.device.type
         if other_device or typed:
@@ -127,8 +130,7 @@ class Training:
     def _found(self) -> tuple[dict[str, Any] | None, bool]:
         """Return the checkpoint to go on from, and whether keys of the engine are typed anew.
 
-        The best validation is forgotten where its learner is lost. A best checkpoint that is ahead of the one
-        to go on from is written again, the same, when its step is reached again.
+        The best validation is forgotten where its learner is lost, unless it is the one to go on from.
 
         Raises:
             MetarunError: the checkpoints are gone, or all damaged.
@@ -141,7 +143,10 @@ class Training:
                     f"from a copy, or delete metrics.jsonl to start again from step 0"
                 )
         elif state["best"] and self.run.checkpoints.best(state["best"]["step"]) is None:
-            state = {**state, "best": None, "stale": 0}
+            if state["best"]["step"] == state["step"]:
+                self._keep_best(state["best"], state["engine"], state["learner"])
+            else:
+                state = {**state, "best": None, "stale": 0}
         return state, any(key.startswith("engine.") for key in self.run.changing)
 
     def _restart(self, metrics_bytes: int, step: int) -> None:
@@ -185,6 +190,7 @@ class Training:
             "stale": self.stale,
             "quality": self.quality,
             "skipped": self.skipped,
+            "validating": self.validating,
             "engine": asdict(self.computation.engine),
             "device": self.parts.device.type,
             "metrics_bytes": self.run.metrics.position(),
@@ -285,10 +291,28 @@ class Training:
             self.log_scores()
             self.save()
 
-    def validate(self) -> None:
-        """Score the validation tasks, and keep the learner if it is the best so far."""
+    def validate(self, asked: Callable[[], int] = lambda: 0, message: str = "") -> None:
+        """Score the validation tasks, and keep the learner if it is the best so far.
+
+        Args:
+            asked: why the run should stop, if it should: it is saved, and validates when it goes on. Not
+                asked where several processes would have to agree.
+            message: for what is raised then.
+
+        Raises:
+            Interrupted: a signal has come.
+            OutOfTimeError: the time is over.
+        """
+
+        def between_chunks() -> None:
+            if self.ranks.count == 1 and (reason := asked()):
+                self.validating = True
+                self.save()
+                stop(reason, message)
+
         began = time.monotonic()
-        curve = self.computation.evaluate("validation", self.settings.validation_tasks)
+        curve = self.computation.evaluate("validation", self.settings.validation_tasks, between_chunks)
+        self.validating = False
         self.quality = curve.quality
         means = {name: each.mean for name, each in curve.final.items()}
         taken = time.monotonic() - began
@@ -302,12 +326,12 @@ class Training:
             return
         self.best, self.stale = {"step": self.step, "quality": curve.quality}, 0
         if self.ranks.first:
-            state = {
-                **self.best,
-                "engine": asdict(self.computation.engine),
-                "learner": self.learner.state_dict(),
-            }
-            self.run.checkpoints.save_best(state)
+            self._keep_best(self.best, asdict(self.computation.engine), self.learner.state_dict())
+
+    def _keep_best(
+        self, best: Mapping[str, Any], engine: Mapping[str, Any], learner: Mapping[str, Any]
+    ) -> None:
+        self.run.checkpoints.save_best({**best, "engine": dict(engine), "learner": dict(learner)})
 
     def ask(self, hopeless: Callable[[int, float], bool]) -> None:
         """Tell of the latest validation, and end the run if it is given up.

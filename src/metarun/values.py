@@ -11,7 +11,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What 64-bit generators take."""
 
 
-Size = Annotated[int, Field(ge=1, le=1_000_000)]
+Size = Annotated[int, Field(gt=0, le=1_000_000)]
 """Of a layer, a window, or another dimension: none is larger than a million."""
 
 SizeOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -20,10 +20,10 @@ SizeOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
 """Of any loop; 0 means none, or never."""
 
-SomeSteps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+SomeSteps = Annotated[int, Field(gt=0, le=1_000_000_000)]
 """The same, where there has to be one."""
 
-Threads = Annotated[int, Field(ge=1, le=1024)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
 """More than that no machine starts."""
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

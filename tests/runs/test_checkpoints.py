@@ -287,3 +287,16 @@ def test_what_a_killed_writer_left_is_cleared_away(checkpoints: Checkpoints) -> 
         (checkpoints.folder / name).write_bytes(b"half")
     checkpoints.tidy()
     assert names(checkpoints) == {"last.pt"}
+
+
+def test_the_best_that_a_checkpoint_knows_of_stays_until_the_next(checkpoints: Checkpoints) -> None:
+    checkpoints.save_best(state(1))
+    checkpoints.save(state(2), keep=0)
+    for later in (3, 4):
+        checkpoints.save_best(state(later))
+    assert names(checkpoints) == {"last.pt", "best.pt", "best-before.pt"}
+    found = [checkpoints.best(step) for step in (4, None, 3, 1)]
+    assert [each and each["step"] for each in found] == [4, 4, None, 1]
+    assert names(checkpoints) == {"last.pt", "best.pt"}  # the one that the run goes on with
+    checkpoints.save(state(5), keep=0)
+    assert names(checkpoints) == {"last.pt", "best.pt"}

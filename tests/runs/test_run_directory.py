@@ -19,7 +19,12 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_config_and_manifest_come_back(run: Run) -> None:
-    assert Run.open(run.directory).config() == {"seed": 3, "text": "φ", "dtype": "float32"}
+    assert Run.open(run.directory).config() == {
+        "seed": 3,
+        "text": "φ",
+        "dtype": "float32",
+        "seeding": "shared",
+    }
     assert json.loads((run.directory / "manifest.json").read_text()) == {"command": "metarun"}
 
 
@@ -28,7 +33,7 @@ def test_a_directory_with_another_run_is_refused_and_left_alone(run: Run) -> Non
         ConfigError, match=r"holds a run that differs in seed, text: type another hydra\.run\.dir"
     ):
         Run.create(run.directory, {"dtype": "float32", "seed": 4, "text": "ψ"}, {})
-    assert run.config() == {"seed": 3, "text": "φ", "dtype": "float32"}
+    assert run.config() == {"seed": 3, "text": "φ", "dtype": "float32", "seeding": "shared"}
     Run.create(run.directory, {"dtype": "float32", "seed": 3, "text": "φ"}, {})
 
 
@@ -54,11 +59,24 @@ def test_what_is_to_be_typed_works_for_any_name() -> None:
 
 def test_a_run_of_an_older_metarun_has_what_was_added_later(run: Run) -> None:
     assert run.changed({"seed": 3, "text": "φ", "dtype": "float32"}) == {}
+    now = {"seed": 3, "text": "φ", "dtype": "float32", "seeding": "streams"}
+    with pytest.raises(ConfigError, match="differs in seeding"):
+        run.changed(now)
+    assert run.changed(run.with_own(now)) == {}
+    with pytest.raises(ConfigError, match="differs in seeding"):
+        run.changed(run.with_own(now, ["seeding=streams"]))
+
+
+def test_a_key_that_came_later_with_what_was_done_before_is_no_difference(tmp_path: Path) -> None:
+    run = Run.create(tmp_path, {"seeding": "streams", "data": {"way": 5}}, {})
+    assert run.changed({"seeding": "streams", "data": {"way": 5, "resize": "lanczos"}}) == {}
+    with pytest.raises(ConfigError, match=r"differs in data\.resize"):
+        run.changed({"seeding": "streams", "data": {"way": 5, "resize": "nearest"}})
 
 
 def test_what_may_change_is_recorded_once_the_run_goes_on(tmp_path: Path) -> None:
-    before = {"dtype": "float32", "train": {"steps": 5, "meta_batch": 4}, "device": "cpu"}
-    after = {"dtype": "float32", "train": {"steps": 9, "meta_batch": 4}, "device": "cpu"}
+    both = {"dtype": "float32", "seeding": "streams", "device": "cpu"}
+    before, after = (both | {"train": {"steps": steps, "meta_batch": 4}} for steps in (5, 9))
     Run.create(tmp_path, before, {"command": "metarun", "host": "a", "started": "1"})
     run = Run.create(tmp_path, after, {"command": "metarun train.steps=9", "host": "a", "started": "2"})
     assert run.config() == before  # nothing is said before it is true

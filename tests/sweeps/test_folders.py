@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from metarun.cli import main
-
 FEW = [
     "device=cpu",
     "engine.chunk=2",
@@ -28,20 +26,6 @@ FEW = [
 ]
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """metarun in this process, in an empty folder: its status, and what it printed and said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["metarun"])
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
 
 
 def jobs(sweep: str) -> list[dict[str, str]]:

@@ -39,6 +39,31 @@ def test_images_are_the_drawings(omniglot_root: Path, shared_cache: Path) -> Non
     assert images.amax((2, 3)).min() > 100
 
 
+def test_the_nearest_pixel_is_what_pillow_makes_of_one_bit_images(
+    omniglot_root: Path, shared_cache: Path
+) -> None:
+    images = load_images(omniglot_root, "nearest")
+    assert images.unique().tolist() == [0, 255]
+    with zipfile.ZipFile(omniglot_root / "omniglot" / "images_background.zip") as archive:
+        names = sorted(n for n in archive.namelist() if n.endswith(".png"))
+        for index in range(0, len(names), 1777):
+            drawing = Image.open(io.BytesIO(archive.read(names[index])))
+            assert drawing.mode == "1"
+            # As MAML's resize_images.py has it: the filter is given, and not used.
+            small = drawing.resize((28, 28), resample=Image.Resampling.LANCZOS).convert("L")
+            expected = 255 - torch.tensor(list(small.tobytes()), dtype=torch.uint8).view(28, 28)
+            assert torch.equal(images[index // 20, index % 20], expected)
+
+
+def test_a_prepared_cache_is_read_where_nothing_can_be_written(
+    omniglot_root: Path, shared_cache: Path, own_cache: Path
+) -> None:
+    prepared = load_images(omniglot_root)  # into this test's own cache
+    (own_cache / "omniglot-28.lock").unlink()
+    (own_cache / "omniglot-28.lock").mkdir()  # no lock can be had there
+    assert torch.equal(load_images(omniglot_root), prepared)
+
+
 @pytest.mark.parametrize("split", ["random", "lake"])
 def test_splits_divide_the_characters(split: str) -> None:
     source = Omniglot(way=5, shot=1, query=1, split=split, seed=3)

@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> None:
         chunk=trained.engine.chunk,
         progress=partial(chunks_bar, "streams"),
     )
-    kept = trained.keep("-continual", {"overrides": given.overrides, **asdict(stream)})
-    print(f"{stream_table(stream)}\n\nkept: {kept}")
+    print(stream_table(stream))
+    trained.keep("-continual", {"overrides": given.overrides, **asdict(stream)})
 
 
 def stream_table(stream: Stream) -> str:

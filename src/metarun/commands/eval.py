@@ -35,5 +35,5 @@ def main(arguments: list[str]) -> None:
         workers=trained.use(),
         progress=partial(chunks_bar, "test"),
     )
-    kept = trained.keep("", {"overrides": given.overrides, **curve.as_dict()})
-    print(f"{curve_table(curve)}\n\nkept: {kept}")
+    print(curve_table(curve))
+    trained.keep("", {"overrides": given.overrides, **curve.as_dict()})

@@ -46,9 +46,10 @@ def main(arguments: list[str]) -> None:
     )
     entries = list(chunks_bar("optimizers", compared, 1 + len(HAND_DESIGNED)))
     content = [{"optimizer": each.name, "lr": each.lr, **each.curve.as_dict()} for each in entries]
+    print(optimizers_table(entries))
     kept = trained.keep("-optimizers", {"overrides": given.overrides, "optimizers": content})
-    print(f"{optimizers_table(entries)}\n\nkept: {kept}")
-    _draw(entries, kept)
+    if kept:
+        _draw(entries, kept)
 
 
 def _draw(entries: list[Entry], kept: Path) -> None:

@@ -30,6 +30,8 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Callable[[], str] = lambda: "") -> None:
         self.folder, self._identity = folder, identity
         self._last, self._best = folder / "last.pt", folder / "best.pt"
+        # The best that the last checkpoint knows of, where there has been a better one since.
+        self._best_before = folder / "best-before.pt"
         self._last_step: int | None = None
         self._tried: set[str] = set()
 
@@ -52,11 +54,14 @@ class Checkpoints:
             self._last.replace(self._step_file(self._last_step))
         waiting.replace(self._last)
         self._last_step = step
+        self._best_before.unlink(missing_ok=True)
         for _, path in list(self._older())[keep:]:
             path.unlink()
 
     def save_best(self, state: Mapping[str, Any]) -> None:
-        """Write the best checkpoint."""
+        """Write the best checkpoint; the one that the last checkpoint knows of stays until the next."""
+        if self._best.exists() and not self._best_before.exists():
+            self._best.replace(self._best_before)
         self._write(self._best, state)
 
     def _write(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -117,17 +122,21 @@ class Checkpoints:
         Raises:
             MetarunError: it is of a format that this version does not read.
         """
-        try:
-            state = self._read(self._best, {"step", "learner"})
-        except FileNotFoundError:
-            problem = f"{self._best} is gone"
-        except DamagedFileError as error:
-            problem = str(error)
-        else:
-            if step in (None, state["step"]):
-                return state
-            problem = f"{self._best} is of step {state['step']}, the best validation was at {step}"
-        log.warning("%s: it is not used", problem)
+        problems = []
+        for path in (self._best, self._best_before):
+            try:
+                state = self._read(path, {"step", "learner"})
+            except FileNotFoundError:
+                problems.append(f"{path} is gone")
+            except DamagedFileError as error:
+                problems.append(str(error))
+            else:
+                if step in (None, state["step"]):
+                    if step is not None and path == self._best_before:
+                        path.replace(self._best)
+                    return state
+                problems.append(f"{path} is of step {state['step']}, the best validation was at {step}")
+        log.warning("%s: it is not used", problems[0])
         return None
 
     def exist(self) -> bool:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from metarun.errors import ConfigError, MetarunError, OutOfTimeError, PrunedError
 from metarun.runs.changes import differences, kept, may_change
 from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.metrics import MetricsFile
-from metarun.storage import as_json, write_text
+from metarun.storage import as_json, file_lock, write_text
 
 log = logging.getLogger("metarun")
 
@@ -101,7 +101,7 @@ class Run:
 
         A key that came with a later metarun does not count, where its value is what was done before.
         """
-        found = differences(self.config(), config)
+        found = differences(self.config(), _ADDED_LATER | dict(config))
         return {key: both for key, both in found.items() if both != (None, _NEW_IN_GROUPS.get(key, both))}
 
     def changed(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -308,11 +308,14 @@ def held(directory: Path) -> Iterator[None]:
         InUseError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock", timeout=0)
+    lock = file_lock(directory / ".lock")
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout as error:
-        raise InUseError(f"{directory} is in use by another process: wait for it, or stop it") from error
+        raise InUseError(
+            f"{directory} is in use by another process: wait for it, or stop it (if there is none, on any "
+            f"machine, delete {lock.lock_file})"
+        ) from error
     try:
         yield
     finally:
@@ -333,7 +336,7 @@ class _LogFile(logging.FileHandler):
 @contextmanager
 def _copied_log(path: Path) -> Iterator[logging.Handler]:
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S %z"))
     log.addHandler(handler)
     try:
         yield handler

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -32,6 +34,18 @@ class StopSignals:
         self._numbers, self._insist, self._asked = numbers, insist, asked
         self._previous: dict[int, Any] = {}
         self._deadline: float | None = None
+        self._at_once = ""
+
+    @contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """Let the first signal stop the run within: nothing has been computed that could be lost."""
+        self._at_once = message
+        try:
+            if self.received:
+                raise Interrupted(message, self.received)
+            yield
+        finally:
+            self._at_once = ""
 
     def allow(self, seconds: float | None) -> None:
         """Ask the run to stop so many seconds from now, if it is to stop by itself at all."""
@@ -54,7 +68,12 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.received = number
+        if self._at_once:
+            raise Interrupted(self._at_once, number)
         if self._insist:
+            # Not by the log, or print, in which the signal may have come.
+            with suppress(OSError):
+                os.write(2, b"\nstopping: this step is finished first (Ctrl-C again: at once)\n")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @property

@@ -25,13 +25,13 @@ class Job:
         number: its place in the sweep, the same for ever.
         overrides: what makes it different, as `key=value`.
         directory: of its run.
-        compose: makes its config, as plain values.
+        compose: makes its config, as plain values, where the run in its directory is to be compared with it.
     """
 
     number: int
     overrides: tuple[str, ...]
     directory: Path
-    compose: Callable[[], Mapping[str, Any]] = field(compare=False, repr=False)
+    compose: Callable[[], Mapping[str, Any]] | None = field(default=None, compare=False, repr=False)
 
     @property
     def status(self) -> Status:
@@ -55,7 +55,7 @@ class Job:
             MetarunError: the run's config is damaged.
         """
         run = Run(self.directory)
-        if not run.exists():
+        if self.compose is None or not run.exists():
             return None
         different = run.differing(run.with_own(self.compose(), self.overrides))
         keys = [key for key in different if not may_change(key)]

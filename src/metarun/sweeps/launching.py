@@ -219,8 +219,8 @@ class Launching:
         """
         outcomes = [outcome for row in rows for outcome in row]
         groups = as_groups(rows)
-        write(self.directory, groups, more)
         print(f"\n{table(groups)}\n{title}\nsweep: {self.directory}", flush=True)
+        write(self.directory, groups, more)
         again = f"to go on: {resume_command(self.directory)}"
         failed = [each for each in outcomes if each.status == "failed"]
         stopped = [each for each in outcomes if each.status in ("stopped", "missing")]

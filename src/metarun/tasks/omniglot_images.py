@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import zipfile
@@ -56,20 +57,42 @@ def load_images(root: Path | None, resize: Resize = "lanczos") -> Tensor:
     folder = _folder(root or data_directory())
     way = "" if resize == "lanczos" else f"-{resize}"
     cache = cache_directory() / f"omniglot-28{way}.pt"
-    with lock(cache):
-        kept = _read_cache(cache, folder, without_archives=root is None)
-        if kept is not None:
+    kept = _read_cache(cache, folder, without_archives=root is None)
+    if kept is not None:
+        return kept
+    try:
+        with lock(cache):
+            kept = _read_cache(cache, folder, without_archives=root is None)  # another process has made it
+            if kept is None:
+                kept = _read_archives(folder, resize)
+                content = {"version": _VERSION, "archives": _sizes(folder), "images": kept}
+                write_tensors(cache, content)
             return kept
-        log.info("omniglot: reading the archives in %s, once", folder)
-        parts = []
-        for name, (characters, md5) in _ARCHIVES.items():
-            archive = folder / f"{name}.zip"
-            if not archive.exists():
-                download(_HOME + archive.name, archive, md5)
-            parts.append(_read_archive(archive, characters, resize))
-        images = torch.cat(parts)
-        write_tensors(cache, {"version": _VERSION, "archives": _sizes(folder), "images": images})
-        return images
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        log.warning(
+            "omniglot: %s cannot be written (%s), so every run reads the archives anew: METARUN_CACHE=FOLDER "
+            "names another cache",
+            cache.parent,
+            error.strerror,
+        )
+        return kept if kept is not None else _read_archives(folder, resize)
+
+
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def _read_archives(folder: Path, resize: Resize) -> Tensor:
+    """Return the images of both archives, which are downloaded where they are missing."""
+    log.info("omniglot: reading the archives in %s, once", folder)
+    parts = []
+    for name, (characters, md5) in _ARCHIVES.items():
+        archive = folder / f"{name}.zip"
+        if not archive.exists():
+            download(_HOME + archive.name, archive, md5)
+        parts.append(_read_archive(archive, characters, resize))
+    return torch.cat(parts)
 
 
 def _folder(root: Path) -> Path:
