@@ -126,15 +126,28 @@ ERRORS = {
 }
 
 
+# In processes of their own too, as they are typed; all of them in this one, which is quicker.
+BY_PROCESS = ["algo=mamll", "trian", "resume", "-m inner.lr=0.01,-1", "--foo"]
+
+
 @pytest.mark.parametrize("command", ERRORS)
-def test_a_mistake_is_one_line_status_2_and_nothing_written(metarun, tmp_path: Path, command: str) -> None:
+def test_a_mistake_is_one_line_status_2_and_nothing_written(typed, tmp_path: Path, command: str) -> None:
+    check_mistake(command, *typed(*command.split()), tmp_path)
+
+
+@pytest.mark.parametrize("command", BY_PROCESS)
+def test_so_it_is_in_a_process_of_its_own(metarun, tmp_path: Path, command: str) -> None:
     done = metarun(*command.split())
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f"metarun: {ERRORS[command]}"), done.stderr
-    assert len(done.stderr) > len("metarun: ") + 20
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == []
+    check_mistake(command, done.returncode, done.stdout, done.stderr, tmp_path)
+
+
+def check_mistake(command: str, status: int, printed: str, said: str, folder: Path) -> None:
+    assert status == 2, said
+    assert said.startswith(f"metarun: {ERRORS[command]}"), said
+    assert len(said) > len("metarun: ") + 20
+    assert said.count("\n") == 1
+    assert printed == ""
+    assert list(folder.iterdir()) == []
 
 
 def test_help_and_list_are_for_newcomers_and_light(metarun) -> None:
