@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -98,9 +99,8 @@ class Launching:
                 f"hydra.sweep.subdir: the folder of job {number} would be {subdir}, not one inside that of "
                 f"the sweep: type hydra.sweep.subdir=… without / at its start and without .."
             )
-        return Job(
-            number, tuple(overrides), self.directory / inside, lambda: self._compose(number, overrides)
-        )
+        own = cache(lambda: self._compose(number, overrides))  # it is asked for whenever somebody looks
+        return Job(number, tuple(overrides), self.directory / inside, own)
 
     def _config_of(self, number: int, overrides: Sequence[str]) -> DictConfig:
         """Return a job's config, and Hydra's own for it."""
