@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto --dist worksteal
 
 .PHONY: run test gpu lint format clean
 
-run: $(VENV)/installed
+run: $(VENV)/metarun
 	$(BIN)/metarun
 
 test: $(VENV)/installed
@@ -31,9 +31,14 @@ format: $(VENV)/installed
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# What `make run` needs, and nothing else; the tests bring every peer and every launcher, half a gigabyte.
+$(VENV)/metarun: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metarun needs Python 3.11 or newer: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed: $(VENV)/metarun
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
