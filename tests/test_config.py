@@ -101,6 +101,7 @@ def test_reptile_refuses_a_rule_with_weights_of_its_own() -> None:
 
 
 MINE = """
+import functools
 import os
 import torch
 from metarun.rules import SGD
@@ -129,6 +130,11 @@ def unsaid(*, input_shape, output_size):
 def lies(*, input_shape, output_size) -> torch.nn.Module:
     return 3
 
+def for_checkers(*, input_shape, output_size) -> "nn.Module":  # a name that only a type checker knows
+    return torch.nn.Sequential(torch.nn.Linear(1, 1))
+
+partial = functools.partial(torch.nn.Linear, 1)
+
 def touch(path: str, input_shape=None, output_size=None):
     open(path, "w").close()
 """
@@ -154,11 +160,19 @@ def with_model(name: str, **arguments: object) -> dict[str, object]:
         ),
         (
             "Broken",
-            r"mine_of_config.Broken fails: IndexError: list index out of range \(mine.*py, line 13\)",
+            r"mine_of_config.Broken fails: IndexError: list index out of range \(mine.*py, line 14\)",
         ),
         (
             "unsaid",
             r"model._target_=mine_of_config.unsaid: expected a subclass of .*Module \(or a function",
+        ),
+        (
+            "for_checkers",
+            r"mine_of_config.for_checkers: expected a subclass of .* \(or a function annotated to",
+        ),
+        (
+            "partial",
+            r"model._target_=mine_of_config.partial: expected a class or a function, found functools",
         ),
         ("lies", r"model: expected a Module, int was made"),
         ("Missing", r"model._target_=mine_of_config.Missing: cannot be imported \(AttributeError"),
@@ -195,3 +209,58 @@ def test_nor_one_that_is_hidden_in_an_argument(mine: Path) -> None:
     learner = build(read_config(with_model("Nested", parts=hidden))).learner
     assert learner.model.parts == hidden
     assert not (mine / "called").exists()
+
+
+SOURCES = """
+import torch
+from metarun.tasks import Sinusoid
+
+class NoShape(Sinusoid):
+    input_shape = None
+
+class OddShape(Sinusoid):
+    input_shape = 3
+
+class NoLoss(Sinusoid):
+    loss = None
+
+class NoMetrics(Sinusoid):
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.metrics = None
+
+class BatchOnly:
+    def __init__(self, *, shot=1): ...
+    def batch(self, split, first_episode, count): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NoShape", "its input_shape is None, expected the shape of one example"),
+        ("OddShape", "its input_shape is 3, expected the shape of one example"),
+        ("NoLoss", "its loss is None, expected a function of predictions and targets"),
+        ("NoMetrics", "its metrics is None, expected a dict of functions"),
+        ("BatchOnly", "its input_shape is None, expected the shape of one example"),
+    ],
+)
+def test_a_source_that_lacks_something_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (tmp_path / "sources_of_config.py").write_text(SOURCES)
+    monkeypatch.syspath_prepend(tmp_path)
+    node = compose_config([])
+    keys = {"shot": 1} if name == "BatchOnly" else {"shot": 2, "query": 2}
+    node["data"] = {"_target_": f"sources_of_config.{name}", **keys}
+    with pytest.raises(ConfigError, match=f"data._target_=sources_of_config.{name}: {message}"):
+        build(read_config(node))
+
+
+@pytest.mark.parametrize("optimizer", ["LBFGS", "SparseAdam"])
+def test_an_optimizer_that_cannot_take_a_step_is_refused(optimizer: str) -> None:
+    node = compose_config([])
+    node["outer"]["optimizer"] = {"_target_": f"torch.optim.{optimizer}"}
+    config = read_config(node)
+    with pytest.raises(ConfigError, match=rf"outer.optimizer._target_=torch.optim.{optimizer} wants"):
+        build_outer(config, build(config).learner)

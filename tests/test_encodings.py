@@ -37,6 +37,14 @@ def test_a_file_in_another_encoding_hides_no_other(own: Path) -> None:
     assert compose_config(["inner=good"], [str(own)])["inner"]["lr"] == 0.02
 
 
+def test_what_is_no_file_hides_none(own: Path) -> None:
+    (own / "inner" / ".#good.yaml").symlink_to("somebody@somewhere.1234")  # as an editor's lock
+    (own / "inner" / "folder.yaml").mkdir()
+    assert {option.name for option in groups([own])["inner"]} == {"good", "latin", "marked"}
+    with pytest.raises(ConfigError, match=r"latin.yaml, line 2: not in UTF-8"):
+        compose_config(["inner=latin"], [str(own)])
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

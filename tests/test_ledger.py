@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from metarun.allocator import is_out_of_memory
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.ledger import bytes_kept, is_out_of_memory
+from metarun.ledger import bytes_kept
 from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
 from metarun.models import MLP
 from metarun.rules import SGD

@@ -156,11 +156,56 @@ def test_an_older_run_keeps_its_numbers_when_resumed(old_run: Path, typed) -> No
     assert [each["step"] for each in records if each["split"] == "validation"] == [2, 4, 6, 8]
 
 
-def test_an_older_run_goes_on_by_its_own_command(old_run: Path, typed) -> None:
+def test_an_older_run_goes_on_by_its_own_command_however_often(old_run: Path, typed) -> None:
     _, *words = json.loads((OLD / "manifest.json").read_text())["command"].split()
     expected = scores(OLD.with_name("run-of-0.1.after-8-steps.json"))
-    assert typed(*words, "train.steps=8", "hydra.run.dir=run")[0] == 0
+    for steps in (6, 8):
+        status, _, said = typed(*words, f"train.steps={steps}", "hydra.run.dir=run")
+        assert status == 0, said
     assert scores(old_run / "results.json") == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_older_run_is_the_same_run_after_it_was_resumed(old_run: Path, typed) -> None:
+    before = Run(old_run)._identity()
+    kept = (old_run / "checkpoints" / "best.pt").read_bytes()
+    assert typed("resume", "run", "train.steps=6", "device=cpu")[0] == 0
+    assert "seeding: shared" in (old_run / "config.yaml").read_text()
+    assert Run(old_run)._identity() == before
+    # Killed right after its config was written: its checkpoints are still its own.
+    shutil.copytree(OLD / "checkpoints", old_run / "checkpoints", dirs_exist_ok=True)
+    assert (old_run / "checkpoints" / "best.pt").read_bytes() == kept
+    status, _, said = typed("resume", "run", "train.steps=8", "device=cpu")
+    assert status == 0, said
+    assert "another config" not in said
+    assert scores(old_run / "results.json") == pytest.approx(
+        scores(OLD.with_name("run-of-0.1.after-8-steps.json")), rel=1e-6
+    )
+
+
+def test_jobs_of_an_older_sweep_draw_alike(tmp_path: Path, typed) -> None:
+    few = [
+        "device=cpu",
+        "train.steps=2",
+        "train.meta_batch=2",
+        "train.validation_tasks=2",
+        "train.test_tasks=4",
+    ]
+    assert typed("-m", "seed=0,1", *few, "seeding=shared", "hydra.sweep.dir=sweep")[0] == 0
+    for path in (
+        *Path("sweep").glob("*/config.yaml"),
+        Path("sweep/sweep.json"),
+    ):  # as they were before it had a name
+        text = path.read_text().replace("seeding: shared\n", "").replace(',\n    "seeding=shared"', "")
+        path.write_text(text.replace(',\n      "seeding=shared"', ""))
+    assert "seeding" not in "".join(path.read_text() for path in Path("sweep").glob("*/config.yaml"))
+    assert "seeding" not in Path("sweep/sweep.json").read_text()
+    for steps in (3, 4):
+        status, printed, said = typed("resume", "sweep", f"train.steps={steps}")
+        assert status == 0, said
+        assert "2/2" in printed
+    shutil.rmtree("sweep/1")
+    assert typed("resume", "sweep")[0] == 0
+    assert all("seeding: shared" in path.read_text() for path in Path("sweep").glob("*/config.yaml"))
 
 
 def test_an_older_run_is_tested_and_compared(old_run: Path, typed) -> None:

@@ -554,7 +554,7 @@ def test_a_validation_can_be_stopped_and_is_done_again(tmp_path: Path) -> None:
             return signal.SIGTERM if self.looks == 6 else 0  # four steps, one chunk, and the second
 
     with pytest.raises(
-        Interrupted, match=r"stopped while validating after step 4 of 12; to go on: metarun resume"
+        Interrupted, match=r"stopped after step 4 of 12, while validating; to go on: metarun resume"
     ):
         train(config, run, signals=Signals())
     assert not [each for each in run.metrics.records() if each["split"] == "validation"]

@@ -6,6 +6,8 @@ import ctypes
 import functools
 import sys
 
+import torch
+
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _NEVER = 2**31 - 1
@@ -26,3 +28,12 @@ def keep_large_blocks() -> bool:
         return False
     # A thread's own arena gives its memory back whatever the threshold says, so all threads share the first.
     return all((mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_ARENA_MAX, 1)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether torch or Python could not allocate memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # On a CPU torch raises a plain RuntimeError, as for std::bad_alloc and where cuDNN finds none.
+    signs = ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
+from metarun.allocator import is_out_of_memory
 from metarun.config import Config, check_device, check_made
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import GradientAdaptation, InnerLoop, Learner
-from metarun.ledger import is_out_of_memory
 from metarun.metagradients import MetaGradient
 from metarun.outer import Outer
 from metarun.randomness import Streams
@@ -75,7 +76,28 @@ def build_source(config: Config) -> TaskSource:
             f"dtype={config.dtype}: {config.data['_target_']} always makes float32: "
             f"give it an argument dtype, or type dtype=float32"
         )
-    return _make("data", config.data, **given)  # type: ignore[no-any-return]
+    source: TaskSource = _make("data", config.data, **given)
+    target = config.data["_target_"]
+    for name, fits, wanted in _SOURCE:
+        found = getattr(source, name, None)
+        if not fits(found):
+            raise ConfigError(f"data._target_={target}: its {name} is {found!r:.60}, expected {wanted}")
+    return source
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(each, int) for each in value)
+
+
+# What a learner and a model are built from, and what a training calls.
+_SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
+    ("output_size", lambda value: isinstance(value, int), "a whole number"),
+    ("loss", callable, "a function of predictions and targets"),
+    ("metrics", lambda value: isinstance(value, Mapping), "a dict of functions, as in {}"),
+    ("prepare", callable, "a method that takes a device"),
+    ("batch", callable, "a method that returns tasks"),
+)
 
 
 def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,9 +165,24 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
             f"{config.inner['_target_']} has no weights; free some parameters, or type inner=metasgd"
         )
     try:
-        return Outer(config.outer, make, trained, config.train.steps, carried)
+        outer = Outer(config.outer, make, trained, config.train.steps, carried)
+        _check_optimizer(config, outer.optimizer)
+        return outer
+    except MetarunError:
+        raise
     except (TypeError, ValueError) as error:  # torch's optimizers check their own arguments
         raise ConfigError(f"outer.optimizer: {error}") from error
+
+
+def _check_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ConfigError for an optimizer that wants to compute losses itself, or other gradients."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    needs_closure = closure is not None and closure.default is closure.empty
+    if needs_closure or isinstance(optimizer, torch.optim.SparseAdam):
+        wants = "to compute the loss again in each step" if needs_closure else "sparse gradients"
+        raise ConfigError(
+            f"outer.optimizer._target_={config.outer.optimizer['_target_']} wants {wants}: type outer=adam"
+        )
 
 
 def _make(group: str, node: Mapping[str, Any], **given: Any) -> Any:

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from metarun import __version__
+from metarun.allocator import is_out_of_memory
 from metarun.engine import Engine, EngineSettings
+from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import Learner
-from metarun.ledger import bytes_kept, is_out_of_memory, too_large
+from metarun.ledger import bytes_kept, too_large
 from metarun.metagradients import MetaGradient
 from metarun.storage import as_json, cache_directory, lock, write_text
 from metarun.tasks import TaskBatch
@@ -64,10 +66,12 @@ def choose(
         if not way.together:
             settings = settings.model_copy(update={"chunk": 1})
         one = bytes_kept(metagradient, learner, next(batch.chunks(1)))
-    except (RuntimeError, MemoryError) as error:
+    except MetarunError:
+        raise
+    except Exception as error:  # of a user's class, of any kind
         if is_out_of_memory(error):
             raise too_large() from error
-        raise
+        raise ConfigError(f"the learner cannot be trained on this data: {in_one_line(error)}") from error
     large = device.type == "cpu" and one * len(batch) >= _SMALL_BYTES
     engine = Engine(
         chunk=1,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metarun.allocator import is_out_of_memory
 from metarun.functional import Places
 from metarun.learners import Learner, Scores
 from metarun.learners.soundness import copied
-from metarun.ledger import is_out_of_memory
 from metarun.metagradients import Gradients, MetaGradient, cut
 from metarun.storage import cache_directory
 from metarun.tasks import Examples, TaskBatch

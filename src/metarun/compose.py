@@ -70,7 +70,10 @@ SEARCH_PATH = "hydra.searchpath"
 def search_path(config_dirs: Sequence[str]) -> str:
     """Return the override that lets Hydra find options in a user's own folders."""
     places = [each if "://" in each else f"file://{Path(each).absolute()}" for each in config_dirs]
-    return f"{SEARCH_PATH}=[{','.join(quoted(each) for each in places)}]"
+    # Hydra takes these as they are, but for a quote.
+    within = [each.replace("'", "\\'") for each in places]
+    listed = ",".join(f"'{each}'" for each in within)
+    return f"{SEARCH_PATH}=[{listed}]"
 
 
 def own_config_dirs(hydra: Any) -> list[str]:
@@ -159,6 +162,8 @@ def _not_utf8(error: UnicodeDecodeError, config_dirs: Sequence[str]) -> ConfigEr
         for path in sorted(Path(folder).rglob("*.yaml")):
             try:
                 path.read_text(encoding="utf-8")
+            except OSError:  # a link that leads nowhere, or a folder: not what Hydra has read
+                continue
             except UnicodeDecodeError as own:
                 line = own.object[: own.start].count(b"\n") + 1
                 return ConfigError(f"{path}, line {line}: not in UTF-8; save it in that encoding")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from metarun.allocator import is_out_of_memory
 from metarun.build import Parts
 from metarun.choice import choose
 from metarun.compiled import Compiled
@@ -13,7 +14,7 @@ from metarun.engine import Engine, EngineSettings
 from metarun.errors import MetarunError
 from metarun.evaluate import Chunk, Curve, evaluate
 from metarun.learners import Scores
-from metarun.ledger import is_out_of_memory, too_large
+from metarun.ledger import too_large
 from metarun.metagradients import MetaGradient
 from metarun.randomness import fix
 from metarun.ranks import Ranks

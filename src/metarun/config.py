@@ -97,7 +97,7 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
 
     It is not called before: the config may be that of a run from a stranger, and its target any function.
     """
-    made = target if inspect.isclass(target) else get_type_hints(target).get("return")
+    made = target if inspect.isclass(target) else _annotated(target)
     kind = KINDS.get(group)
     if inspect.isclass(made) and (issubclass(made, kind) if kind else hasattr(made, "batch")):
         return
@@ -106,6 +106,14 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
     )
     hint = "" if inspect.isclass(target) else " (or a function annotated to return one)"
     raise ConfigError(f"{group}._target_={node['_target_']}: expected {wanted}{hint}")
+
+
+def _annotated(function: Callable[..., Any]) -> Any:
+    """Return what a function says it returns; None where it does not, or says it to a type checker alone."""
+    try:
+        return get_type_hints(function).get("return")
+    except Exception:  # of names that are not there, in many ways
+        return None
 
 
 def check_made(group: str, made: Any) -> None:

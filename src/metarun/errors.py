@@ -19,7 +19,7 @@ def in_one_line(error: BaseException) -> str:
 
 _LONGEST = 200
 # Frames of metarun and of what it stands on say nothing to the author of a class.
-_LIBRARY = re.compile(r"/(site-packages|metarun|lib/python3\.\d+)/")
+_LIBRARY = re.compile(rf"/(site-packages|lib/python3\.\d+)/|^{re.escape(str(Path(__file__).parent))}/")
 
 
 class MetarunError(Exception):

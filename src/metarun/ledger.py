@@ -1,4 +1,4 @@
-"""What a meta-gradient keeps in memory, and whether an error says that memory ran out."""
+"""What a meta-gradient keeps in memory."""
 
 from __future__ import annotations
 
@@ -56,12 +56,3 @@ def too_large() -> MetarunError:
         "one task does not fit into memory: type engine.rematerialise=true, engine.workers=1, "
         "or a smaller data.query or model"
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether torch or Python could not allocate memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # On a CPU torch raises a plain RuntimeError, as for std::bad_alloc and where cuDNN finds none.
-    signs = ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

@@ -39,7 +39,8 @@ def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
     found: dict[str, list[Option]] = {}
     for folder in folders:
         for group in sorted(path for path in folder.rglob("*") if path.is_dir()):
-            options = [Option.read(path) for path in sorted(group.glob("*.yaml"))]
+            # An editor's lock may be a link that leads nowhere.
+            options = [Option.read(path) for path in sorted(group.glob("*.yaml")) if path.is_file()]
             if options:
                 found.setdefault(group.relative_to(folder).as_posix(), []).extend(options)
     return found

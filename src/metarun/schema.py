@@ -52,9 +52,9 @@ def locate(group: str, node: Mapping[str, Any], home: str = "") -> Callable[...,
         raise ConfigError(
             f"{group}._target_={target}: cannot be imported ({in_one_line(error)}){elsewhere}"
         ) from error
-    if not callable(found):
+    if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise ConfigError(f"{group}._target_={target}: expected a class or a function, found {found!r:.60}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fi
     for make in _makers(target):
         try:
             hints = get_type_hints(make, include_extras=True)
-        except (NameError, TypeError):  # annotations that exist for a type checker only
+        except Exception:  # annotations that exist for a type checker only, in many ways
             hints = {}
         parameters = inspect.signature(make).parameters
         if {p.kind for name, p in parameters.items() if name != "self"} == _PASSED_ON:

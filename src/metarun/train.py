@@ -54,7 +54,7 @@ def train(
             training.restore()
         if training.finished:  # a test that takes longer than that has to come to its end at some time
             asked.allow(None)
-        here = f"stopped while validating after step {{}} of {steps}; {to_go_on}"
+        here = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
         if training.validating:
             training.validate(lambda: asked.reason, here.format(training.step))
         if training.step and training.is_due(config.train.validate_every):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+from metarun.allocator import is_out_of_memory
 from metarun.engine import EngineSettings, use_attention
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import Learner
-from metarun.ledger import is_out_of_memory
 from metarun.metagradients import MetaGradient
 from metarun.tasks import TaskBatch
 

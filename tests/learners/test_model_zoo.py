@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from model_zoo import ZOO, CalledTwice, Recurrent, SharedLayer, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from metarun.engine import EngineSettings, use_attention
 from metarun.errors import ConfigError
@@ -199,12 +202,149 @@ def fused(x: Tensor) -> Tensor:
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, q, q)[0][:, 0, :, 0]
 
 
-@pytest.mark.parametrize("function", [OnceOnly, Wrong])
-def test_second_derivatives_that_are_missing_or_wrong_are_refused(function: type[OnceOnly]) -> None:
-    learner, batch = learner_of(Activated(function.apply).double()), tasks("residual")
-    with pytest.raises(ConfigError, match="the second derivatives of Activated by autograd are wrong by"):
+def test_a_function_without_second_derivatives_is_refused_and_not_taken_for_zero() -> None:
+    learner, batch = learner_of(Activated(OnceOnly.apply).double()), tasks("residual")
+    with pytest.raises(
+        ConfigError, match="a function in Activated is once_differentiable, so its second derivatives"
+    ):
         find_way(EngineSettings(), Exact(), learner, batch)
     assert find_way(EngineSettings(), FirstOrder(), learner, batch) == Way(together=False)
+
+
+def test_second_derivatives_that_are_not_the_gradients_are_said(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("metarun"), "propagate", True)
+    learner, batch = learner_of(Activated(Wrong.apply).double()), tasks("residual")
+    find_way(EngineSettings(), Exact(), learner, batch)
+    assert re.search(r"the second derivatives of Activated differ by \d+\.\d % from differences", caplog.text)
+
+
+class InFloat32(Activated):
+    """As mixed precision has it: a part is computed in float32 whatever the parameters are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.head(x.flatten(1)).float()
+        return (h * torch.rsqrt(h.square().mean(1, keepdim=True) + 1e-5)).to(x.dtype)
+
+
+class FirstState(Recurrent):
+    """An LSTM that is given its first state, of torch's default type."""
+
+    def body(self, x: Tensor) -> Tensor:
+        zero = torch.zeros(1, len(x), 5)
+        return self.cells(x, (zero, zero))[0].mean(1)
+
+
+class ZeroInit(Activated):
+    """A residual branch that starts at zero, before a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.relu)
+        self.branch = nn.Linear(24, 24)
+        nn.init.zeros_(self.branch.weight)
+        nn.init.zeros_(self.branch.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return self.head(x + torch.relu(self.branch(x)))
+
+
+class Hooked(Activated):
+    """Activations kept by a hook, for a picture."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.seen: dict[str, Tensor] = {}
+        self.head.register_forward_hook(lambda _, __, output: self.seen.__setitem__("head", output))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [InFloat32(torch.tanh), FirstState(nn.LSTM), ZeroInit(), Hooked()],
+    ids=lambda model: type(model).__name__,
+)
+def test_right_models_are_taken_without_a_word(model: nn.Module, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("metarun"), "propagate", True)
+    learner, batch = learner_of(model), tasks("residual")
+    batch = TaskBatch(*(Examples(each.x.float(), each.y) for each in (batch.support, batch.query)))
+    learner.check(batch)
+    find_way(EngineSettings(), Exact(), learner, batch)
+    assert "second derivatives" not in caplog.text
+    learner.check(batch)  # what a pass of vmap has left in the model does no harm
+
+
+class Checkpointed(Activated):
+    """Recomputes its hidden layer in the backward pass, by when its parameters are its own again."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.hidden = nn.Linear(24, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        recomputed = checkpoint(lambda z: self.hidden(z).tanh(), x.flatten(1), use_reentrant=False)
+        return self.head(recomputed)
+
+
+class Alias(Activated):
+    """A weight that is reached by another name."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.hidden = nn.Linear(24, 24)
+        self.weights = [self.hidden.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.linear(x.flatten(1), self.weights[0], self.hidden.bias).tanh())
+
+
+class Derived(Activated):
+    """Keeps what it once computed from a weight."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.norm: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm is None:
+            self.norm = self.head.weight.detach().norm()
+        return self.head(x.flatten(1)) / self.norm
+
+
+class Locked(Activated):
+    def __init__(self) -> None:
+        super().__init__(torch.tanh)
+        self.lock = threading.Lock()
+
+
+class WritesInput(Activated):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.relu_().flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Checkpointed(), "Checkpointed does not compute with parameters that are put into it"),
+        (Alias(), "Alias does not compute with parameters that are put into it"),
+        (Derived(), "Derived does not compute with parameters that are put into it"),
+        (Locked(), "Locked cannot be copied .TypeError: cannot pickle"),
+        (WritesInput(torch.tanh), "WritesInput writes into its input"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_model_that_would_be_computed_wrong_is_refused(model: nn.Module, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        learner_of(model.double()).check(tasks("residual"))
+
+
+def test_a_sequence_that_begins_in_place_leaves_the_examples_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(24, 2)).double()
+    with pytest.raises(ConfigError, match="Sequential writes into its input"):
+        learner_of(model).check(tasks("residual"))
+
+
+def test_lazy_layers_are_named() -> None:
+    with pytest.raises(ConfigError, match="model: 1 is lazy, and has no weights yet"):
+        learner_of(nn.Sequential(nn.Flatten(), nn.LazyLinear(2)))
 
 
 def test_where_nothing_works_one_line_says_the_way_out() -> None:

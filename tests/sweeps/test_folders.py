@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from metarun.compose import compose_config
+
 FEW = [
     "device=cpu",
     "engine.chunk=2",
@@ -65,6 +67,7 @@ def test_jobs_have_folders_of_their_own_or_none_runs(
     assert status == 2
     assert said.splitlines()[-1].startswith(f"metarun: hydra.sweep.subdir: {complaint}")
     assert not list(Path("sweep").rglob("config.yaml"))
+    assert not Path("sweep/sweep.json").exists()  # or resume would take it for a sweep of the defaults
 
 
 def test_excluded_keys_do_not_make_jobs_the_same(typed: Command) -> None:
@@ -209,3 +212,26 @@ def test_a_class_that_is_elsewhere_is_looked_for_where_the_run_began(
             f"the run was started in {tmp_path}; type the command there, or with PYTHONPATH={tmp_path}"
             in said
         )
+
+
+@pytest.mark.parametrize("name", ["d$x", "b\\s", "a${seed}", "q'uote", "sp ace", "=", "ü,[x]"])
+def test_a_folder_of_options_may_have_any_name(typed: Command, name: str) -> None:
+    own_options(name, slow=0.015)
+    assert compose_config(["inner=slow"], [name])["inner"]["lr"] == 0.015
+    status, printed, said = typed("--cfg", "job", "inner=slow", "--config-dir", name)
+    assert (status, "lr: 0.015" in printed) == (0, True), said
+
+
+def test_what_hydra_takes_for_config_dir_is_it(typed: Command) -> None:
+    own_options("one", slow=0.015)
+    for words in (["--config-d", "one"], ["--config-di=one"], ["++hydra.searchpath=[file://one]"]):
+        status, printed, said = typed("--cfg", "job", "inner=slow", *words)
+        assert (status, "lr: 0.015" in printed) == (0, True), said
+
+
+@pytest.mark.parametrize("words", [["--resolve"], ["--shell-completion"], ["--experimental-rerun", "x"]])
+def test_flags_of_hydras_that_lead_nowhere_are_one_line(typed: Command, words: list[str]) -> None:
+    status, _, said = typed(*words)
+    assert status == 2
+    assert said.startswith(f"metarun: {words[0]}")
+    assert said.splitlines()[-1].endswith("see metarun --hydra-help")

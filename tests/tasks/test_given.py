@@ -90,6 +90,14 @@ ones = torch.ones(SHAPE)
         (np.array(["a"]), r"Loaded.load: train is no array of numbers"),
         (None, r"Loaded.load: train is no array of numbers"),
         (
+            ones.to(torch.uint16),
+            r"train is uint16 \(4, 5, 2, 3\): expected uint8 from 0 to 255, or floats from 0 to 1",
+        ),
+        (
+            ones.to(torch.complex64),
+            r"train is complex64 \(4, 5, 2, 3\): expected uint8 from 0 to 255, or floats",
+        ),
+        (
             {"train": grey(), "test": grey()},
             r"Loaded.load returns \['train', 'test'\], expected a dict of train, valida",
         ),
@@ -172,10 +180,11 @@ def on_support(**changes: Any) -> Any:
         (on_support(x=torch.zeros(2, 4, 3)), r"x \(2, 4, 3\) float32 and y .*, and input_shape is \(2,\)"),
         (
             on_support(x=torch.zeros(2, 4, 2).double()),
-            r"x \(2, 4, 2\) float64 .*, expected float32 as dtype= says",
+            r"Relabelled.batch: test tasks are torch.float64, expected torch.float32 as dtype= says",
         ),
         (on_support(x=torch.full((2, 4, 2), torch.nan)), r"hold numbers that are not finite"),
         (on_support(x=torch.zeros(3, 4, 2), y=torch.zeros(3, 4).long()), r"2 tasks have x \(3, 4, 2\)"),
+        (with_labels(lambda y: torch.nn.functional.one_hot(y, 2)), r"and labels are \[2, n\], a class each"),
         (lambda batch: batch.nothing, r"Relabelled.batch fails on the test split: AttributeError: .*nothing"),
         ({}.get, r"Relabelled.batch fails on the test split"),
     ],
@@ -184,3 +193,22 @@ def test_tasks_of_another_form_are_one_line(change: Any, message: str) -> None:
     with pytest.raises(MetarunError, match=message) as caught:
         first_episodes(Relabelled(change), "test", torch.float32)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_later_episodes_are_looked_at_too() -> None:
+    class Later(BinaryClassification):
+        def batch(self, split: Any, first_episode: int, count: int) -> TaskBatch:
+            made = super().batch(split, first_episode, count)
+            return made if first_episode < 2 else with_labels(lambda y: y + 1)(made)
+
+    source = Later(shot=2, query=2)
+    episodes(source, "train", 0, 2)
+    with pytest.raises(
+        MetarunError, match=r"Later.batch: train support: labels from 1 to 2, expected 0 to 1"
+    ):
+        episodes(source, "train", 2, 2)
+
+
+def test_a_rounding_error_above_one_is_none() -> None:
+    images = torch.ones(SHAPE) * (1 + 1e-6)
+    assert Loaded(images).batch("train", 0, 1).support.x.max() >= 1

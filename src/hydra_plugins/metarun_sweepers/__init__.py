@@ -32,6 +32,12 @@ class GridSweeper(_MetarunSweeper):
 
     def __init__(self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None) -> None:
         self._params, self._max_batch_size = dict(params or {}), max_batch_size
+        if max_batch_size is not None and not (isinstance(max_batch_size, int) and max_batch_size > 0):
+            from metarun.errors import ConfigError
+
+            raise ConfigError(
+                f"hydra.sweeper.max_batch_size={max_batch_size}: should be a whole number above 0, or null"
+            )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs that are not finished, and print the table."""

@@ -52,7 +52,10 @@ def batched_forward(model: nn.Module) -> Forward | None:
     running statistics.
     """
     for module in model.modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        hooks = [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+        own_call = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
+        if own_call or any(hooks):
             return None
     layers = list(_layers(model, ""))
     names = {name for name, _ in model.named_parameters()}
@@ -60,6 +63,9 @@ def batched_forward(model: nn.Module) -> Forward | None:
         return None  # a layer that stands in two places has its parameters under one name only
     if not all(_is_torchs(layer) or "over_tasks" in vars(type(layer)) for _, layer in layers):
         return None  # a class of somebody's own may do more than the one it inherits from
+    first = next((layer for _, layer in layers if not isinstance(layer, nn.Flatten | nn.Identity)), None)
+    if getattr(first, "inplace", False):
+        return None  # it would write into the examples
     steps: list[Step] = []
     layout: Layout = "rows"
     while layers:

@@ -33,7 +33,7 @@ from metarun.compose import (
     search_path,
 )
 from metarun.config import read_config
-from metarun.errors import ConfigError, MetarunError
+from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.launch import launch, show, together
 from metarun.options import CONF, check_config_dirs
 from metarun.overrides import single_values
@@ -89,15 +89,24 @@ def _main(arguments: list[str]) -> None:
                 raise ConfigError(
                     "train.validate_every=0: a search goes by validations; type train.validate_every=100"
                 )
-    _compose_and_train([word for word in arguments if word not in overrides], overrides, config_dirs)
+    words = [word for word in arguments if word not in overrides]
+    try:
+        _compose_and_train(words, overrides, config_dirs)
+    except (MetarunError, OSError):
+        raise
+    except Exception as error:
+        if not (shows_only or own_root or flags.resolve):
+            raise
+        raise ConfigError(f"{' '.join(words)}: {in_one_line(error)}; see metarun --hydra-help") from error
 
 
 def _own_config_dirs(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Return a user's own folders of groups, however they were typed, and the other arguments."""
     parser = argparse.ArgumentParser("metarun", add_help=False, allow_abbrev=False)
-    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    short = [f"--config-{'dir'[:length]}" for length in (3, 2, 1)]  # as Hydra's own parser takes them
+    parser.add_argument(*short, "-cd", dest="config_dir", action="append", default=[])
     given, others = parser.parse_known_args(arguments)
-    searched = [word for word in others if word.startswith(f"{SEARCH_PATH}=")]
+    searched = [word for word in others if word.lstrip("+").startswith(f"{SEARCH_PATH}=")]
     for each in single_values(searched):
         found = each.value()
         if not isinstance(found, list) or not all(isinstance(place, str) for place in found):
@@ -156,6 +165,8 @@ def train_sweep(directory: Path, overrides: Sequence[str], config_dirs: Sequence
         (of_sweep if of_hydra else of_jobs).append(str(each.input_line))
     sweep = Sweep(directory)
     all_dirs = sweep.all_config_dirs(config_dirs)
+    if not sweep.words:
+        raise ConfigError(f"{directory} holds a sweep that was never begun: type its command again")
     if of_jobs and _sweeper(sweep.words) == "optuna":
         raise ConfigError(
             f"{of_jobs[0]}: the trials of a search are compared, so all have the same; type hydra.* only"

@@ -17,7 +17,7 @@ from metarun.learners.inner_loop import InnerLoop
 from metarun.learners.learner import Graph, Learner
 from metarun.learners.rematerialise import rematerialised
 from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
-from metarun.learners.soundness import check_forward, check_layers
+from metarun.learners.soundness import check_forward, check_layers, check_replacement
 from metarun.learners.task_forward import TaskForward
 from metarun.randomness import Seeding, Streams
 from metarun.rules import Parameters, UpdateRule
@@ -118,7 +118,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         if not self.adapted_names:
             raise ConfigError(
                 f"algo.adapts={adapts}: all that this stands for is frozen (requires_grad=False), so nothing "
-                f"adapts: leave a parameter of {type(model).__name__} free"
+                f"adapts: leave one of {', '.join(sorted(matching(adapts, names)))[:100]} free"
             )
         self.fresh: FreshParameters | None = None
         if start == "fresh":
@@ -280,6 +280,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         """Raise ConfigError where the model's forward pass keeps or draws something; see `check_forward`."""
         if not self._forward.known:
             check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
+            check_replacement(self.model, tasks.support.x[0])
 
     def check_second_derivatives(self, tasks: TaskBatch) -> None:
         """Raise ConfigError where torch's are not those of the gradient; see `second_derivatives`."""

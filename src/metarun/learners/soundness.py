@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError, in_one_line
+from metarun.functional import Places
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -25,6 +26,8 @@ def check_layers(model: nn.Module) -> None:
                 f"model: {name} keeps running statistics, which tasks would share: "
                 f"build it with track_running_stats=False"
             )
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+            raise ConfigError(f"model: {name} is lazy, and has no weights yet: build it with its sizes")
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ConfigError(
                 f"model: {name} drops out at random, from a generator that a resumed run would not have; "
@@ -52,12 +55,18 @@ def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
 
     def forward(training: bool, x: Tensor) -> Tensor:
         model.train(training)
+        given = x.clone()
         try:
-            output = model(x)
+            output = model(given)
         except Exception as error:  # of a user's class, of any kind
             raise ConfigError(
                 f"model: {type(model).__name__} fails on the data: {in_one_line(error)}"
             ) from error
+        if not _equal(given, x):
+            raise ConfigError(
+                f"model: {type(model).__name__} writes into its input: build its first layer without "
+                f"inplace=True"
+            )
         if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
             shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ConfigError(
@@ -109,14 +118,33 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def copied(model: Module) -> Module:
-    """Return a deep copy, of a tensor that a forward pass has left there its value, if it has one."""
-    copies: dict[int, object] = {
-        id(each): _value(each)
-        for module in model.modules()
-        for each in vars(module).values()
-        if isinstance(each, Tensor)
-    }
-    return copy.deepcopy(model, copies)
+    """Return a deep copy; of a tensor that a forward pass has left somewhere its value, if it still has one.
+
+    Raises:
+        ConfigError: the model holds something that cannot be copied.
+    """
+    registered = {id(each) for each in (*model.parameters(), *model.buffers())}
+    copies: dict[int, object] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                copies |= {id(t): _value(t) for t in _tensors(value) if id(t) not in registered}
+    try:
+        return copy.deepcopy(model, copies)
+    except Exception as error:  # of what a user's class holds, of any kind
+        raise ConfigError(
+            f"model: {type(model).__name__} cannot be copied ({in_one_line(error)}): keep no locks, files or "
+            f"the like in it"
+        ) from error
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in an attribute, also in lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
 
 
 def _value(left: Tensor) -> Tensor | None:
@@ -124,3 +152,50 @@ def _value(left: Tensor) -> Tensor | None:
         return left.detach().clone()
     except RuntimeError:  # one of vmap's, which ended with it
         return None
+
+
+def check_replacement(model: nn.Module, x: Tensor) -> None:
+    """Raise ConfigError where a model with other tensors as its parameters is not what it should be.
+
+    Outputs and gradients are compared with those of a copy that has these parameters as its own.
+
+    Args:
+        model: any module that `check_forward` has nothing against.
+        x: examples of one task, [n, …].
+    """
+    model, other = copied(model), copied(model)
+    places, generator = Places(model), torch.Generator().manual_seed(0)
+    names = [name for name, p in model.named_parameters() if p.is_floating_point()]
+    moved = {}
+    with torch.no_grad():
+        model(x.clone())
+        for name in names:
+            p = other.get_parameter(name)
+            p.add_(0.05 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))
+            moved[name] = p.detach().clone().requires_grad_()
+            p.requires_grad_()
+    with torch.enable_grad():
+        found = places.call(model, moved, (x.clone(),))
+        gradients = _gradients(found, list(moved.values()))
+        expected = other(x.clone())
+        pairs = zip(gradients, _gradients(expected, [other.get_parameter(n) for n in names]), strict=True)
+    if not (_close(found, expected) and all(_close(one, another) for one, another in pairs)):
+        raise ConfigError(
+            f"model: {type(model).__name__} does not compute with parameters that are put into it: it "
+            f"recomputes (activation checkpointing), reaches a weight by another name, or keeps what it once "
+            f"computed from one"
+        )
+
+
+def _gradients(output: Tensor, tensors: list[Tensor] | list[nn.Parameter]) -> tuple[Tensor, ...]:
+    if not output.requires_grad:
+        return tuple(torch.zeros_like(each) for each in tensors)
+    scalar = output.square().sum() + output.sum()
+    found: tuple[Tensor, ...] = torch.autograd.grad(scalar, tensors, materialize_grads=True)
+    return found
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Say whether two computations of the same in another order agree."""
+    one, other = (each.detach().double().nan_to_num() for each in (one, other))
+    return bool((one - other).norm() <= 1e-3 * other.norm() + 1e-6)

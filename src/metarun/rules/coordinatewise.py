@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from metarun.rules.perceptron import draw, perceptron
@@ -76,7 +76,7 @@ class LSTM(Coordinatewise):
         self,
         *,
         hidden: Size = 20,
-        layers: Size = 2,
+        layers: Annotated[int, Field(gt=0, le=64)] = 2,
         p: PositiveFloat = 10.0,
         scale: PositiveFloat = 0.1,
     ) -> None:

@@ -89,12 +89,11 @@ class Run:
             self._write_config(config)
 
     def with_own(self, config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
-        """Return a config with what a run of an older metarun has without saying so, unless it was typed."""
-        if not self.exists():
+        """Return a config with the run's own seeding, unless another was typed: older runs keep theirs."""
+        typed = any(word.lstrip("+").startswith("seeding=") for word in words)
+        if typed or not self.exists():
             return dict(config)
-        typed = {word.lstrip("+").partition("=")[0] for word in words}
-        unsaid = _ADDED_LATER.keys() - self._config().keys() - typed
-        return {**config, **{key: value for key, value in _ADDED_LATER.items() if key in unsaid}}
+        return {**config, "seeding": self.config()["seeding"]}
 
     def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         """Return the dotted keys in which a config differs from the run's own, with old and new value.
@@ -123,7 +122,13 @@ class Run:
 
     def _identity(self) -> str:
         """Return a digest of what a run keeps for all its life."""
-        return hashlib.sha256(as_json(kept(_HAD_DTYPE | self._config())).encode()).hexdigest()
+        config = kept(_HAD_DTYPE | self._config())
+        # What came later counts where it is something new: an older run has it or not, and is the same.
+        old = _ADDED_LATER | _NEW_IN_GROUPS
+        told = {
+            key: value for key, value in config.items() if key in _HAD_DTYPE or old.get(key, _NO) != value
+        }
+        return hashlib.sha256(as_json(told).encode()).hexdigest()
 
     @property
     def changing(self) -> Mapping[str, Any]:
@@ -258,6 +263,8 @@ class Run:
         text = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, MetarunError):
             text = f"{type(error).__name__}: {text}\n\n{''.join(traceback.format_exception(error))}"
+        elif error.__cause__ is not None and not isinstance(error.__cause__, MetarunError | OSError):
+            text = f"{text}\n\n{''.join(traceback.format_exception(error.__cause__))}"
         with suppress(OSError):  # a full disk is the error, as a rule, and is said on the console
             write_text(self._path("error.txt"), text.rstrip() + "\n")
 
@@ -269,6 +276,7 @@ def resume_command(directory: Path) -> str:
 
 
 # What a run of an older metarun had without saying so.
+_NO = object()
 _NEW_IN_GROUPS = {"data.resize": "lanczos"}
 _HAD_DTYPE = {"dtype": "float32"}
 _ADDED_LATER = {**_HAD_DTYPE, "seeding": "shared"}

@@ -46,12 +46,12 @@ def sweep(
     """
     with launching.held() as kept:
         wanted = combinations(launching.loader, arguments, params)
-        kept.begin("grid")
-        known = kept.jobs
+        known = kept.jobs if kept.exists() else []
         # Typed again, perhaps with more values: those that were there keep their numbers.
         known = [*known, *(job for job in wanted if job not in known)]
         jobs = [launching.job(number, overrides) for number, overrides in enumerate(known)]
         check_distinct(jobs)
+        kept.begin("grid")
         kept.write(
             words=[*launching.words, *arguments],
             config_dirs=kept.all_config_dirs(launching.config_dirs),
@@ -62,8 +62,16 @@ def sweep(
             log.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
         size = max_batch_size or max(1, len(left))
         for first in range(0, len(left), size):
-            launching.launch(left[first : first + size], kept.more)
+            launching.launch(left[first : first + size], [*kept.more, *_seeding(jobs)])
         launching.finish(grouped([Outcome.read(job) for job in jobs]))
+
+
+def _seeding(jobs: Sequence[Job]) -> list[str]:
+    """Return the override that lets jobs of an older sweep that begin now draw numbers as the others do."""
+    runs = [Run(job.directory) for job in jobs]
+    begun = next((run.config()["seeding"] for run in runs if run.exists()), "streams")
+    typed = any(word.startswith("seeding=") for job in jobs for word in job.overrides)
+    return [] if typed or begun == "streams" else [f"seeding={begun}"]
 
 
 def _has(job: Job, more: Sequence[str]) -> bool:

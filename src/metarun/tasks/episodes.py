@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from metarun.allocator import is_out_of_memory
 from metarun.errors import MetarunError, in_one_line
 from metarun.tasks.batch import SPLITS, Split, TaskBatch, TaskSource
 from metarun.tasks.draws import Draws
@@ -14,7 +15,17 @@ from metarun.tasks.given import check_batch, tidy
 
 def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -> TaskBatch:
     """Return episodes of a source whose support sets carry keys: functions of split and index alone."""
-    batch = tidy(source, source.batch(split, first_episode, count))
+    try:
+        batch = tidy(source, source.batch(split, first_episode, count))
+        check_batch(source, split, batch, count)
+    except (MetarunError, OSError):
+        raise
+    except Exception as error:  # of a user's class, of any kind
+        if is_out_of_memory(error):
+            raise
+        raise MetarunError(
+            f"{type(source).__name__}.batch fails on the {split} split: {in_one_line(error)}"
+        ) from error
     # Streams below len(SPLITS) are those that tasks themselves are drawn from.
     draws = Draws(0, len(SPLITS) + SPLITS.index(split), first_episode, count, batch.support.x.device)
     return replace(batch, support=replace(batch.support, key=draws.bits(1).squeeze(1)))
@@ -32,13 +43,12 @@ def first_episodes(source: TaskSource, split: Split, dtype: torch.dtype, count: 
     Raises:
         MetarunError: they do not, or the source fails.
     """
-    try:
-        batch = episodes(source, split, 0, count)
-        check_batch(source, split, batch, count, dtype)
-    except (MetarunError, OSError):
-        raise
-    except Exception as error:  # of a user's class, of any kind
-        raise MetarunError(
-            f"{type(source).__name__}.batch fails on the {split} split: {in_one_line(error)}"
-        ) from error
+    batch = episodes(source, split, 0, count)
+    for examples in (batch.support, batch.query):
+        for each in (examples.x, examples.y):
+            if each.is_floating_point() and each.dtype != dtype:
+                raise MetarunError(
+                    f"{type(source).__name__}.batch: {split} tasks are {each.dtype}, expected {dtype} as "
+                    f"dtype= says"
+                )
     return batch

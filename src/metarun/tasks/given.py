@@ -13,6 +13,7 @@ from metarun.errors import MetarunError
 from metarun.tasks.batch import Examples, Loss, Split, TaskBatch, TaskSource
 from metarun.tasks.losses import binary_cross_entropy, cross_entropy
 
+_ROUNDING = 1e-5
 _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
 
 
@@ -38,7 +39,13 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
         raise MetarunError(f"{name} has shape {tuple(images.shape)}, expected {expected}")
     if images.dtype == torch.bool:
         return images.float()
-    low, high = (each.item() for each in images.aminmax())
+    try:
+        low, high = (each.item() for each in images.aminmax())
+    except RuntimeError as error:  # of types that torch can hardly do anything with
+        raise MetarunError(
+            f"{name} is {_kind(images)} {tuple(images.shape)}: expected uint8 from 0 to 255, or floats from "
+            f"0 to 1"
+        ) from error
     what = (
         f"{name} is {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)} from {low:g} to {high:g}"
     )
@@ -46,7 +53,8 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
         if high == 1:
             raise MetarunError(f"{what}, and 255 stands for 1: multiply by 255, or give floats from 0 to 1")
         return images
-    if not (images.is_floating_point() and low >= 0 and high <= 1):  # what is not finite is not
+    # What is not finite is not; a rounding error is.
+    if not (images.is_floating_point() and low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise MetarunError(f"{what}: expected uint8 from 0 to 255, or floats from 0 to 1")
     return images
 
@@ -78,7 +86,7 @@ def _tidy(source: TaskSource, examples: Examples) -> Examples:
     return replace(examples, y=labels)
 
 
-def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, dtype: torch.dtype) -> None:
+def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int) -> None:
     """Raise MetarunError where a source's tasks do not have the form that losses and models rely on.
 
     Args:
@@ -86,7 +94,6 @@ def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, 
         split: of which they are.
         batch: the tasks.
         count: how many were asked for.
-        dtype: of the model's parameters.
     """
     for kind, examples in (("support", batch.support), ("query", batch.query)):
         name = f"{type(source).__name__}.batch: {split} {kind}"
@@ -98,13 +105,10 @@ def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, 
             )
         if tuple(x.shape[2:]) != tuple(source.input_shape):
             raise MetarunError(f"{name}: {form}, and input_shape is {tuple(source.input_shape)}")
-        for each in (x, y):
-            if each.is_floating_point() and each.dtype != dtype:
-                raise MetarunError(
-                    f"{name}: {form}, expected {str(dtype).removeprefix('torch.')} as dtype= says"
-                )
-            if not each.isfinite().all():
-                raise MetarunError(f"{name}: {form} hold numbers that are not finite")
+        if not (x.isfinite().all() and y.isfinite().all()):
+            raise MetarunError(f"{name}: {form} hold numbers that are not finite")
+        if source.loss in _CLASSIFY and y.dim() != 2:
+            raise MetarunError(f"{name}: {form}, and labels are [{count}, n], a class each")
         if source.loss is cross_entropy and not (int(y.min()) >= 0 and int(y.max()) < source.output_size):
             raise MetarunError(
                 f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to "
