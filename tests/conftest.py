@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,24 @@ def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What metarun says from now on, each line once, whatever console it has been given."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    keep = Keep()
+    logging.getLogger("metarun").addHandler(keep)
+    yield lines
+    logging.getLogger("metarun").removeHandler(keep)
+
+
+@pytest.fixture
 def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """metarun in this process, in an empty directory: its status, what it printed, and what it said."""
     from metarun.cli import main
 
@@ -61,7 +77,11 @@ def typed(
         said = capsys.readouterr()
         return status, said.out, said.err
 
-    return run
+    log = logging.getLogger("metarun")
+    before = list(log.handlers), log.level, log.propagate
+    yield run
+    log.handlers, level, log.propagate = before
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -30,19 +29,15 @@ def held(path: Path, output: Path, seconds: float):
     return started([sys.executable, "-c", HOLD, str(path), str(seconds)], path.parent, output)
 
 
-def test_who_waits_for_another_process_says_so_and_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger("metarun"), "propagate", True)
+def test_who_waits_for_another_process_says_so_and_goes_on(tmp_path: Path, logged: list[str]) -> None:
     path = tmp_path / "made"
     with held(path, tmp_path / "said", 2.5) as process:
         wait_until(lambda: lines_of(tmp_path / "said"), process)
         with lock(path):
             assert process.wait(10) == 0
-    (record,) = [each for each in caplog.records if each.name == "metarun"]
-    assert record.message == (
+    assert logged == [
         f"waiting for another process, which makes {path}; if there is none, delete {path}.lock"
-    )
+    ]
 
 
 @pytest.mark.slow
