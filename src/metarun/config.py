@@ -163,9 +163,7 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     check_device(node["device"])
     try:
         return Config.model_validate(dict(node))
-    except (
-        ValidationError
-    ) as error:  # single keys are checked above: these are keys that do not agree, as a rule
+    except ValidationError as error:  # as a rule of keys that do not agree: single ones are checked above
         raise ConfigError("; ".join(_said(each) for each in error.errors())) from error
 
 

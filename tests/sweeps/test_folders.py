@@ -214,6 +214,17 @@ def test_a_class_that_is_elsewhere_is_looked_for_where_the_run_began(
         )
 
 
+def test_a_job_whose_config_is_damaged_is_its_own_row(typed: Command) -> None:
+    words = ["-m", "seed=0,1", *FEW, "hydra.sweep.dir=sweep"]
+    assert typed(*words)[0] == 0
+    Path("sweep/0/config.yaml").write_text("a: [")
+    shutil.rmtree("sweep/1")
+    status, _, said = typed("resume", "sweep")
+    assert status == 1
+    assert [job["status"] for job in jobs("sweep")] == ["failed", "finished"], said
+    assert jobs("sweep")[0]["error"] == "sweep/0/config.yaml is damaged: restore it from a copy"
+
+
 @pytest.mark.parametrize("name", ["d$x", "b\\s", "a${seed}", "q'uote", "sp ace", "=", "ü,[x]"])
 def test_a_folder_of_options_may_have_any_name(typed: Command, name: str) -> None:
     own_options(name, slow=0.015)

@@ -69,11 +69,11 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
         ConfigError: a function of the model is marked `once_differentiable`: its derivatives have none, and
             autograd takes them for zero without a word.
     """
-    model = copied(model).double()
-    x = x.double() if x.is_floating_point() else x
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    generator = torch.Generator().manual_seed(0)
+    model, generator = copied(model), torch.Generator().manual_seed(0)
     try:
+        model.double()
+        x = x.double() if x.is_floating_point() else x
+        parameters = [p for p in model.parameters() if p.requires_grad]
         with torch.enable_grad():
             _move(parameters, [_normal(p, generator) for p in parameters], 0.05)
             along = [_normal(p, generator) for p in parameters]

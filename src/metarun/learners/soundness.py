@@ -174,11 +174,16 @@ def check_replacement(model: nn.Module, x: Tensor) -> None:
             p.add_(0.05 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))
             moved[name] = p.detach().clone().requires_grad_()
             p.requires_grad_()
-    with torch.enable_grad():
-        found = places.call(model, moved, (x.clone(),))
-        gradients = _gradients(found, list(moved.values()))
-        expected = other(x.clone())
-        pairs = zip(gradients, _gradients(expected, [other.get_parameter(n) for n in names]), strict=True)
+    try:
+        with torch.enable_grad():
+            found = places.call(model, moved, (x.clone(),))
+            gradients = _gradients(found, list(moved.values()))
+            expected = other(x.clone())
+            pairs = zip(gradients, _gradients(expected, [other.get_parameter(n) for n in names]), strict=True)
+    except Exception as error:  # of a user's class, of any kind
+        raise ConfigError(
+            f"model: {type(model).__name__} fails with parameters that are put into it: {in_one_line(error)}"
+        ) from error
     if not (_close(found, expected) and all(_close(one, another) for one, another in pairs)):
         raise ConfigError(
             f"model: {type(model).__name__} does not compute with parameters that are put into it: it "

@@ -11,6 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from metarun.errors import MetarunError
 from metarun.overrides import set_key, single_values
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job
@@ -68,10 +69,17 @@ def sweep(
 
 def _seeding(jobs: Sequence[Job]) -> list[str]:
     """Return the override that lets jobs of an older sweep that begin now draw numbers as the others do."""
-    runs = [Run(job.directory) for job in jobs]
-    begun = next((run.config()["seeding"] for run in runs if run.exists()), "streams")
+    begun = next((seeding for job in jobs if (seeding := _seeding_of(Run(job.directory)))), "streams")
     typed = any(word.startswith("seeding=") for job in jobs for word in job.overrides)
     return [] if typed or begun == "streams" else [f"seeding={begun}"]
+
+
+def _seeding_of(run: Run) -> str | None:
+    """Return the seeding of a run; None where there is none, or its config is damaged."""
+    try:
+        return str(run.config()["seeding"]) if run.exists() else None
+    except MetarunError:  # the job's own, which its row in the table says
+        return None
 
 
 def _has(job: Job, more: Sequence[str]) -> bool:

@@ -22,7 +22,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from metarun.compose import SEARCH_PATH, own_config_dirs, plain, quoted
+from metarun.compose import COMPOSITION_ERRORS, SEARCH_PATH, explain, own_config_dirs, plain, quoted
 from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
 from metarun.runs.directory import InUseError, Run, held, resume_command
 from metarun.storage import write_text
@@ -110,8 +110,15 @@ class Launching:
         return config
 
     def _compose(self, number: int, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return a job's config as plain values."""
-        config = self._config_of(number, overrides)
+        """Return a job's config as plain values.
+
+        Raises:
+            ConfigError: its overrides do not make a config any more.
+        """
+        try:
+            config = self._config_of(number, overrides)
+        except COMPOSITION_ERRORS as error:
+            raise explain(error, overrides, self.config_dirs) from error
         holder = HydraConfig.instance()
         before = holder.cfg
         try:
