@@ -46,9 +46,7 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
             f"{name} is {_kind(images)} {tuple(images.shape)}: expected uint8 from 0 to 255, or floats from "
             f"0 to 1"
         ) from error
-    what = (
-        f"{name} is {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)} from {low:g} to {high:g}"
-    )
+    what = f"{name} is {_kind(images)} {tuple(images.shape)} from {low:g} to {high:g}"
     if images.dtype == torch.uint8:
         if high == 1:
             raise MetarunError(f"{what}, and 255 stands for 1: multiply by 255, or give floats from 0 to 1")
