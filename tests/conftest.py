@@ -62,7 +62,7 @@ def typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """metarun in this process, in an empty directory: its status, what it printed, and what it said."""
-    from metarun.cli import main
+    from metarun.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["metarun"])

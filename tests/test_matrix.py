@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from metarun.build import check_fit
-from metarun.compose import compose_config
-from metarun.config import read_config
-from metarun.options import CONF, groups
+from metarun.config.composition import compose_config
+from metarun.config.options import CONF, groups
+from metarun.experiment.build import check_fit
+from metarun.experiment.config import read_config
 from metarun.runs.directory import Run
-from metarun.train import train
+from metarun.training.loop import train
 
 OPTIONS = {group: [option.name for option in options] for group, options in groups([CONF]).items()}
 FEW = ["train.steps=3", "train.meta_batch=4", "train.validation_tasks=4", "train.test_tasks=8"]

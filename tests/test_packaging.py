@@ -55,7 +55,11 @@ def test_the_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
         )
 
     where = subprocess.run(
-        [str(home / "bin" / "python"), "-c", "import metarun.options; print(metarun.options.CONF)"],
+        [
+            str(home / "bin" / "python"),
+            "-c",
+            "import metarun.config.options; print(metarun.config.options.CONF)",
+        ],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

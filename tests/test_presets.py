@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from metarun.build import build, build_metagradient
-from metarun.compose import compose_config
-from metarun.config import Config, read_config
+from metarun.config.composition import compose_config
+from metarun.config.options import CONF, groups
+from metarun.experiment.build import build, build_metagradient
+from metarun.experiment.config import Config, read_config
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import EvolutionStrategies, Exact
-from metarun.options import CONF, groups
 from metarun.tasks.episodes import episodes
 
 BODY = {"body.layer1.linear.weight", "body.layer1.linear.bias"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.options import CONF, groups
+from metarun.config.options import CONF, groups
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 FEW = ["train.steps=2", "train.meta_batch=2", "train.validation_tasks=2", "train.test_tasks=4"]

@@ -10,7 +10,7 @@ import sys
 def run() -> None:
     """Run the command line and end the process."""
     try:
-        from metarun.cli import main
+        from metarun.cli.main import main
 
         status = main()
     except KeyboardInterrupt:  # before it could be told what to do

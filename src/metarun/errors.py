@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -66,3 +68,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+
+def did_you_mean(given: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the closest choice, or nothing where none is close."""
+    close = get_close_matches(given, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

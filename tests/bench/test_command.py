@@ -13,7 +13,7 @@ from metarun.bench import plot, rows, startup
 from metarun.bench.cases import GROWTH, SOURCES, Growth
 from metarun.bench.sides import PEERS
 from metarun.bench.tables import tables
-from metarun.commands import bench
+from metarun.cli import bench
 from metarun.errors import ConfigError, MetarunError
 
 IN_COMMON = {"case", "device", "threads", "torch", "python"}

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.engine import EngineSettings, use_attention
+from metarun.engine.settings import EngineSettings, use_attention
+from metarun.engine.ways import Way, find_way
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient
 from metarun.rules import SGD
 from metarun.tasks import Examples, TaskBatch
 from metarun.tasks.losses import cross_entropy
-from metarun.ways import Way, find_way
 
 TASKS, STEPS, RATE = 3, 2, 0.3
 ONE_BY_ONE = {"lstm", "lstm, two layers, both ways", "lstm cell", "gru", "rnn"}

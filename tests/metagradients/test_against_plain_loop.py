@@ -15,9 +15,9 @@ from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
 from metarun.models import Linear
 from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
+from metarun.system.workers import Workers
 from metarun.tasks import BinaryClassification, Examples, TaskBatch
 from metarun.tasks.losses import cross_entropy, mean_squared_error
-from metarun.workers import Workers
 
 RATE, EPS = 0.05, 0.1
 

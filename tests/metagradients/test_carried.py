@@ -7,14 +7,14 @@ import torch
 from plain_loop import task_batch
 from torch import Tensor, nn
 
-from metarun.build import build, build_metagradient
-from metarun.compose import compose_config
-from metarun.config import read_config
+from metarun.config.composition import compose_config
 from metarun.errors import ConfigError
+from metarun.experiment.build import build, build_metagradient
+from metarun.experiment.config import read_config
+from metarun.experiment.outer import Outer, OuterSettings
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Reptile
 from metarun.models import MLP
-from metarun.outer import Outer, OuterSettings
 from metarun.rules import Adam
 from metarun.tasks import TaskBatch
 from metarun.tasks.losses import mean_squared_error

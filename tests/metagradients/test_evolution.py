@@ -12,7 +12,7 @@ from plain_loop import by_engine, worst
 
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import EvolutionStrategies, Exact
-from metarun.randomness import state
+from metarun.system.randomness import state
 
 PAIRS = 2000
 

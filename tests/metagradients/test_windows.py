@@ -9,8 +9,8 @@ from torch import Tensor
 
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import EvolutionStrategies, MetaGradient, Truncated
-from metarun.randomness import state
-from metarun.workers import Workers
+from metarun.system.randomness import state
+from metarun.system.workers import Workers
 
 OUTER_RATE = 0.03
 Meta = dict[str, Tensor]

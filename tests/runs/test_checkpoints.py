@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from metarun import storage
 from metarun.errors import MetarunError
 from metarun.runs.checkpoints import FORMAT, Checkpoints
+from metarun.system import files as storage
 
 
 @pytest.fixture

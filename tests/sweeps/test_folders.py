@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from metarun.compose import compose_config
+from metarun.config.composition import compose_config
 
 FEW = [
     "device=cpu",

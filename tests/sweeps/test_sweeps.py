@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from processes import METARUN, assert_same_run, lines_of, started, untimed, wait_until
 
-from metarun.options import CONF
+from metarun.config.options import CONF
 
 FEW = [
     "device=cpu",

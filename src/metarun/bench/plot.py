@@ -9,7 +9,7 @@ from pathlib import Path
 from metarun.bench.cases import GROWTH
 from metarun.bench.rows import Row
 from metarun.errors import ConfigError, MetarunError
-from metarun.storage import replace
+from metarun.system.files import replace
 
 
 def check_plot(path: Path, cases: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from metarun.bench.check import Check, is_the_same
 from metarun.bench.race import Racer, race
 from metarun.bench.sides import PEERS
 from metarun.bench.work import Work, make_work
-from metarun.storage import data_directory
+from metarun.system.files import data_directory
 
 Row = dict[str, Any]
 

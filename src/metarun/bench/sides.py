@@ -12,7 +12,7 @@ import torch
 
 from metarun.bench import torch_peers
 from metarun.bench.work import Side, Work
-from metarun.compiled import Compiled
+from metarun.engine.compiled import Compiled
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD
 from metarun.tasks.ahead import Ahead

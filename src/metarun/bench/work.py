@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from metarun.build import build, build_metagradient
-from metarun.choice import choose
-from metarun.compose import compose_config
-from metarun.config import read_config
-from metarun.engine import Engine, EngineSettings
+from metarun.config.composition import compose_config
+from metarun.engine.choice import choose
+from metarun.engine.settings import Engine, EngineSettings
+from metarun.experiment.build import build, build_metagradient
+from metarun.experiment.config import read_config
 from metarun.learners import GradientAdaptation
 from metarun.metagradients import MetaGradient
 from metarun.tasks import Examples, TaskBatch, TaskSource

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError, in_one_line
-from metarun.functional import Places
+from metarun.learners.functional import Places
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -10,14 +10,14 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from metarun.errors import ConfigError
+from metarun.fields import Size
 from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.learners.soundness import copied
 from metarun.metagradients.metagradient import Gradients
 from metarun.metagradients.objective import Over, Share
 from metarun.metagradients.windows import Update, Windowed
-from metarun.randomness import state
+from metarun.system.randomness import state
 from metarun.tasks import TaskBatch
-from metarun.values import Size
 
 
 class EvolutionStrategies(Windowed):

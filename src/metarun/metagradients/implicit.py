@@ -11,11 +11,11 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from metarun.errors import ConfigError
+from metarun.fields import Size
 from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.metagradients.metagradient import Gradients, MetaGradient, check_trains_the_start
 from metarun.rules import Parameters
 from metarun.tasks import TaskBatch
-from metarun.values import Size
 
 
 class Implicit(MetaGradient):

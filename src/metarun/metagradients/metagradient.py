@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, Learner, Scores
+from metarun.system.workers import Workers
 from metarun.tasks import TaskBatch
-from metarun.workers import Workers
 
 Gradients = dict[str, Tensor]
 """By the name of a meta-parameter; one without a gradient is left out."""

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from metarun.errors import ConfigError
+from metarun.fields import Size
 from metarun.learners import GradientAdaptation, Learner, Scores
 from metarun.metagradients.metagradient import Gradients, cut
 from metarun.metagradients.objective import Over, QueryLoss, Share, differentiate
+from metarun.system.workers import Workers
 from metarun.tasks import TaskBatch
-from metarun.values import Size
-from metarun.workers import Workers
 
 Update = Literal["horizon", "window"]
 

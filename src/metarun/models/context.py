@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from metarun.values import Size
+from metarun.fields import Size
 
 
 class Context(nn.Module):

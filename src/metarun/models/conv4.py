@@ -8,9 +8,9 @@ from typing import Literal
 from torch import nn
 
 from metarun.errors import ConfigError
+from metarun.fields import Size, SizeOrNone
 from metarun.models.context import Film
 from metarun.models.norms import Norm, norm_layer
-from metarun.values import Size, SizeOrNone
 
 BLOCKS = 4
 

@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 from torch import nn
 
+from metarun.fields import Size, SizeOrNone
 from metarun.models.context import Context
 from metarun.models.norms import Norm, norm_layer
-from metarun.values import Size, SizeOrNone
 
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "gelu": nn.GELU}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from metarun.evaluation.tuned import RATES, Entry, response
 from metarun.reports.table import cell, heading, shown_steps
-from metarun.storage import replace
-from metarun.tuned import RATES, Entry, response
+from metarun.system.files import replace
 
 _HISTORY = 20  # steps before the one that a response shows
 

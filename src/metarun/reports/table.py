@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from metarun.evaluate import Curve, Estimate, is_share
+from metarun.evaluation.curve import Curve, Estimate, is_share
 
 # Long curves are shown at these steps and at the last.
 _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)

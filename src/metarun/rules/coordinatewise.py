@@ -11,9 +11,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from metarun.fields import Size
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Parameters, UpdateRule
-from metarun.values import Size
 
 
 def coordinates(params: Parameters) -> Tensor:

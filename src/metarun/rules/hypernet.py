@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError
+from metarun.fields import Size, SizeOrNone
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Decay, Parameters, UpdateRule, zeros
 from metarun.tasks import Examples
-from metarun.values import Size, SizeOrNone
 
 Feature = Literal["means", "norms", "loss", "examples"]
 

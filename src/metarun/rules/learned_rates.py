@@ -11,8 +11,8 @@ from pydantic import AfterValidator, NonNegativeFloat
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
+from metarun.fields import SizeOrNone, ordered
 from metarun.rules.rule import Decay, Parameters, UpdateRule, key, zeros
-from metarun.values import SizeOrNone, ordered
 
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from metarun.fields import Size
 from metarun.rules.coordinatewise import Coordinatewise, coordinates, sizes
 from metarun.rules.perceptron import perceptron
 from metarun.rules.rule import Parameters
-from metarun.values import Size
 
 _MOMENTA = (0.9, 0.99, 0.999)
 _SECOND = 0.999

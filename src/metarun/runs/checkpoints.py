@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import MetarunError
-from metarun.storage import DamagedFileError, UnsealedFileError, read_tensors, write_tensors
+from metarun.system.files import DamagedFileError, UnsealedFileError, read_tensors, write_tensors
 
 FORMAT = 2
 """Raised whenever an older metarun could not read what this one writes; `_migrate` knows the older ones."""

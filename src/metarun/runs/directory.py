@@ -20,7 +20,7 @@ from metarun.errors import ConfigError, MetarunError, OutOfTimeError, PrunedErro
 from metarun.runs.changes import differences, kept, may_change
 from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.metrics import MetricsFile
-from metarun.storage import as_json, file_lock, write_text
+from metarun.system.files import as_json, file_lock, write_text
 
 log = logging.getLogger("metarun")
 

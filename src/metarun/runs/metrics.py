@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metarun.storage import as_json, naming
+from metarun.system.files import as_json, naming
 
 log = logging.getLogger("metarun")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from metarun.config.options import check_config_dirs
 from metarun.errors import ConfigError, MetarunError
-from metarun.options import check_config_dirs
 from metarun.runs.changes import may_change
 from metarun.runs.directory import Run
-from metarun.storage import as_json, write_text
+from metarun.system.files import as_json, write_text
 
 Status = Literal["finished", "pruned", "stopped", "failed", "missing"]
 

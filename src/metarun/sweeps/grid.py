@@ -11,8 +11,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from metarun.config.overrides import set_key, single_values
 from metarun.errors import MetarunError
-from metarun.overrides import set_key, single_values
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job
 from metarun.sweeps.launching import Launching, check_distinct

@@ -13,17 +13,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metarun.compose import own_config_dirs, plain, prepare_hydra
+from metarun.config.composition import own_config_dirs, plain, prepare_hydra
 from metarun.errors import Interrupted, MetarunError, OutOfTimeError, PrunedError
-from metarun.evaluate import Curve
-from metarun.launch import ALIKE, launch
-from metarun.logs import to_stderr
-from metarun.ranks import Ranks
+from metarun.evaluation.curve import Curve
+from metarun.reports.progress import describe, without_bars
 from metarun.runs.directory import InUseError, Run
-from metarun.runs.progress import describe, without_bars
 from metarun.runs.signals import StopSignals
 from metarun.sweeps.directory import Status, stop_file
 from metarun.sweeps.pruning import judge
+from metarun.system.console import to_stderr
+from metarun.system.ranks import Ranks
+from metarun.training.launch import ALIKE, launch
 
 log = logging.getLogger("metarun")
 

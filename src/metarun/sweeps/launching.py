@@ -22,13 +22,20 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from metarun.compose import COMPOSITION_ERRORS, SEARCH_PATH, explain, own_config_dirs, plain, quoted
+from metarun.config.composition import (
+    COMPOSITION_ERRORS,
+    SEARCH_PATH,
+    explain,
+    own_config_dirs,
+    plain,
+    quoted,
+)
 from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
 from metarun.runs.directory import InUseError, Run, held, resume_command
-from metarun.storage import write_text
 from metarun.sweeps.directory import Job, Sweep, stop_file
 from metarun.sweeps.job import OutOfStep, mark_this_process
 from metarun.sweeps.table import Outcome, as_groups, table, write
+from metarun.system.files import write_text
 
 log = logging.getLogger("metarun")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metarun.train import Hopeless
+from metarun.training.loop import Hopeless
 
 
 def judge(hydra: Any) -> Hopeless:

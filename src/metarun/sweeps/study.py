@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from metarun.errors import ConfigError
 from metarun.sweeps.directory import Job, Status
-from metarun.train import Hopeless
+from metarun.training.loop import Hopeless
 
 _NAME = "metarun"
 _OVERRIDES, _PRUNED = "overrides", "pruned"

@@ -16,8 +16,8 @@ from tabulate import tabulate
 from metarun.errors import MetarunError
 from metarun.reports.table import cell, heading
 from metarun.runs.directory import Run
-from metarun.storage import as_json, write_text
 from metarun.sweeps.directory import Job, Status
+from metarun.system.files import as_json, write_text
 
 _SEED = "seed"
 _MOST_ROWS = 50

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from metarun.fields import Size
 from metarun.tasks import losses
 from metarun.tasks.draws import Draws
 from metarun.tasks.synthetic import SyntheticSource
-from metarun.values import Size
 
 
 class BinaryClassification(SyntheticSource):

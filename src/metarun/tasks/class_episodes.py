@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
+from metarun.fields import Count, Seed
 from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.losses import accuracy, cross_entropy
-from metarun.values import Count, Seed
 
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from metarun.allocator import is_out_of_memory
 from metarun.errors import MetarunError, in_one_line
+from metarun.system.allocator import is_out_of_memory
 from metarun.tasks.batch import SPLITS, Split, TaskBatch, TaskSource
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import check_batch, tidy

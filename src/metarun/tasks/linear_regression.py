@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from metarun.fields import Interval
 from metarun.tasks.draws import Draws
 from metarun.tasks.losses import mean_squared_error
 from metarun.tasks.synthetic import SyntheticSource, stretch
-from metarun.values import Interval
 
 
 class LinearRegression(SyntheticSource):

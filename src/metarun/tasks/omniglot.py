@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from metarun.errors import ConfigError
-from metarun.randomness import Seeding, Streams
+from metarun.fields import Seed
+from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.batch import Split
 from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
-from metarun.values import Seed
 
 # The lake split validates on characters cut from the background set; as many as the random split does.
 _COUNTS: dict[str, dict[Split, int]] = {

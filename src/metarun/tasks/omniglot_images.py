@@ -16,9 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
-from metarun.downloads import download
 from metarun.errors import MetarunError
-from metarun.storage import (
+from metarun.system.downloads import download
+from metarun.system.files import (
     DamagedFileError,
     cache_directory,
     data_directory,

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from metarun.fields import Seed
 from metarun.tasks.batch import Split, TaskBatch
 from metarun.tasks.draws import Draws
 from metarun.tasks.losses import sum_squared_error
 from metarun.tasks.synthetic import SyntheticSource
-from metarun.values import Seed
 
 
 class Quadratics(SyntheticSource):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from metarun.fields import Count, Interval, Seed
 from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
-from metarun.values import Count, Interval, Seed
 
 
 def stretch(uniform: Tensor, interval: Interval) -> Tensor:

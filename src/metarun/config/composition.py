@@ -1,0 +1,185 @@
+"""Hydra's composition: resolvers, plain values, and its errors in one line."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from codecs import BOM_UTF8
+from collections.abc import Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from metarun.config.options import CONF
+from metarun.errors import ConfigError, MetarunError, did_you_mean
+from metarun.experiment.config import read_config
+
+# More options than that are not read in a message.
+_MOST_OPTIONS = 20
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+
+
+# Files of ours in hydra/launcher; the plugins that they configure register options of the same names.
+_OUR_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")
+
+
+def prepare_hydra() -> None:
+    """Make `${metarun.unique:}` known, and our launchers' files the only ones of their names.
+
+    The first is six characters that two runs of one second do not share. The second keeps Hydra from taking
+    the plugins' own for a schema of ours, which it would do with a warning each time.
+    """
+    Plugins.instance()  # has imported the plugins after this
+    registered = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    for name in _OUR_LAUNCHERS:
+        registered.pop(f"{name}.yaml", None)
+    OmegaConf.register_new_resolver(
+        "metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True
+    )
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Return a composed config as plain values with all interpolations resolved.
+
+    Raises:
+        ConfigError: an interpolation leads nowhere, or a mandatory value is missing.
+    """
+    try:
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+SEARCH_PATH = "hydra.searchpath"
+
+
+def search_path(config_dirs: Sequence[str]) -> str:
+    """Return the override that lets Hydra find options in a user's own folders."""
+    places = [each if "://" in each else f"file://{Path(each).absolute()}" for each in config_dirs]
+    # Hydra takes these as they are, but for a quote.
+    within = [each.replace("'", "\\'") for each in places]
+    listed = ",".join(f"'{each}'" for each in within)
+    return f"{SEARCH_PATH}=[{listed}]"
+
+
+def own_config_dirs(hydra: Any) -> list[str]:
+    """Return a user's own folders of groups, absolute, from Hydra's config of a run or a sweep."""
+    typed = ("command-line", f"{SEARCH_PATH} in command-line")
+    return [
+        str(Path(each.path).absolute()) if each.schema == "file" else f"{each.schema}://{each.path}"
+        for each in hydra.runtime.config_sources
+        if each.provider in typed
+    ]
+
+
+def quoted(text: str | Path) -> str:
+    """Return a text as a value in Hydra's grammar, where a quote within quotes has a backslash before it."""
+    escaped = str(text).replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
+    return f"'{escaped}'"
+
+
+def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose the config that these overrides stand for, without running anything.
+
+    Args:
+        overrides: as on the command line.
+        config_dirs: a user's own folders of groups, as in --config-dir.
+
+    Raises:
+        ConfigError: they do not make a config.
+    """
+    prepare_hydra()
+    _check_signatures(overrides, config_dirs)
+    search = [search_path(config_dirs)] if config_dirs else []
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain(compose("config", [*search, *overrides]))
+    except MetarunError:
+        raise
+    except Exception as error:  # of Hydra, of any kind: a group replaced by a list or a number, for instance
+        raise explain(error, overrides, config_dirs) from error
+
+
+def _check_signatures(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
+    """Raise ConfigError for an option of a user's whose file starts with a byte-order mark.
+
+    Hydra takes it for a part of the first line, which may be `# @package …`, and says nothing.
+    """
+    for word in overrides:
+        group, _, option = word.lstrip("+").partition("=")
+        for folder in config_dirs:
+            path = Path(folder, group.partition("@")[0], f"{option}.yaml")
+            with suppress(OSError):  # no such file, nor one that there could be
+                if path.is_file() and path.read_bytes().startswith(BOM_UTF8):
+                    raise ConfigError(f"{path}: starts with a byte-order mark; save it in UTF-8 without one")
+
+
+def explain(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> ConfigError:
+    """Return one of Hydra's errors as one line that says what would be right."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if len(error.options) > _MOST_OPTIONS:
+            near = get_close_matches(option, error.options, n=3, cutoff=0.0)
+            choice = f"the nearest are {', '.join(near)}; all of them: metarun list {group}"
+        else:
+            choice = f"choose from {', '.join(error.options)}"
+        return ConfigError(
+            f"{group}={option}: there is no such option{did_you_mean(option, error.options)}; {choice}"
+        )
+    if isinstance(error, UnicodeDecodeError):
+        return _not_utf8(error, config_dirs)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"{error.override}: not of the form key=value; quote a value with special characters, "
+            f"as in 'key=\"a b\"' or 'algo.adapts=\"!*.norm.*\"'"
+        )
+    unknown = re.match(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown[1], overrides, config_dirs)
+    if isinstance(error, COMPOSITION_ERRORS):
+        return ConfigError(text)
+    return ConfigError(f"{' '.join(overrides)}: {text}; a group takes one of its options: metarun list")
+
+
+def _not_utf8(error: UnicodeDecodeError, config_dirs: Sequence[str]) -> ConfigError:
+    """Name the files of a user's that Hydra cannot have read."""
+    for folder in config_dirs:
+        for path in sorted(Path(folder).rglob("*.yaml")):
+            try:
+                path.read_text(encoding="utf-8")
+            except OSError:  # a link that leads nowhere, or a folder: not what Hydra has read
+                continue
+            except UnicodeDecodeError as own:
+                line = own.object[: own.start].count(b"\n") + 1
+                return ConfigError(f"{path}, line {line}: not in UTF-8; save it in that encoding")
+    return ConfigError(f"a yaml is not in UTF-8 ({error}): save it in that encoding")
+
+
+def _unknown_key(key: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> ConfigError:
+    """Let our own check, which knows what would be right, speak of a key that Hydra does not know."""
+    others = []
+    line = f"{key}=null"
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        if each.key_or_group == key and not each.is_sweep_override():
+            line = str(each.input_line)
+        elif each.key_or_group != key and not each.is_sweep_override():
+            others.append(str(each.input_line))
+    try:
+        read_config(compose_config([*others, f"+{line}"], config_dirs))
+    except ConfigError as error:
+        return error
+    return ConfigError(f"{line}: the config has no such key; type +{line} to add it")

@@ -1,0 +1,100 @@
+"""How the work is computed (`engine=`): tasks in memory at once, threads, workers, compiled or not."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, model_validator
+
+from metarun.fields import Size, Threads
+from metarun.learners import Learner
+from metarun.system.allocator import keep_large_blocks
+from metarun.system.workers import Workers
+
+Strategy = Literal["batched", "per_task"]
+
+
+class EngineSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/engine, in words there."""
+
+    strategy: Literal["auto"] | Strategy = "auto"
+    chunk: Literal["auto"] | Size = "auto"
+    threads: Literal["auto"] | Threads = "auto"
+    workers: Literal["auto"] | Threads = "auto"
+    compile: bool = False
+    rematerialise: bool = False
+    tf32: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.strategy == "per_task" and self.chunk not in ("auto", 1):
+            raise ValueError(
+                "engine.strategy=per_task computes one task at a time: leave engine.chunk at auto"
+            )
+        if self.strategy == "batched" and self.chunk == 1:
+            raise ValueError(
+                "engine.strategy=batched computes several tasks at once: leave engine.chunk at auto"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was chosen for a run, once and for all of it, so that its bits do not change.
+
+    Attributes:
+        chunk: tasks in memory at once, for each worker, while training and while evaluating.
+        threads: of each operation of torch on a CPU.
+        workers: chunks computed at once.
+        keep_memory: whether the C library keeps large blocks for the next step.
+        compile: whether the meta-gradient is compiled.
+        rematerialise: whether inner steps are computed again in the backward pass instead of kept.
+        tf32: whether a GPU may round to TF32 in matrix products and convolutions.
+        plain_attention: whether attention is computed by kernels that have second derivatives.
+    """
+
+    chunk: int
+    threads: int
+    workers: int
+    keep_memory: bool
+    compile: bool = False
+    rematerialise: bool = False
+    tf32: bool = False
+    plain_attention: bool = False
+
+    @property
+    def strategy(self) -> Strategy:
+        """Whether tasks are computed together, or one after another."""
+        return "per_task" if self.chunk == 1 else "batched"
+
+    def use(self, learner: Learner[Any]) -> Workers:
+        """Make torch and the learner work like this from now on, and return the workers."""
+        torch.set_num_threads(self.threads)
+        if self.keep_memory:
+            keep_large_blocks()
+        # torch allows TF32 for convolutions by default.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
+        use_attention(plain=self.plain_attention)
+        learner.rematerialise = self.rematerialise
+        return Workers(self.workers)
+
+    def size(self, tasks: int) -> int:
+        """Return how many of so many tasks really form a chunk."""
+        return min(self.chunk, math.ceil(tasks / self.workers))
+
+
+def use_attention(*, plain: bool) -> None:
+    """Let torch compute attention by its plain kernels only, or by any."""
+    # What torch vectorises by a loop of its own it says at every start; whether that is worth it is measured.
+    warnings.filterwarnings("ignore", message="There is a performance drop")
+    for allow in (
+        torch.backends.cuda.enable_flash_sdp,  # of CPUs too
+        torch.backends.cuda.enable_mem_efficient_sdp,
+        torch.backends.cuda.enable_cudnn_sdp,
+        torch.backends.mha.set_fastpath_enabled,
+    ):
+        allow(not plain)

@@ -1,0 +1,1 @@
+"""Testing a learner: curves on fixed tasks, streams, comparisons, a run brought back."""

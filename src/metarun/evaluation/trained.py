@@ -1,0 +1,199 @@
+"""A trained run brought back to be tested: its best learner, under the same or other conditions."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from metarun.config.composition import compose_config
+from metarun.config.overrides import set_key, single_values
+from metarun.engine.settings import Engine
+from metarun.engine.ways import find_way
+from metarun.errors import ConfigError, MetarunError, did_you_mean
+from metarun.experiment.build import Parts, build, build_source
+from metarun.experiment.config import Config, read_config
+from metarun.learners import GradientAdaptation
+from metarun.runs.directory import Run, resume_command
+from metarun.system.ranks import started
+from metarun.system.workers import Workers
+from metarun.tasks.episodes import first_episodes
+
+log = logging.getLogger("metarun")
+
+# What a test may have otherwise than the training: anything else is what was trained, or would be ignored.
+OPEN = (
+    "data",
+    "inner.test_steps",
+    "inner.test_batch",
+    "algo.transductive",
+    "algo.proximal",
+    "device",
+    "engine.chunk",
+    "engine.threads",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's best learner and all that is needed to test it.
+
+    Attributes:
+        config: of the run, with what was overridden.
+        step: the meta-step of the checkpoint.
+    """
+
+    run: Run
+    config: Config
+    parts: Parts
+    engine: Engine
+    step: int
+
+    def use(self) -> Workers:
+        """Make torch and the learner work as the run does, and return the workers."""
+        return self.engine.use(self.parts.learner)
+
+    def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
+        """Write a result into the run's evaluations/, say where, and return it.
+
+        Where the run's folder cannot be written a warning says so, and None is returned: what was computed
+        has been shown before.
+        """
+        name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
+        path = self.run.directory / name
+        try:
+            self.run.write_json(name, {"checkpoint_step": self.step, **content})
+        except OSError as error:
+            log.warning("not kept: %s cannot be written: %s", path, error.strerror or error)
+            return None
+        print(f"\nkept: {path}")
+        return path
+
+
+def reopen(
+    directory: Path, overrides: Sequence[str], config_dirs: Sequence[str] = (), also_open: Sequence[str] = ()
+) -> Trained:
+    """Build a run's learner with the weights of its best checkpoint (the last, where none was validated).
+
+    Args:
+        directory: of the run.
+        overrides: of keys that are open at a test; of `model` too, where every task starts afresh.
+        config_dirs: a user's own options.
+        also_open: keys besides OPEN that may be overridden.
+
+    Raises:
+        ConfigError: an override does not fit, or is not open at a test; or torchrun has started several
+            processes, which would all do the same.
+        MetarunError: the directory is not a run's, or has no checkpoint.
+    """
+    if started() > 1:
+        raise ConfigError("a test is computed by one process: type the command without torchrun")
+    run = Run.open(directory)
+    trained = run.config()
+    node = override(trained, overrides, config_dirs, also_open)
+    config = read_config(node, run.home)
+    if not _is_fresh(trained):
+        _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
+    best, last = run.checkpoints.best(), run.checkpoints.newest()
+    state = best or last
+    if state is None:
+        raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
+    parts = build(config)
+    try:
+        parts.learner.load_state_dict(state["learner"])
+    except RuntimeError as error:  # of torch, for what does not fit
+        raise ConfigError(
+            "this run's rule has weights for each parameter of its own network: leave data and model as they "
+            "are there; inner=lstm, mlp and metz fit any"
+        ) from error
+    parts.source.prepare(parts.device)
+    # What the run chose, unless something else is typed: with it the last bits are those of its own test.
+    chosen = dict((last or state)["engine"])
+    before = trained["engine"]
+    chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
+    engine = Engine(**chosen)
+    tasks = first_episodes(parts.source, "test", parts.dtype)
+    parts.learner.check(tasks)
+    way = find_way(config.engine, None, parts.learner, tasks)
+    engine = replace(
+        engine,
+        chunk=engine.chunk if way.together else 1,
+        plain_attention=engine.plain_attention or way.plain_attention,
+    )
+    return Trained(run, config, parts, engine, state["step"])
+
+
+def adapting(trained: Trained, command: str) -> GradientAdaptation:
+    """Return the learner, or raise ConfigError where it does not adapt by gradient."""
+    learner = trained.parts.learner
+    if not isinstance(learner, GradientAdaptation):
+        raise ConfigError(
+            f"{trained.run.directory}: metarun {command} needs a learner with an inner loop, this is a "
+            f"{type(learner).__name__}"
+        )
+    return learner
+
+
+def override(
+    trained: dict[str, Any],
+    overrides: Sequence[str],
+    config_dirs: Sequence[str] = (),
+    also_open: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return a run's config with some keys, or the whole data group, replaced.
+
+    Raises:
+        ConfigError: a key is not there, or is not open at a test.
+    """
+    config = deepcopy(trained)
+    # Groups first: single keys are meant for the option that was chosen.
+    for each in sorted(single_values(overrides), key=lambda each: "." in each.key_or_group):
+        _apply(config, each, config_dirs, also_open)
+    if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
+        log.warning("other split, seed or rotations than in training: test classes may have been trained on")
+    return config
+
+
+def _is_fresh(config: Mapping[str, Any]) -> bool:
+    """Say whether tasks start afresh, so that there may be other networks."""
+    return bool(config["algo"].get("start") == "fresh")
+
+
+def _apply(
+    config: dict[str, Any], each: Override, config_dirs: Sequence[str], also_open: Sequence[str]
+) -> None:
+    key = each.key_or_group
+    groups = ("data", "model") if _is_fresh(config) else ("data",)
+    allowed = (*groups, *OPEN[1:], *also_open)
+    if key == "data.train_shot" or not (key in allowed or key.startswith(tuple(f"{g}." for g in groups))):
+        raise ConfigError(
+            f"{each.input_line}: {key} is not open at a test{did_you_mean(key, allowed)}; "
+            f"choose from {', '.join(allowed)}"
+        )
+    if key in groups:
+        chosen = compose_config([str(each.input_line), f"seed={config['seed']}"], config_dirs)[key]
+        # The run's own dataset stays as it was trained on; its default split could be another.
+        if key == "model" or chosen.get("_target_") != config[key]["_target_"]:
+            config[key] = chosen
+        return
+    node = set_key(config, each)
+    if key == "engine.chunk":
+        node["strategy"] = "auto"  # that of the training says nothing about this chunk
+
+
+def _check_shapes(trained: Config, now: Config) -> None:
+    """Raise ConfigError where the data does not fit the network that was trained."""
+    before, after = build_source(trained), build_source(now)
+    for what in ("input_shape", "output_size"):
+        if getattr(before, what) != getattr(after, what):
+            raise ConfigError(
+                f"data: the run was trained with {what} {getattr(before, what)}, this data has "
+                f"{getattr(after, what)}; type data and data.way as in the run"
+            )

@@ -1,0 +1,1 @@
+"""One experiment: its config typed and checked, its objects assembled."""

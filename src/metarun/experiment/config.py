@@ -1,0 +1,196 @@
+"""The typed config: every group checked on its own, then the groups against each other and the machine."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Self, get_type_hints
+
+import torch
+from pydantic import AfterValidator, BaseModel, ValidationError, model_validator
+from torch import nn
+
+from metarun.engine.settings import EngineSettings
+from metarun.errors import ConfigError, did_you_mean
+from metarun.experiment.outer import OuterSettings
+from metarun.experiment.schema import Fields, check, locate, settings_fields, target_fields
+from metarun.fields import Count, Duration, Seed, SizeOrNone, SomeSteps, Steps
+from metarun.learners import Learner
+from metarun.learners.gradient.inner_loop import InnerLoop
+from metarun.metagradients import MetaGradient
+from metarun.rules import UpdateRule
+from metarun.system.randomness import Seeding
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):
+        raise ValueError(f"should be auto, cpu, cuda or cuda:N{did_you_mean(name, ('auto', 'cpu', 'cuda'))}")
+    return name
+
+
+class TrainSettings(BaseModel, extra="forbid", frozen=True):
+    """Attributes are the keys of conf/train, in words there."""
+
+    steps: Steps
+    meta_batch: Count
+    log_every: SomeSteps
+    validate_every: Steps
+    validation_tasks: Count
+    checkpoint_every: Steps
+    test_tasks: Count
+    keep: SizeOrNone = 2
+    resume: Literal["auto", "never"] = "auto"
+    max_time: Duration | None = None  # seconds, once it is read
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    patience: SomeSteps | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.patience and not self.validate_every:
+            raise ValueError(
+                f"train.patience={self.patience} counts validations, and train.validate_every=0: type another"
+            )
+        return self
+
+
+class Config(BaseModel, extra="forbid", frozen=True):
+    """One whole config; groups that name a class stay plain values until it is built."""
+
+    seed: Seed
+    device: Annotated[str, AfterValidator(_device)]
+    dtype: Literal["float32", "float64"] = "float32"
+    algo: dict[str, Any]
+    metagradient: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    inner: dict[str, Any]
+    outer: OuterSettings
+    train: TrainSettings
+    engine: EngineSettings
+    seeding: Seeding = "streams"
+    suggested: dict[str, float]
+
+
+# What metarun passes to each group's class itself, so that nobody types it.
+GIVEN: dict[str, tuple[str, ...]] = {
+    "algo": ("model", "rule", "loop", "loss", "metrics", "seed", "seeding", "make_model"),
+    "metagradient": (),
+    "model": ("input_shape", "output_size"),
+    "data": ("dtype", "seeding"),
+    "inner": ("input_shape", "output_size"),
+}
+
+
+# What each group's class derives from.
+KINDS: dict[str, type] = {
+    "algo": Learner,
+    "metagradient": MetaGradient,
+    "model": nn.Module,
+    "inner": UpdateRule,
+    "outer.optimizer": torch.optim.Optimizer,
+}
+
+
+def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]) -> None:
+    """Raise ConfigError for a class, or a function by its annotation, of another kind than the group's.
+
+    It is not called before: the config may be that of a run from a stranger, and its target any function.
+    """
+    made = target if inspect.isclass(target) else _annotated(target)
+    kind = KINDS.get(group)
+    if inspect.isclass(made) and (issubclass(made, kind) if kind else hasattr(made, "batch")):
+        return
+    wanted = (
+        f"a subclass of {kind.__module__}.{kind.__qualname__}" if kind else "a class with the method batch"
+    )
+    hint = "" if inspect.isclass(target) else " (or a function annotated to return one)"
+    raise ConfigError(f"{group}._target_={node['_target_']}: expected {wanted}{hint}")
+
+
+def _annotated(function: Callable[..., Any]) -> Any:
+    """Return what a function says it returns; None where it does not, or says it to a type checker alone."""
+    try:
+        return get_type_hints(function).get("return")
+    except Exception:  # of names that are not there, in many ways
+        return None
+
+
+def check_made(group: str, made: Any) -> None:
+    """Raise ConfigError where what was made for a group is of another kind."""
+    kind = KINDS.get(group)
+    if kind and not isinstance(made, kind):
+        raise ConfigError(f"{group}: expected a {kind.__qualname__}, {type(made).__name__} was made")
+
+
+def read_config(node: Mapping[str, Any], home: str = "") -> Config:
+    """Check a composed config, as plain values, and return it typed; nothing is built.
+
+    Args:
+        node: the config.
+        home: the folder that the run was started in, to say where a class may be that cannot be imported.
+            Nothing is imported from there unasked: a run may be from a stranger.
+
+    Raises:
+        ConfigError: with one line that names the key, what was given and what would be right.
+    """
+    root = settings_fields(Config)
+    # The groups' own contents are checked below, where a message can name the key inside.
+    for group in root.types.keys() - {"seed", "device", "dtype", "seeding", "suggested"}:
+        root.types[group] = dict[str, Any]
+    check("", node, root)
+    for group, given in GIVEN.items():
+        target = locate(group, node[group], home)
+        check_target(group, node[group], target)
+        fields = target_fields(target, given)
+        if group == "inner":
+            loop = settings_fields(InnerLoop)
+            if taken := sorted(fields.types.keys() & loop.types.keys()):
+                raise ConfigError(
+                    f"inner._target_={node[group]['_target_']}: {taken[0]} is the inner loop's own key; "
+                    f"give the rule's argument another name"
+                )
+            fields |= loop
+        if group == "model":
+            _check_has_parts(node[group], fields)
+        check(group, node[group], fields)
+    for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
+        check(group, node[group], settings_fields(settings))
+    optimizer = node["outer"]["optimizer"]
+    target = locate("outer.optimizer", optimizer)
+    check_target("outer.optimizer", optimizer, target)
+    check("outer.optimizer", optimizer, target_fields(target, ("params", "lr")))
+    check_device(node["device"])
+    try:
+        return Config.model_validate(dict(node))
+    except ValidationError as error:  # as a rule of keys that do not agree: single ones are checked above
+        raise ConfigError("; ".join(_said(each) for each in error.errors())) from error
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """Return what a validator of ours says, or what pydantic says of a key."""
+    own = error.get("ctx", {}).get("error")
+    return str(own) if own else f"{'.'.join(str(each) for each in error['loc'])}: {error['msg']}"
+
+
+# Keys of some models, which an algorithm sets.
+_PARTS = {"context": "context parameters, which algo=cavia adapts", "warp": "warp layers, as algo=tnet has"}
+
+
+def _check_has_parts(model: Mapping[str, Any], fields: Fields) -> None:
+    """Raise ConfigError where an algorithm asks for what this model cannot have."""
+    for key, what in _PARTS.items():
+        if key in model and key not in fields.types and not fields.open_ended:
+            raise ConfigError(
+                f"model._target_={model['_target_']} has no {what}: type model=mlp or model=conv4"
+            )
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError where there is no such device on this machine."""
+    if not name.startswith("cuda"):
+        return
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if cards == 0:
+        raise ConfigError(f"device={name}: there is no CUDA device here; type device=cpu or device=auto")
+    if name != "cuda" and int(name[5:]) >= cards:
+        raise ConfigError(f"device={name}: the CUDA devices here are cuda:0 … cuda:{cards - 1}")

@@ -1,0 +1,261 @@
+"""The forward pass of T networks with the same layers and different weights.
+
+Images of T tasks are folded into channels, [n, T·C, H, W] in channels_last: a grouped convolution and the
+per-channel kernels of norms and pools then serve all tasks as if they were one network. Everything else is
+rows, [T, n, …], and a linear layer is one batched matrix product. Dispatch costs the same for any T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.learners.gradient.batched.convolution import Geometry, convolve
+from metarun.learners.gradient.batched.normalisation import normalise
+
+Parameters = dict[str, Tensor]
+Forward = Callable[[Parameters, Tensor], Tensor]
+"""Parameters of T tasks by name, [T, …], and their inputs [T, n, …], to outputs [T, n, out]."""
+
+Step = Callable[[Parameters, Tensor, int], Tensor]
+"""Parameters, activations and the number of tasks to activations."""
+
+Layout = Literal["rows", "folded"]
+
+
+class Plan(NamedTuple):
+    """One step: how many layers it stands for, the layout it wants and leaves, and what it does."""
+
+    layers: int
+    wants: Layout
+    leaves: Layout
+    step: Step
+
+
+# Applied entry by entry, so the layout does not matter.
+_ELEMENTWISE = (
+    *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU),
+    *(nn.Tanh, nn.Sigmoid, nn.Softplus),
+)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+
+def batched_forward(model: nn.Module) -> Forward | None:
+    """Return the forward pass of T such networks, or None where the model is not a sequence of known layers.
+
+    The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
+    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other. Norms have no
+    running statistics.
+    """
+    for module in model.modules():
+        hooks = [module._forward_hooks, module._forward_pre_hooks]
+        hooks += [module._backward_hooks, module._backward_pre_hooks]
+        own_call = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
+        if own_call or any(hooks):
+            return None
+    layers = list(_layers(model, ""))
+    names = {name for name, _ in model.named_parameters()}
+    if any(f"{prefix}{own}" not in names for prefix, layer in layers for own, _ in layer.named_parameters()):
+        return None  # a layer that stands in two places has its parameters under one name only
+    if not all(_is_torchs(layer) or "over_tasks" in vars(type(layer)) for _, layer in layers):
+        return None  # a class of somebody's own may do more than the one it inherits from
+    first = next((layer for _, layer in layers if not isinstance(layer, nn.Flatten | nn.Identity)), None)
+    if getattr(first, "inplace", False):
+        return None  # it would write into the examples
+    steps: list[Step] = []
+    layout: Layout = "rows"
+    while layers:
+        plan = _plan(layers, layout)
+        if plan is None:
+            return None
+        if plan.wants != layout:
+            steps.append(_fold if plan.wants == "folded" else _unfold)
+        steps.append(plan.step)
+        layout = plan.leaves
+        del layers[: plan.layers]
+    if layout == "folded":
+        steps.append(_unfold)
+
+    def forward(params: Parameters, x: Tensor) -> Tensor:
+        tasks = x.shape[0]
+        for step in steps:
+            x = step(params, x, tasks)
+        return x
+
+    return forward
+
+
+def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    if type(module).forward is nn.Sequential.forward:
+        for name, child in module._modules.items():  # named_children leaves repetitions out
+            if child is not None:
+                yield from _layers(child, f"{prefix}{name}.")
+    else:
+        yield prefix, module
+
+
+def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  # noqa: PLR0911  (a kind a line)
+    """Return the next step, or None where the next layer is not known."""
+    name, layer = layers[0]
+    kind, following = type(layer), [type(module) for _, module in layers[1:]]
+    if not _is_torchs(layer):
+        over_tasks: Callable[[Parameters, Tensor], Tensor] = layer.over_tasks(name)  # type: ignore[operator]
+        return Plan(1, "rows", "rows", lambda params, x, tasks: over_tasks(params, x))  # noqa: ARG005
+    if kind in _ELEMENTWISE:
+        return Plan(1, layout, layout, lambda params, x, tasks: layer(x))  # noqa: ARG005
+    if kind in _POOLS:
+        return Plan(1, "folded", "folded", lambda params, x, tasks: layer(x))  # noqa: ARG005
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
+        return Plan(1, "rows", "rows", lambda params, x, tasks: x.flatten(2))  # noqa: ARG005
+    if kind is nn.Linear:
+        return Plan(1, "rows", "rows", _linear(name))
+    if isinstance(layer, nn.LayerNorm):
+        return Plan(1, "rows", "rows", _layer_norm(name, layer))
+    if isinstance(layer, nn.GroupNorm):
+        return Plan(1, layout, layout, _per_channel(layout, _group_norm(name, layer)))
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+        relu = following[:1] == [nn.ReLU]
+        return Plan(1 + relu, layout, layout, _per_channel(layout, _batch_norm(name, layer, relu=relu)))
+    if kind is nn.Conv2d:
+        return _plan_convolution(layers)
+    return None
+
+
+def _is_torchs(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("torch.nn.modules.")
+
+
+def _fold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
+    _, n, channels, height, width = x.shape
+    if tasks * channels == 1:  # torch takes the strides of one channel for the other layout, and keeps to it
+        packed = x.reshape(n, 1, height, width).contiguous()
+        return packed.as_strided((n, 1, height, width), (height * width, 1, width, 1))
+    together = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels)
+    return together.contiguous().permute(0, 3, 1, 2)
+
+
+def _unfold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
+    n, channels, height, width = x.shape
+    apart = x.permute(0, 2, 3, 1).reshape(n, height, width, tasks, channels // tasks)
+    return apart.permute(3, 0, 4, 1, 2)
+
+
+def _per_channel(layout: Layout, step: Step) -> Step:
+    """Let a step that works on [n, T·C, …] work on rows [T, n, C, …] too."""
+    if layout == "folded":
+        return step
+
+    def on_rows(params: Parameters, x: Tensor, tasks: int) -> Tensor:
+        together = step(params, x.transpose(0, 1).flatten(1, 2), tasks)
+        apart: Tensor = together.unflatten(1, (tasks, -1))
+        return apart.transpose(0, 1)
+
+    return on_rows
+
+
+def _linear(name: str) -> Step:
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
+        weight, bias = params[f"{name}weight"].transpose(1, 2), params.get(f"{name}bias")
+        rows = x if x.dim() == 3 else x.flatten(1, -2)
+        out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight)
+        return out if x.dim() == 3 else out.unflatten(1, x.shape[1:-1])
+
+    return step
+
+
+def _layer_norm(name: str, layer: nn.LayerNorm) -> Step:
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
+        x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+        between = [1] * (x.dim() - 1 - len(layer.normalized_shape))
+        weight, bias = params.get(f"{name}weight"), params.get(f"{name}bias")
+        if weight is not None:
+            x = x * weight.reshape(tasks, *between, *layer.normalized_shape)
+        if bias is not None:
+            x = x + bias.reshape(tasks, *between, *layer.normalized_shape)
+        return x
+
+    return step
+
+
+def _group_norm(name: str, layer: nn.GroupNorm) -> Step:
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
+        weight, bias = params.get(f"{name}weight"), params.get(f"{name}bias")
+        return F.group_norm(
+            x,
+            tasks * layer.num_groups,
+            None if weight is None else weight.flatten(),
+            None if bias is None else bias.flatten(),
+            layer.eps,
+        )
+
+    return step
+
+
+def _batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, *, relu: bool) -> Step:
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
+        gamma, beta = _scale_and_shift(name, params, x, x.shape[1])
+        return normalise(x, gamma, beta, layer.eps, pool=False, relu=relu)
+
+    return step
+
+
+def _scale_and_shift(name: str, params: Parameters, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Return a batch norm's γ and β [T·C]; 1 and 0 where it has none."""
+    gamma, beta = params.get(f"{name}weight"), params.get(f"{name}bias")
+    return (
+        x.new_ones(channels) if gamma is None else gamma.flatten(),
+        x.new_zeros(channels) if beta is None else beta.flatten(),
+    )
+
+
+def _plan_convolution(layers: list[tuple[str, nn.Module]]) -> Plan | None:
+    """Take a convolution, with the batch norm, the halving max-pool and the ReLU that follow it."""
+    (name, layer), following = layers[0], [module for _, module in layers[1:4]]
+    assert isinstance(layer, nn.Conv2d)
+    if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        return None
+    if not following or not isinstance(following[0], nn.BatchNorm2d):
+        return Plan(1, "folded", "folded", _convolution(name, layer))
+    pool = len(following) > 1 and _halves(following[1])
+    relu = [type(module) for module in following[1 + pool : 2 + pool]] == [nn.ReLU]
+    block = _block(name, layer, layers[1][0], following[0].eps, pool=pool, relu=relu)
+    return Plan(2 + pool + relu, "folded", "folded", block)
+
+
+def _halves(layer: nn.Module) -> bool:
+    if type(layer) is not nn.MaxPool2d:
+        return False
+    plain = (layer.padding, layer.dilation, layer.ceil_mode, layer.return_indices) == (0, 1, False, False)
+    return plain and all(each in (2, (2, 2), [2, 2]) for each in (layer.kernel_size, layer.stride))
+
+
+def _convolution(name: str, layer: nn.Conv2d) -> Step:
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
+        y = convolve(x, params[f"{name}weight"].flatten(0, 1), _geometry(layer, tasks))
+        bias = params.get(f"{name}bias")
+        return y if bias is None else y + bias.flatten()[:, None, None]
+
+    return step
+
+
+def _block(name: str, layer: nn.Conv2d, norm: str, eps: float, *, pool: bool, relu: bool) -> Step:
+    # The convolution's bias is left out, since the norm takes any constant away: its gradient is zero.
+    def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
+        weight = params[f"{name}weight"].flatten(0, 1)
+        gamma, beta = _scale_and_shift(norm, params, x, len(weight))
+        if pool:  # max γ ŷ = |γ| max sign(γ) ŷ, and the sign may as well be the convolution's
+            sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
+            gamma, weight = gamma * sign, weight * sign[:, None, None, None]
+        y = convolve(x, weight, _geometry(layer, tasks))
+        return normalise(y, gamma, beta, eps, pool=pool, relu=relu)
+
+    return step
+
+
+def _geometry(layer: nn.Conv2d, tasks: int) -> Geometry:
+    assert not isinstance(layer.padding, str)
+    return layer.stride, layer.padding, layer.dilation, tasks

@@ -1,0 +1,61 @@
+"""The forward pass of one network with the parameters of T tasks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.func import vmap
+
+from metarun.learners.functional import Places
+from metarun.learners.gradient.batched import batched_forward
+from metarun.learners.soundness import copied
+from metarun.rules import Parameters
+
+
+class TaskForward:
+    """Layer by layer over all tasks for a sequence of known layers, else by vmap.
+
+    Args:
+        model: whose layers they are; its own parameters are not read.
+
+    Attributes:
+        known: whether it is a sequence of known layers, which keep nothing and draw nothing.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._places = model, Places(model)
+        self._batched = batched_forward(model)
+        self.known = self._batched is not None
+        self._copies: dict[int, nn.Module] = {}
+
+    def __call__(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Map x [T, n, …] to [T, n, out] with parameters [T, …] and others that all tasks share."""
+        tasks = x.shape[0]
+        if self._batched is not None:
+            everyones = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
+            return self._batched({**params, **everyones}, x)
+        model = self._model_of_this_thread()
+
+        def one_task(params: Parameters, x: Tensor) -> Tensor:
+            output: Tensor = self._places.call(model, {**params, **shared}, (x,))
+            return output
+
+        if tasks == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
+            return one_task({name: p.squeeze(0) for name, p in params.items()}, x.squeeze(0))[None]
+        output: Tensor = vmap(one_task)(params, x)
+        return output
+
+    def forget_copies(self) -> None:
+        """Make the threads' copies again, since the model is of another device or type now."""
+        self._copies.clear()
+
+    def _model_of_this_thread(self) -> nn.Module:
+        """Return a copy for every other thread: a call puts its parameters into the module."""
+        if threading.current_thread() is threading.main_thread():
+            return self._model
+        thread = threading.get_ident()
+        if thread not in self._copies:
+            self._copies[thread] = copied(self._model)
+        return self._copies[thread]

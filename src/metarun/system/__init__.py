@@ -1,0 +1,1 @@
+"""Files, downloads, processes, threads, seeds and the console; knows nothing of learning."""

@@ -1,0 +1,77 @@
+"""The training loop: meta-steps with validation and checkpoints, then the final test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metarun.evaluation.curve import Curve
+from metarun.experiment.config import Config
+from metarun.fields import seconds
+from metarun.reports.progress import TrainingProgress
+from metarun.runs.directory import Run, resume_command
+from metarun.runs.signals import StopSignals, stop
+from metarun.system.ranks import Ranks
+from metarun.training.state import Training
+
+Hopeless = Callable[[int, float], bool]
+"""Told the step and the quality of each validation, in the first process; whether to give the run up."""
+
+
+def train(
+    config: Config,
+    run: Run,
+    ranks: Ranks | None = None,
+    *,
+    hopeless: Hopeless = lambda step, quality: False,  # noqa: ARG005
+    signals: StopSignals | None = None,
+) -> Curve:
+    """Train from the run's last checkpoint, or from the start, then test the best learner.
+
+    Args:
+        config: of the run.
+        run: where its files are.
+        ranks: this process among those that train the run together.
+        hopeless: told of each validation; of the latest again when the run goes on right after it.
+        signals: what may stop it; SIGINT and SIGTERM by default.
+
+    Returns:
+        The curve over adaptation steps on the test tasks, also in the run's results.json.
+
+    Raises:
+        ConfigError: the groups of the config do not fit together.
+        MetarunError: data is missing, all checkpoints are damaged, or the loss is no longer a number.
+        Interrupted: SIGINT or SIGTERM came; the run can be resumed.
+        OutOfTimeError: train.max_time is over; the run can be resumed.
+        PrunedError: it was given up.
+    """
+    to_go_on = f"to go on: {resume_command(run.directory)}"
+    with signals or StopSignals() as asked:
+        limit = config.train.max_time
+        asked.allow(None if limit is None else seconds(limit))
+        steps = config.train.steps
+        with asked.at_once(f"stopped before the next step; {to_go_on}"):
+            training = Training(config, run, ranks)
+            training.restore()
+        if training.finished:  # a test that takes longer than that has to come to its end at some time
+            asked.allow(None)
+        here = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
+        if training.validating:
+            training.validate(lambda: asked.reason, here.format(training.step))
+        if training.step and training.is_due(config.train.validate_every):
+            training.ask(hopeless)  # killed after the checkpoint, the run has not been told
+        with TrainingProgress(training.step, steps) as progress:
+            while not training.finished:
+                reason = training.take_step(lambda: asked.reason)
+                progress.step()
+                if training.is_due(config.train.log_every):
+                    progress.scores(training.step, training.log_scores())
+                validated = training.is_due(config.train.validate_every)
+                if validated:
+                    training.validate(lambda: asked.reason, here.format(training.step))
+                if reason or training.finished or training.is_due(config.train.checkpoint_every):
+                    training.save()
+                if validated:
+                    training.ask(hopeless)
+                stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
+        training.log_rest()
+        return training.test(lambda: stop(asked.reason, f"stopped while testing; {to_go_on}"))

@@ -1,0 +1,36 @@
+"""What may be typed behind `metarun resume RUN`."""
+
+from __future__ import annotations
+
+import pytest
+
+from metarun.cli.resume import override
+from metarun.config.composition import compose_config
+from metarun.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.activation=tanh", "a run keeps model.activation for all its life"),
+        ("train.meta_batch=5", "a run keeps train.meta_batch for all its life"),
+        ("traim.steps=5", "a run keeps traim.steps for all its life; did you mean"),
+        ("algo=maml", "a run keeps algo for all its life"),
+        ("train.steps=20,30", "one value at a time"),
+        ("~train.steps", "every key is needed"),
+        ("train.steps.more=1", "steps has no keys"),
+        ("nonsense", "nonsense: not of the form key=value"),
+    ],
+)
+def test_what_a_run_keeps_is_refused(word: str, message: str) -> None:
+    config = compose_config([])
+    with pytest.raises(ConfigError, match=message):
+        override(config, [word])
+
+
+def test_what_may_change_is_changed_in_a_copy() -> None:
+    config = compose_config([])
+    changed = override(config, ["train.steps=7", "outer.lr=0.5", "train.max_time=1h"])
+    assert (changed["train"]["steps"], changed["outer"]["lr"]) == (7, 0.5)
+    assert changed["train"]["max_time"] == "1h"
+    assert config["train"]["steps"] == 5000

@@ -1,0 +1,97 @@
+"""Means, confidence intervals, and that the tasks of a test never move."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from metarun.evaluation.curve import Curve, Estimate, evaluate
+from metarun.learners import GradientAdaptation, InnerLoop
+from metarun.models import MLP
+from metarun.reports.table import curve_table
+from metarun.rules import SGD
+from metarun.system.workers import Workers
+from metarun.tasks import BinaryClassification, Sinusoid
+
+
+def learner(source: Sinusoid, **loop: int) -> GradientAdaptation:
+    torch.manual_seed(0)
+    return GradientAdaptation(
+        model=MLP(input_shape=source.input_shape, output_size=source.output_size, hidden=(8,)),
+        rule=SGD(lr=0.01),
+        loop=InnerLoop(**{"steps": 2, **loop}),
+        loss=source.loss,
+        metrics=source.metrics,
+    ).double()
+
+
+def test_the_interval_is_the_normal_one() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    estimate = Estimate.of(values)
+    low, high = stats.norm.interval(0.95, loc=4, scale=stats.sem(values.numpy()))
+    assert estimate.mean == 4
+    assert estimate.ci95 == pytest.approx((high - low) / 2)
+    assert math.isnan(Estimate.of(values[:1]).ci95)
+
+
+def test_the_interval_covers_the_truth_19_times_of_20() -> None:
+    samples = torch.randn(2000, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covered = sum(abs(e.mean) <= e.ci95 for e in map(Estimate.of, samples))
+    assert 0.93 < covered / 2000 < 0.96
+
+
+def test_any_chunk_size_gives_the_same_curve_and_leaves_the_mode_alone() -> None:
+    source = Sinusoid(shot=5, query=5, dtype=torch.float64)
+    made = learner(source, test_steps=4)
+    whole = evaluate(made, source, "test", 10, chunk=10)
+    assert len(whole.steps) == 5
+    assert made.training
+    for chunk in (1, 3, 7):
+        part = evaluate(made, source, "test", 10, chunk=chunk)
+        for a, b in zip(whole.steps, part.steps, strict=True):
+            assert a["loss"].mean == pytest.approx(b["loss"].mean, rel=1e-12)
+            assert a["loss"].ci95 == pytest.approx(b["loss"].ci95, rel=1e-12)
+
+
+def test_workers_give_the_same_curve() -> None:
+    source = Sinusoid(shot=5, query=5, dtype=torch.float64)
+    made = learner(source)
+    assert evaluate(made, source, "test", 10, chunk=3, workers=Workers(2)) == evaluate(
+        made, source, "test", 10, chunk=3
+    )
+
+
+def test_progress_sees_every_chunk() -> None:
+    source = Sinusoid(shot=5, query=5, dtype=torch.float64)
+    seen: list[tuple[int, int]] = []
+
+    def progress(chunks, total: int):
+        for chunk in chunks:
+            seen.append((len(chunk[0]["loss"]), total))
+            yield chunk
+
+    evaluate(learner(source), source, "test", 10, chunk=4, progress=progress)
+    assert seen == [(4, 3), (4, 3), (2, 3)]
+
+
+def test_quality_is_accuracy_where_there_is_one_else_minus_the_loss() -> None:
+    regression, classes = Sinusoid(shot=5, query=5), BinaryClassification(shot=5, query=5)
+    for source in (regression, classes):
+        source.dtype = torch.float64
+        curve = evaluate(learner(source), source, "test", 4, chunk=4)
+        expected = curve.final["accuracy"].mean if source is classes else -curve.final["loss"].mean
+        assert curve.quality == expected
+
+
+def test_the_table_shows_every_step_of_a_short_curve_and_some_of_a_long_one() -> None:
+    scores = [{"loss": Estimate(step, 0.5), "accuracy": Estimate(0.25, 0.01)} for step in range(31)]
+    short = curve_table(Curve("test", 1000, scores[:4]))
+    assert short.splitlines()[0] == "test: 1,000 tasks, mean ± 95 % confidence interval"
+    assert [line.split()[0] for line in short.splitlines()[3:]] == ["0", "1", "2", "3"]
+    assert "2.0000 ± 0.5000" in short
+    assert "25.00 ± 1.00" in short
+    shown = [line.split()[0] for line in curve_table(Curve("test", 9, scores)).splitlines()[3:]]
+    assert shown == ["0", "1", "2", "3", "4", "5", "10", "20", "30"]
