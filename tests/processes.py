@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import zygote
 
 METARUN = [sys.executable, "-m", "metarun"]
 TIMING = ("seconds", "tasks_per_second", "time")
@@ -26,18 +27,23 @@ def environment(**more: str) -> dict[str, str]:
 @contextmanager
 def started(
     command: list[str], cwd: Path, output: Path | None = None, **more: str
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[subprocess.Popen[str] | zygote.Forked]:
     """A process in a group of its own, which is gone at the end whatever happens."""
+    process: subprocess.Popen[str] | zygote.Forked
+    own = environment(**more)
     with (output or Path(os.devnull)).open("a") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment(**more),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        if command[:3] == METARUN and zygote.fits(own):
+            process = zygote.fork(command[3:], cwd, own, file, file)
+        else:
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=own,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         try:
             yield process
         finally:
@@ -47,7 +53,9 @@ def started(
 
 
 def wait_until(
-    condition: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120
+    condition: Callable[[], Any],
+    process: subprocess.Popen[str] | zygote.Forked | None = None,
+    seconds: float = 120,
 ) -> None:
     """Wait for something to become true, or for the process to end."""
     deadline = time.monotonic() + seconds
@@ -73,7 +81,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert untimed(one) == untimed(other)
     for name in ("last.pt", "best.pt"):
         a, b = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (one, other))
-        for part in {"learner", "outer", "step", "best", "stale", "skipped"} & a.keys():
+        parts = {"learner", "outer", "step", "selection", "skipped", "selection_score"} & a.keys()
+        assert len(parts) == {"last.pt": 5, "best.pt": 3}[name]
+        for part in parts:
             assert_same(a[part], b[part])
 
 
