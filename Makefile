@@ -2,6 +2,15 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# uv, where it is there, does in seconds what pip does in minutes.
+UV     := $(shell command -v uv 2>/dev/null)
+ifeq ($(UV),)
+VENV_MAKE = $(PYTHON) -m venv $(VENV)
+INSTALL   = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+else
+VENV_MAKE = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+INSTALL   = $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
+endif
 # Every core runs tests; each test process keeps to one thread so that they do not fight over cores.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
@@ -35,11 +44,11 @@ clean:
 # What `make run` needs, and nothing else; the tests bring every peer and every launcher, half a gigabyte.
 $(VENV)/metarun: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metarun needs Python 3.11 or newer: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(VENV_MAKE)
+	$(INSTALL) torch
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/installed: $(VENV)/metarun
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $@

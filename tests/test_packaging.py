@@ -71,3 +71,26 @@ def test_the_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "metasgd" in run("list", "algo").stdout
     assert "complete" in run("-sc", "install=bash").stdout
+
+
+def test_make_uses_uv_where_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "uv").write_text("#!/bin/sh\n")
+    (tmp_path / "uv").chmod(0o755)
+    paths = {"without": os.defpath, "with": f"{tmp_path}:{os.defpath}"}
+    commands = {}
+    for name, path in paths.items():
+        environment = {**os.environ, "PATH": path}
+        options = ["--always-make", "--just-print", "--no-print-directory", "VENV=elsewhere", "run"]
+        printed = subprocess.run(
+            ["make", *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        )
+        commands[name] = printed.stdout
+    assert (
+        "elsewhere/bin/python -m pip install --quiet --constraint constraints.txt torch"
+        in commands["without"]
+    )
+    assert f"{tmp_path}/uv pip install --quiet --python elsewhere/bin/python --constraint" in commands["with"]
+    assert f"{tmp_path}/uv venv" in commands["with"]
+    for text in commands.values():  # the main job needs no peer, no launcher and no test
+        assert "--editable ." in text
+        assert "[dev]" not in text
