@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,10 @@ from metarun.bench.cases import CASES
 from metarun.bench.race import Racer
 from metarun.bench.rows import Row, conditions
 from metarun.bench.work import make_work
+from metarun.engine.executor import Executor
+from metarun.engine.settings import Engine
+
+log = logging.getLogger("metarun")
 
 _TURNS = 5
 
@@ -50,7 +55,7 @@ def operations_and_bytes(overrides: list[str]) -> tuple[float, float]:
         work = make_work(overrides, torch.device("cpu"), tasks=tasks)
         # Task by task: torch does not count grouped convolutions rightly.
         with FlopCounterMode(display=False) as operations, Traffic() as traffic:
-            work.metagradient(work.learner, work.batch, 1)
+            work.compute(Executor(Engine(chunk=1), work.learner))
         found.append((operations.get_total_flops(), traffic.bytes))
     (two_flop, two_bytes), (four_flop, four_bytes) = found
     more = (work.meta_batch - 2) / 2
@@ -98,11 +103,13 @@ def floor(device_name: str, seconds: float) -> Iterator[Row]:
     whether memory matters.
     """
     device = torch.device(device_name)
+    log.info("floor: the machine's peaks")
     best = peaks(device, seconds / 4)
     for what, rate in best.items():
         yield {"case": "peak", "what": what, "giga_per_second": rate / 1e9, **conditions(device_name)}
     fastest = max(rate for what, rate in best.items() if what.endswith("float32"))
     for name, overrides in CASES.items():
+        log.info("floor: %s", name)
         operations, touched = operations_and_bytes(overrides)
         row = {
             "case": "floor",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from metarun.bench.cases import CASES, GROWTH, SOURCES
 from metarun.bench.floor import floor
@@ -24,7 +27,10 @@ from metarun.system.files import as_json, write_text
 _ONLY_BY_NAME = [*GROWTH, "data", "startup", "floor"]
 _INSTALL = "pip install 'metarun[bench]'"
 
-Job = Callable[[], list[Row]]
+log = logging.getLogger("metarun")
+
+Job = tuple[str, Callable[[], Iterable[Row]], str]
+"""What is measured, how, and what to say where it comes to nothing."""
 
 
 def main(arguments: list[str]) -> None:
@@ -38,19 +44,28 @@ def main(arguments: list[str]) -> None:
     rows: list[Row] = []
     notes: list[str] = []
     jobs = [job for case in cases for job in _jobs(case, given)]
-    for otherwise, job in tqdm(jobs, desc="bench", unit=" works", disable=None, leave=False):
-        found = job()
-        if not found:
-            notes.append(f"left out: {otherwise}")
-        rows += found
-        if given.json:  # after each, so that an interrupted bench keeps what it has measured
-            write_text(given.json, as_json(rows, indent=2) + "\n")
+    began = time.monotonic()
+    with logging_redirect_tqdm([log]), tqdm(total=len(jobs), desc="bench", disable=None, leave=False) as bar:
+        for number, (title, measure, otherwise) in enumerate(jobs, start=1):
+            log.info("bench %d/%d, %s: %s", number, len(jobs), _clock(time.monotonic() - began), title)
+            before = len(rows)
+            for row in measure():
+                rows.append(row)
+                if given.json:  # after each, so that an interrupted bench keeps what it has measured
+                    write_text(given.json, as_json(rows, indent=2) + "\n")
+            if len(rows) == before:
+                notes.append(f"left out: {otherwise}")
+            bar.update()
     absent = dict.fromkeys(peer.package for peer in PEERS.values() if not peer.installed)
     if absent:
         notes.append(f"not installed: {', '.join(absent)} - {_INSTALL}")
     print("\n\n".join(part for part in (tables(rows), "\n".join(dict.fromkeys(notes))) if part))
     if given.plot:
         draw(rows, given.plot)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
 def _given(arguments: list[str]) -> argparse.Namespace:
@@ -87,25 +102,22 @@ def _check_known(name: str, flag: str, kind: str, known: list[str]) -> None:
         )
 
 
-def _jobs(case: str, given: argparse.Namespace) -> Iterator[tuple[str, Job]]:
-    """Yield what there is to measure for a case, and what to say where it comes to nothing."""
+def _jobs(case: str, given: argparse.Namespace) -> Iterator[Job]:
+    """Yield what there is to measure for a case."""
     conditions = given.device, given.seconds
     installed = [name for name, peer in PEERS.items() if peer.installed]
     if case == "startup":
-        yield "", partial(startup, *conditions)
+        yield "startup", partial(startup, *conditions), ""
     elif case == "floor":
-        yield "", lambda: list(floor(*conditions))
+        yield f"floor, {len(CASES)} cases", partial(floor, *conditions), ""
     elif case == "data":
         for source, overrides in SOURCES.items():
-            yield (
-                f"data of {source}: METARUN_DATA names no folder of it",
-                partial(data_path, source, overrides, *conditions),
-            )
+            absent = f"data of {source}: METARUN_DATA names no folder of it"
+            yield f"episodes of {source}", partial(data_path, source, overrides, *conditions), absent
     else:
         # A curve is of metarun and of what it was written to replace; the other peers by name.
         peers = given.peer or (["loop"] if case in GROWTH else installed)
         for overrides in GROWTH[case].points() if case in GROWTH else [CASES[case]]:
-            yield (
-                f"{case}: it is no work for {', '.join(peers)}",
-                partial(compare, case, overrides, peers, *conditions),
-            )
+            title = f"{case}{' ' if overrides else ''}{' '.join(overrides)} against {', '.join(peers)}"
+            nothing = f"{case}: it is no work for {', '.join(peers)}"
+            yield title, partial(compare, case, overrides, peers, *conditions), nothing
