@@ -11,7 +11,7 @@ import json
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Exact
+from metarun.metagradients import Exact, Progress
 from metarun.models import MLP
 from metarun.rules import SGD
 from metarun.tasks import Sinusoid
@@ -46,14 +46,12 @@ def peak(steps: int, rematerialise: bool) -> int:
         model=MLP(input_shape=(1,), output_size=1),
         rule=SGD(lr=0.01),
         loop=InnerLoop(steps=steps),
-        loss=source.loss,
-        metrics={},
     )
     made.rematerialise = rematerialise
     batch = source.batch("train", 0, 64)
     for _ in range(2):  # in the first, modules are loaded and kept
         with Heap() as heap:
-            Exact().gradients(made, batch, 1.0)
+            Exact().gradients(made, batch, Progress(), 1.0)
     return heap.most - heap.start
 
 

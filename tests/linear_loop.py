@@ -10,8 +10,7 @@ from torch import Tensor
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import Linear
 from metarun.rules import LearnedRates
-from metarun.tasks import Examples, LinearRegression, TaskBatch
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks import Examples, LinearRegression, Tasks
 
 STEPS = 4
 
@@ -22,8 +21,6 @@ def learner() -> GradientAdaptation:
         model=model,
         rule=LearnedRates(lr=0.1, per="all", momentum=0.3),
         loop=InnerLoop(steps=STEPS),
-        loss=mean_squared_error,
-        metrics={},
     ).double()
     with torch.no_grad():
         model.head.weight.fill_(0.3)
@@ -31,7 +28,7 @@ def learner() -> GradientAdaptation:
     return made
 
 
-def batch() -> TaskBatch:
+def batch() -> Tasks:
     return LinearRegression(shot=4, query=4, dtype=torch.float64).batch("train", 0, 3)
 
 

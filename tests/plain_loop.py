@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metarun.learners import GradientAdaptation
-from metarun.metagradients import MetaGradient
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
+from metarun.engine.settings import Engine
+from metarun.learners import Learner
+from metarun.metagradients import MetaGradient, Progress
 from metarun.models import MLP, Conv4, Linear
-from metarun.tasks import Examples, Sinusoid, TaskBatch
+from metarun.tasks import Examples, Scores, Scoring, Sinusoid, Tasks
+from metarun.tasks.metrics import cross_entropy
 
 TASKS, STEPS = 3, 2
 Gradients = dict[str, Tensor]
@@ -28,13 +34,15 @@ class VmappedConv4(Conv4):
         return super().forward(x)
 
 
-def task_batch(model: str, tasks: int = TASKS) -> TaskBatch:
+def task_batch(model: str, tasks: int = TASKS) -> Tasks:
     if not model.startswith("conv4"):
         return Sinusoid(shot=4, query=3, dtype=torch.float64).batch("train", 0, tasks)
     generator = torch.Generator().manual_seed(0)
     images = lambda n: torch.rand(tasks, n, 1, 16, 16, generator=generator, dtype=torch.float64)
     labels = lambda n: torch.arange(n).remainder(3).expand(tasks, n)
-    return TaskBatch(Examples(images(6), labels(6)), Examples(images(9), labels(9)))
+    return Tasks(
+        Examples(images(6), labels(6)), Examples(images(9), labels(9)), scoring=Scoring(cross_entropy)
+    )
 
 
 def network(model: str) -> nn.Module:
@@ -63,11 +71,30 @@ def gradients(learner: nn.Module) -> Gradients:
     return {name: p.grad.clone() for name, p in learner.named_parameters() if p.grad is not None}
 
 
+def fill(
+    learner: Learner[Any],
+    metagradient: MetaGradient[Any],
+    batch: Tasks,
+    engine: Engine,
+    progress: Progress | None = None,
+) -> Scores:
+    """Put the meta-gradient into `.grad`, as a training does, and return the scores."""
+    executor = Executor(engine, learner)
+    (step,) = meta_steps(metagradient, learner, batch, progress or Progress(), executor)
+    step.fill(learner)
+    return step.scores
+
+
 def by_engine(
-    learner: GradientAdaptation, metagradient: MetaGradient, batch: TaskBatch, chunk: int
+    learner: Learner[Any],
+    metagradient: MetaGradient[Any],
+    batch: Tasks,
+    chunk: int,
+    progress: Progress | None = None,
 ) -> Gradients:
     learner.zero_grad()
-    metagradient(learner, batch, chunk)
+    engine = Engine(chunk=chunk, rematerialise=learner.rematerialise)
+    fill(learner, metagradient, batch, engine, progress)
     return gradients(learner)
 
 

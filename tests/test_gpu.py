@@ -11,6 +11,7 @@ import torch
 
 from metarun.bench.cases import CASES
 from metarun.bench.work import make_work
+from metarun.engine.executor import Executor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -23,8 +24,7 @@ def test_the_meta_gradient_is_that_of_the_cpu(
     found = []
     for name in ("cpu", "cuda"):
         work = make_work(CASES[case], torch.device(name), torch.float64, tasks=4)
-        engine = replace(work.engine, chunk=2)
-        work.metagradient(work.learner, work.batch, engine.chunk, engine.use(work.learner))
+        work.compute(Executor(replace(work.engine, chunk=2), work.learner))
         found.append({n: p.grad.cpu() for n, p in work.learner.named_parameters() if p.grad is not None})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-8, atol=1e-10)

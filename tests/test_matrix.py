@@ -45,7 +45,13 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
 
 
 @pytest.mark.parametrize(
-    "option", [f"{g}={o}" for g in ("inner", "metagradient", "outer", "model", "engine") for o in OPTIONS[g]]
+    "option",
+    [
+        f"{group}={option}"
+        for group in ("inner", "metagradient", "outer", "model", "engine")
+        for option in OPTIONS[group]
+        if option != "none"
+    ],
 )
 def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
     needs = NEEDS.get(option, [])
@@ -57,8 +63,15 @@ def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
     assert all(math.isfinite(each.mean) for scores in results.steps for each in scores.values())
 
 
-def run(folder: Path, overrides: list[str]) -> Any:
-    node = compose_config([*FEW, *overrides, "device=cpu"])
+def test_a_learner_without_a_network_and_an_inner_loop(tmp_path: Path) -> None:
+    results = run(tmp_path, ["model=none", "inner=none"], algo={"_target_": "lone_learners.ShiftedMean"})
+    (scores,) = results.steps
+    assert results.axis is None
+    assert math.isfinite(scores["loss"].mean)
+
+
+def run(folder: Path, overrides: list[str], **nodes: Any) -> Any:
+    node = compose_config([*FEW, *overrides, "device=cpu"]) | nodes
     return train(read_config(node), Run.create(folder / "run", node, {}))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -24,10 +25,50 @@ _LONGEST = 200
 _LIBRARY = re.compile(rf"/(site-packages|lib/python3\.\d+)/|^{re.escape(str(Path(__file__).parent))}/")
 
 
+# What a role's argument is called on the command line, where the two differ: its group's key.
+_GROUPS = {"learner": "algo", "rule": "inner", "loop": "inner", "source": "data"}
+_ARGUMENT = re.compile(r"@(learner|rule|loop|model|source|metagradient|outer|engine|train)([.=])")
+_IN_PYTHON = {"=null": "=None", "=true": "=True", "=false": "=False"}
+
+
 class MetarunError(Exception):
-    """Something a user can act on; the message says what was given, what was expected, what to type."""
+    """Something a user can act on: what was given, what was expected, what would be right.
+
+    Classes name arguments as `@rule.lr`, and options as `@rule=sgd`. A Python user reads them as `lr` and
+    `rule=sgd`; what `with_keys` has passed on has the keys of the command line, `inner.lr` and `inner=sgd`.
+
+    Args:
+        problem: what is wrong.
+        remedy: what to give instead.
+    """
 
     exit_status = 1
+    in_keys = False
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem, self.remedy = problem, remedy
+
+    def __str__(self) -> str:
+        """Return the message in the words of whoever reads it."""
+        verb = "type" if self.in_keys else "give"
+        text = f"{self.problem}: {verb} {self.remedy}" if self.remedy else self.problem
+        if self.in_keys:
+            return _ARGUMENT.sub(lambda found: _GROUPS.get(found[1], found[1]) + found[2], text)
+        plain = _ARGUMENT.sub(lambda found: "" if found[2] == "." else f"{found[1]}=", text)
+        for typed, written in _IN_PYTHON.items() if plain != text else ():
+            plain = re.sub(rf"{typed}\b", written, plain)
+        return plain
+
+
+@contextmanager
+def with_keys() -> Iterator[None]:
+    """Let errors of classes speak of the command line's keys from here on."""
+    try:
+        yield
+    except MetarunError as error:
+        error.in_keys = True
+        raise
 
 
 class ConfigError(MetarunError, ValueError):
@@ -55,6 +96,7 @@ class UnfinishedError(MetarunError):
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
+        self.args = (message, exit_status)  # what it is unpickled from
         self.exit_status = exit_status
 
 

@@ -78,7 +78,7 @@ ERRORS = {
     "train.steps": "train.steps: there is no such command",
     "data=omniglot data.way=0": "data.way=0: should be greater than or equal to 2",
     "data=omniglot data.shot=18": "data.shot=18 and data.query=5 need 23 images a class; there are 20",
-    "data=omniglot data.way=401": "data.way=401: the validation split has 400 classes; type data.way=400",
+    "data=omniglot data.way=401": "data.way=401: the validation split has 400 classes: type data.way=400",
     "data=omniglot data.split=laek": "data.split=laek: should be 'random' or 'lake'; did you mean lake?",
     "model=conv4": "model=conv4 needs images [channels, height, width], the data has [1]: type model=mlp",
     "model=conv4 model.norm=bach": "model.norm=bach: should be 'batch', 'group', 'layer' or 'none'; did you",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from metarun.engine.executor import Executor
+from metarun.engine.settings import Engine
 from metarun.evaluation.curve import evaluate
 from metarun.evaluation.streams import _forgotten, follow_streams
 from metarun.evaluation.trained import reopen
@@ -20,6 +23,7 @@ from metarun.models import Linear
 from metarun.rules import LSTM, SGD, Adam, Momentum
 from metarun.tasks import BinaryClassification, Examples, LinearRegression
 from metarun.tasks.episodes import episodes
+from metarun.tasks.metrics import ACCURACY, LOSS
 
 FEW = ["device=cpu", "train.meta_batch=4", "train.validation_tasks=10", "train.test_tasks=20"]
 
@@ -52,13 +56,15 @@ def test_compares_with_tuned_optimizers_in_a_table_and_pictures(metarun, learned
 
 def test_the_rate_is_the_best_of_the_grid_on_validation_tasks(learned: Path) -> None:
     trained = reopen(learned, [])
-    learner, source = trained.parts.learner, trained.parts.source
+    learner, source = trained.experiment.learner, trained.experiment.source
     rule = learner.rule
-    settings = {"validation_tasks": 10, "test_tasks": 5, "chunk": 5, "workers": trained.use()}
-    found = {each.name: each for each in against_tuned(learner, source, **settings)}
+    executor = Executor(replace(trained.engine, chunk=5), learner)
+    entries = against_tuned(learner, source, executor, validation_tasks=10, test_tasks=5)
+    found = {each.name: each for each in entries}
     assert learner.rule is rule
     batch = source.batch("validation", 0, 10)
-    start = next(iter(learner.eval().trajectory(_keyed(source), "none"))).params["head.weight"]
+    with torch.no_grad():
+        start = next(learner.eval().trajectory(episodes(source, "validation", 0, 10))).params["head.weight"]
     losses = {}
     for lr in RATES:  # plain gradient descent on ‖Wθ − y‖², one formula
         theta = start[:, 0, :, None].double()
@@ -69,10 +75,6 @@ def test_the_rate_is_the_best_of_the_grid_on_validation_tasks(learned: Path) -> 
     assert found["SGD"].lr == min(losses, key=losses.__getitem__)
     assert isinstance(found["Adam"].rule, Adam)
     assert found["momentum"].rule.momentum == 0.9
-
-
-def _keyed(source):
-    return episodes(source, "validation", 0, 10).support
 
 
 def test_other_problems_are_tried_by_overrides(metarun, learned: Path) -> None:
@@ -128,10 +130,10 @@ def test_a_stream_of_tasks_is_followed_and_what_is_forgotten_said(metarun, learn
 
 def test_the_first_task_of_a_stream_is_an_ordinary_test(learned: Path) -> None:
     trained = reopen(learned, [])
-    parts = trained.parts
-    trained.use()
-    stream = follow_streams(parts.learner, parts.source, tasks=1, streams=6, chunk=4)
-    curve = evaluate(parts.learner, parts.source, "test", 6, chunk=6)
+    learner, source = trained.experiment.learner, trained.experiment.source
+    fours, sixes = (Executor(replace(trained.engine, chunk=chunk), learner) for chunk in (4, 6))
+    stream = follow_streams(learner, source, fours, tasks=1, streams=6)
+    curve = evaluate(learner, source, "test", 6, sixes)
     assert stream.scores[0][0]["loss"].mean == pytest.approx(curve.final["loss"].mean, rel=1e-5)
     assert stream.forgetting == {}
 
@@ -139,10 +141,8 @@ def test_the_first_task_of_a_stream_is_an_ordinary_test(learned: Path) -> None:
 def test_a_stream_goes_on_from_what_the_task_before_has_left() -> None:
     source = LinearRegression(shot=3, query=5, dtype=torch.float64)
     model = Linear(input_shape=(1,), output_size=1).double()
-    learner = GradientAdaptation(
-        model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=2), loss=source.loss, metrics={}
-    )
-    found = follow_streams(learner, source, tasks=3, streams=1, chunk=1).scores
+    learner = GradientAdaptation(model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=2))
+    found = follow_streams(learner, source, Executor(Engine(chunk=1), learner), tasks=3, streams=1).scores
     batch = episodes(source, "test", 0, 3)
     weight, bias = (p.detach().clone().requires_grad_() for p in model.parameters())
 
@@ -162,8 +162,8 @@ def test_a_stream_goes_on_from_what_the_task_before_has_left() -> None:
 def test_forgetting_is_how_much_worse_whatever_the_score() -> None:
     values = torch.zeros(3, 2, 1)  # before and after two tasks, on each of them, of one stream
     values[1, 0], values[2, 0], values[2, 1] = 0.9, 0.6, 0.8
-    assert _forgotten("accuracy", values).item() == pytest.approx(0.3)
-    assert _forgotten("loss", values).item() == pytest.approx(-0.3)
+    assert _forgotten(ACCURACY, values).item() == pytest.approx(0.3)
+    assert _forgotten(LOSS, values).item() == pytest.approx(-0.3)
 
 
 def test_without_transduction_an_example_is_seen_beside_its_own_tasks_support_set() -> None:
@@ -172,11 +172,9 @@ def test_without_transduction_an_example_is_seen_beside_its_own_tasks_support_se
         model=nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2)),
         rule=SGD(lr=0.0),
         loop=InnerLoop(steps=1),
-        loss=source.loss,
-        metrics={},
         transductive=False,
     )
-    stream = follow_streams(learner, source, tasks=3, streams=4, chunk=4)
+    stream = follow_streams(learner, source, Executor(Engine(chunk=4), learner), tasks=3, streams=4)
     # With a rate of zero nothing is learned, so a task's score is the same after any other.
     for j in range(3):
         assert len({row[j]["loss"].mean for row in [stream.start, *stream.scores]}) == 1

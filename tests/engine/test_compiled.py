@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from plain_loop import fill
 
 from metarun.engine.compiled import Compiled
+from metarun.engine.settings import Engine
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Exact, MetaGradient, Reptile
+from metarun.metagradients import Exact, MetaGradient, Progress, Reptile
 from metarun.models import MLP
 from metarun.rules import SGD, LearnedRates, UpdateRule
-from metarun.system.workers import Workers
-from metarun.tasks import Sinusoid
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks import Metric, Scoring, Sinusoid
+from metarun.tasks.metrics import mean_squared_error
 
-BATCH = Sinusoid(shot=5, query=4, dtype=torch.float64).batch("train", 0, 5)
+BATCH = replace(
+    Sinusoid(shot=5, query=4, dtype=torch.float64).batch("train", 0, 5),
+    scoring=Scoring(mean_squared_error, (Metric(name="again", compute=mean_squared_error),)),
+)
 
 
 def made(rule: UpdateRule) -> GradientAdaptation:
@@ -25,15 +30,12 @@ def made(rule: UpdateRule) -> GradientAdaptation:
     model = MLP(input_shape=(1,), output_size=1, hidden=(8,))
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.5)
-    loss = mean_squared_error
-    return GradientAdaptation(
-        model=model, rule=rule, loop=InnerLoop(steps=2), loss=loss, metrics={"again": loss}
-    ).double()
+    return GradientAdaptation(model=model, rule=rule, loop=InnerLoop(steps=2)).double()
 
 
 def gradients(learner: GradientAdaptation, metagradient: MetaGradient) -> list[torch.Tensor]:
     learner.zero_grad()
-    scores = metagradient(learner, BATCH, 2, Workers(2))
+    scores = fill(learner, metagradient, BATCH, Engine(chunk=2, workers=2))
     return [
         scores["loss"],
         scores["again"],
@@ -61,10 +63,12 @@ def test_equals_the_plain_one_also_after_the_parameters_moved(rule, plain: MetaG
 def test_a_graph_serves_only_the_weight_it_was_made_for() -> None:
     learner, compiled = made(SGD(lr=0.02)), Compiled(Exact())
     gradients(learner, compiled)
-    few = next(BATCH.chunks(2))
+    few = BATCH.part(slice(2))
     for weight in (1 / 5, 1 / 2):
-        found, _ = compiled.gradients(learner, few, weight)
-        torch.testing.assert_close(found, Exact().gradients(learner, few, weight)[0])
+        found, expected = (
+            each.gradients(learner, few, Progress(), weight).gradients for each in (compiled, Exact())
+        )
+        torch.testing.assert_close(found, expected)
 
 
 class Vmapped(MLP):
@@ -89,8 +93,6 @@ def test_any_model_and_only_what_is_trained() -> None:
         model=Vmapped(input_shape=(1,), output_size=1, hidden=(8,)),
         rule=plain.rule,
         loop=plain.loop,
-        loss=plain.loss,
-        metrics=plain.metrics,
         adapts="head",
     ).double()
     for p in learner.model.body.parameters():

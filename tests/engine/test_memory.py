@@ -7,7 +7,7 @@ import torch
 
 from metarun.engine.memory import bytes_kept
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
+from metarun.metagradients import Exact, FirstOrder, MetaGradient, Progress, Reptile
 from metarun.models import MLP
 from metarun.rules import SGD
 from metarun.system.allocator import is_out_of_memory
@@ -22,11 +22,11 @@ def measured(
         model=MLP(input_shape=(1,), output_size=1, hidden=(hidden, hidden)),
         rule=SGD(lr=0.1),
         loop=InnerLoop(steps=steps),
-        loss=source.loss,
-        metrics={},
     )
     learner.rematerialise = rematerialise
-    return bytes_kept(metagradient, learner, source.batch("train", 0, 1))
+    return bytes_kept(
+        lambda tasks: metagradient.gradients(learner, tasks, Progress(), 1.0), source.batch("train", 0, 1)
+    )
 
 
 def test_bytes_grow_with_what_is_kept() -> None:

@@ -14,16 +14,13 @@ from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import Linear
 from metarun.rules import SGD
 from metarun.system.allocator import keep_large_blocks
-from metarun.tasks.losses import mean_squared_error
 
 PLAIN = Engine(chunk=8, threads=1, workers=1, keep_memory=False)
 
 
 def learner() -> GradientAdaptation:
     model = Linear(input_shape=(1,), output_size=1)
-    return GradientAdaptation(
-        model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=1), loss=mean_squared_error, metrics={}
-    )
+    return GradientAdaptation(model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=1))
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ import pytest
 import torch
 from scipy import stats
 
+from metarun.engine.executor import Executor
+from metarun.engine.settings import Engine
 from metarun.evaluation.curve import Curve, Estimate, evaluate
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import MLP
 from metarun.reports.table import curve_table
 from metarun.rules import SGD
-from metarun.system.workers import Workers
-from metarun.tasks import BinaryClassification, Sinusoid
+from metarun.tasks import BinaryClassification, Measure, Sinusoid
+from metarun.tasks.metrics import LOSS
 
 
 def learner(source: Sinusoid, **loop: int) -> GradientAdaptation:
@@ -23,9 +25,11 @@ def learner(source: Sinusoid, **loop: int) -> GradientAdaptation:
         model=MLP(input_shape=source.input_shape, output_size=source.output_size, hidden=(8,)),
         rule=SGD(lr=0.01),
         loop=InnerLoop(**{"steps": 2, **loop}),
-        loss=source.loss,
-        metrics=source.metrics,
     ).double()
+
+
+def by(made: GradientAdaptation, chunk: int, workers: int = 1) -> Executor:
+    return Executor(Engine(chunk=chunk, workers=workers), made)
 
 
 def test_the_interval_is_the_normal_one() -> None:
@@ -46,11 +50,11 @@ def test_the_interval_covers_the_truth_19_times_of_20() -> None:
 def test_any_chunk_size_gives_the_same_curve_and_leaves_the_mode_alone() -> None:
     source = Sinusoid(shot=5, query=5, dtype=torch.float64)
     made = learner(source, test_steps=4)
-    whole = evaluate(made, source, "test", 10, chunk=10)
+    whole = evaluate(made, source, "test", 10, by(made, 10))
     assert len(whole.steps) == 5
     assert made.training
     for chunk in (1, 3, 7):
-        part = evaluate(made, source, "test", 10, chunk=chunk)
+        part = evaluate(made, source, "test", 10, by(made, chunk))
         for a, b in zip(whole.steps, part.steps, strict=True):
             assert a["loss"].mean == pytest.approx(b["loss"].mean, rel=1e-12)
             assert a["loss"].ci95 == pytest.approx(b["loss"].ci95, rel=1e-12)
@@ -59,9 +63,8 @@ def test_any_chunk_size_gives_the_same_curve_and_leaves_the_mode_alone() -> None
 def test_workers_give_the_same_curve() -> None:
     source = Sinusoid(shot=5, query=5, dtype=torch.float64)
     made = learner(source)
-    assert evaluate(made, source, "test", 10, chunk=3, workers=Workers(2)) == evaluate(
-        made, source, "test", 10, chunk=3
-    )
+    two, one = by(made, 3, workers=2), by(made, 3)
+    assert evaluate(made, source, "test", 10, two) == evaluate(made, source, "test", 10, one)
 
 
 def test_progress_sees_every_chunk() -> None:
@@ -73,25 +76,38 @@ def test_progress_sees_every_chunk() -> None:
             seen.append((len(chunk[0]["loss"]), total))
             yield chunk
 
-    evaluate(learner(source), source, "test", 10, chunk=4, progress=progress)
+    made = learner(source)
+    evaluate(made, source, "test", 10, by(made, 4), show=progress)
     assert seen == [(4, 3), (4, 3), (2, 3)]
 
 
-def test_quality_is_accuracy_where_there_is_one_else_minus_the_loss() -> None:
+def test_selected_is_accuracy_where_there_is_one_else_minus_the_loss() -> None:
     regression, classes = Sinusoid(shot=5, query=5), BinaryClassification(shot=5, query=5)
     for source in (regression, classes):
         source.dtype = torch.float64
-        curve = evaluate(learner(source), source, "test", 4, chunk=4)
+        made = learner(source)
+        curve = evaluate(made, source, "test", 4, by(made, 4))
         expected = curve.final["accuracy"].mean if source is classes else -curve.final["loss"].mean
-        assert curve.quality == expected
+        assert curve.selection_score == expected
 
 
 def test_the_table_shows_every_step_of_a_short_curve_and_some_of_a_long_one() -> None:
     scores = [{"loss": Estimate(step, 0.5), "accuracy": Estimate(0.25, 0.01)} for step in range(31)]
-    short = curve_table(Curve("test", 1000, scores[:4]))
+    measures = (LOSS, Measure("accuracy", higher_is_better=True, percent=True))
+    short = curve_table(Curve("test", 1000, scores[:4], measures))
     assert short.splitlines()[0] == "test: 1,000 tasks, mean ± 95 % confidence interval"
     assert [line.split()[0] for line in short.splitlines()[3:]] == ["0", "1", "2", "3"]
     assert "2.0000 ± 0.5000" in short
     assert "25.00 ± 1.00" in short
-    shown = [line.split()[0] for line in curve_table(Curve("test", 9, scores)).splitlines()[3:]]
+    shown = [line.split()[0] for line in curve_table(Curve("test", 9, scores, measures)).splitlines()[3:]]
     assert shown == ["0", "1", "2", "3", "4", "5", "10", "20", "30"]
+
+
+def test_the_first_metric_selects_in_its_own_direction_and_a_curve_comes_back_from_json() -> None:
+    for better, sign in ((True, 1), (False, -1)):
+        scores = [{"loss": Estimate(2.0, 0.1), "error": Estimate(0.25, math.nan)}]
+        measures = (LOSS, Measure("error", higher_is_better=better), Measure("other", higher_is_better=True))
+        curve = Curve("test", 2, scores, measures, axis=None)
+        assert curve.selection_score == sign * 0.25
+        again = Curve.from_dict(curve.as_dict())
+        assert (again.measures, again.axis, again.selection_score) == (measures, None, sign * 0.25)

@@ -16,6 +16,7 @@ from metarun.experiment.config import read_config
 
 YAMLS = sorted(CONF.glob("*/*.yaml"))
 ids = [f"{path.parent.name}={path.stem}" for path in YAMLS]
+ALONE = {"_target_": "lone_learners.ShiftedMean"}
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
@@ -27,9 +28,26 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
     }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))
+    if path.stem == "none":
+        with pytest.raises(
+            ConfigError, match=rf"^{path.parent.name}=none: algo\._target_=.* needs one: metarun"
+        ):
+            build(config)
+        config = read_config(compose_config(["model=none", "inner=none"]) | {"algo": ALONE})
     learner = build(config).learner
     build_metagradient(config, learner)
     build_outer(config, learner)
+
+
+@pytest.mark.parametrize("group", ["model", "inner"])
+def test_a_group_that_a_learner_does_not_use_is_refused(group: str) -> None:
+    (other,) = {"model", "inner"} - {group}
+    node = compose_config([f"{other}=none"]) | {"algo": ALONE}
+    with pytest.raises(ConfigError, match=rf"ShiftedMean uses no {group}, .* no effect: type {group}=none$"):
+        build(read_config(node))
+    node = compose_config(["model=none", "inner=none", f"+{group}.steps=3"]) | {"algo": ALONE}
+    with pytest.raises(ConfigError, match=rf"^{group}\.steps=3: with {group}=none this key has no effect"):
+        read_config(node)
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
@@ -241,7 +259,7 @@ class BatchOnly:
         ("NoShape", "its input_shape is None, expected the shape of one example"),
         ("OddShape", "its input_shape is 3, expected the shape of one example"),
         ("NoLoss", "its loss is None, expected a function of predictions and targets"),
-        ("NoMetrics", "its metrics is None, expected a dict of functions"),
+        ("NoMetrics", "its metrics is None, expected a tuple of metarun.tasks.Metric"),
         ("BatchOnly", "its input_shape is None, expected the shape of one example"),
     ],
 )

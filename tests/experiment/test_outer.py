@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from metarun.experiment.outer import Outer, OuterSettings
@@ -22,8 +23,13 @@ def settings(**options: object) -> OuterSettings:
     ],
 )
 def test_schedules_by_hand(schedule: str, expected: list[float]) -> None:
-    made = settings(schedule=schedule, final_lr=0.2)
+    made = settings(schedule=schedule, **({} if schedule == "constant" else {"final_lr": 0.2}))
     assert [made.rate(step, 4) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_final_rate_that_is_never_reached_is_an_error() -> None:
+    with pytest.raises(ValidationError, match=r"outer\.final_lr=0\.2 has no effect with outer\.schedule"):
+        settings(final_lr=0.2)
 
 
 def test_the_rate_of_the_step_is_applied() -> None:

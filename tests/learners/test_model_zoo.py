@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from model_zoo import ZOO, CalledTwice, Recurrent, SharedLayer, Transformer
+from plain_loop import fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from metarun.engine.settings import EngineSettings, use_attention
+from metarun.engine.settings import Engine, EngineSettings, use_attention
 from metarun.engine.ways import Way, find_way
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, with_keys
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient
 from metarun.rules import SGD
-from metarun.tasks import Examples, TaskBatch
-from metarun.tasks.losses import cross_entropy
+from metarun.tasks import Examples, Scoring, Tasks
+from metarun.tasks.metrics import cross_entropy
 
 TASKS, STEPS, RATE = 3, 2, 0.3
 ONE_BY_ONE = {"lstm", "lstm, two layers, both ways", "lstm cell", "gru", "rnn"}
@@ -39,7 +40,7 @@ def network(name: str) -> nn.Module:
     return ZOO[name]().double()
 
 
-def tasks(name: str) -> TaskBatch:
+def tasks(name: str) -> Tasks:
     generator = torch.Generator().manual_seed(1)
 
     def examples(n: int) -> Examples:
@@ -49,16 +50,14 @@ def tasks(name: str) -> TaskBatch:
             x = torch.randn(TASKS, n, 6, 4, generator=generator, dtype=torch.float64)
         return Examples(x, torch.arange(n).remainder(2).expand(TASKS, n))
 
-    return TaskBatch(examples(5), examples(4))
+    return Tasks(examples(5), examples(4), scoring=Scoring(cross_entropy))
 
 
 def learner_of(model: nn.Module) -> GradientAdaptation:
-    return GradientAdaptation(
-        model=model, rule=SGD(lr=RATE), loop=InnerLoop(steps=STEPS), loss=cross_entropy, metrics={}
-    )
+    return GradientAdaptation(model=model, rule=SGD(lr=RATE), loop=InnerLoop(steps=STEPS))
 
 
-def numerical(name: str, model: nn.Module, batch: TaskBatch, direction: dict[str, Tensor], h: float) -> float:
+def numerical(name: str, model: nn.Module, batch: Tasks, direction: dict[str, Tensor], h: float) -> float:
     """The derivative of the query loss along a direction of the meta-parameters, by central differences."""
 
     def moved(distance: float) -> float:
@@ -73,7 +72,7 @@ def numerical(name: str, model: nn.Module, batch: TaskBatch, direction: dict[str
     return (moved(h) - moved(-h)) / (2 * h)
 
 
-def loss_after(name: str, start: nn.Module, batch: TaskBatch) -> float:
+def loss_after(name: str, start: nn.Module, batch: Tasks) -> float:
     losses = []
     for t in range(TASKS):
         own = network(name)
@@ -96,9 +95,13 @@ def test_losses_and_meta_gradients_are_those_of_networks_trained_one_by_one(name
     way = find_way(EngineSettings(), Exact(), learner, batch)
     assert way == Way(together=name not in ONE_BY_ONE, plain_attention=name in PLAIN_ATTENTION)
 
-    scores = Exact()(learner, batch, chunk=TASKS if way.together else 1)
+    def losses_of(chunk: int) -> Tensor:
+        engine = Engine(chunk=chunk, plain_attention=way.plain_attention)
+        return fill(learner, Exact(), batch, engine)["loss"]
+
+    losses = losses_of(TASKS if way.together else 1)
     found = {each: p.grad.clone() for each, p in model.named_parameters() if p.grad is not None}
-    assert scores["loss"].mean().item() == pytest.approx(loss_after(name, model, batch), rel=1e-12)
+    assert losses.mean().item() == pytest.approx(loss_after(name, model, batch), rel=1e-12)
     assert found.keys() == {each for each, p in model.named_parameters() if p.requires_grad}
 
     generator = torch.Generator().manual_seed(2)
@@ -109,8 +112,7 @@ def test_losses_and_meta_gradients_are_those_of_networks_trained_one_by_one(name
     assert exact == pytest.approx(numerical(name, model, batch, direction, 1e-6), rel=1e-6, abs=1e-9)
     for chunk in (1, TASKS) if way.together else (1,):
         learner.zero_grad()
-        again = Exact()(learner, batch, chunk=chunk)
-        assert torch.allclose(again["loss"], scores["loss"], rtol=1e-12, atol=0)
+        assert torch.allclose(losses_of(chunk), losses, rtol=1e-12, atol=0)
         for each, p in model.named_parameters():
             assert each not in found or torch.allclose(p.grad, found[each], rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
     assert all(torch.equal(before[each], value) for each, value in model.state_dict().items())
@@ -131,7 +133,7 @@ def test_a_layer_under_two_names_is_the_layer_called_twice(metagradient: MetaGra
     results = []
     for model in (shared, twice):
         learner = learner_of(model)
-        scores = [metagradient(learner, batch, chunk)["loss"] for _ in range(2)]
+        scores = [fill(learner, metagradient, batch, Engine(chunk=chunk))["loss"] for _ in range(2)]
         assert torch.equal(*scores)  # scoring leaves the weights alone
         results.append([scores[0], *(p.grad for p in model.parameters())])
     for one, other in zip(*results, strict=True):
@@ -152,12 +154,18 @@ def test_what_is_computed_otherwise_is_said_once(logged: list[str]) -> None:
 
 def test_what_is_typed_and_cannot_be_is_one_line() -> None:
     learner, batch = learner_of(network("lstm")), tasks("lstm")
-    with pytest.raises(
-        ConfigError, match=r"engine.chunk=2: this model can be computed one task after another only"
+    with (
+        pytest.raises(
+            ConfigError, match=r"engine.chunk=2: this model can be computed one task after another only"
+        ),
+        with_keys(),
     ):
         find_way(EngineSettings(chunk=2), Exact(), learner, batch)
-    with pytest.raises(
-        ConfigError, match=r"engine.strategy=batched: this model can be computed one task after"
+    with (
+        pytest.raises(
+            ConfigError, match=r"engine.strategy=batched: this model can be computed one task after"
+        ),
+        with_keys(),
     ):
         find_way(EngineSettings(strategy="batched"), Exact(), learner, batch)
 
@@ -260,7 +268,7 @@ class Hooked(Activated):
 )
 def test_right_models_are_taken_without_a_word(model: nn.Module, logged: list[str]) -> None:
     learner, batch = learner_of(model), tasks("residual")
-    batch = TaskBatch(*(Examples(each.x.float(), each.y) for each in (batch.support, batch.query)))
+    batch = batch.to(dtype=torch.float32)
     learner.check(batch)
     find_way(EngineSettings(), Exact(), learner, batch)
     assert not any("second derivatives" in line for line in logged)
@@ -344,7 +352,10 @@ def test_lazy_layers_are_named() -> None:
 
 def test_where_nothing_works_one_line_says_the_way_out() -> None:
     learner, batch = learner_of(Activated(fused).double()), tasks("residual")
-    with pytest.raises(ConfigError, match=r"it has no second derivatives .*: type metagradient=first_order"):
+    with (
+        pytest.raises(ConfigError, match=r"it has no second derivatives .*: type metagradient=first_order"),
+        with_keys(),
+    ):
         find_way(EngineSettings(), Exact(), learner, batch)
     assert find_way(EngineSettings(), FirstOrder(), learner, batch).together
 
@@ -462,10 +473,13 @@ def test_what_is_frozen_moves_in_neither_loop() -> None:
     model, batch = network("frozen layer"), tasks("frozen layer")
     learner = learner_of(model)
     assert learner.adapted_names == {"b.weight", "b.bias", "head.weight", "head.bias"}
-    assert learner.adapt(batch.support).params.keys() == learner.adapted_names
+    assert learner.adapt(batch).params.keys() == learner.adapted_names
     model.requires_grad_(False)
-    with pytest.raises(
-        ConfigError, match=r"algo.adapts=all: all that this stands for is frozen .requires_grad=False"
+    with (
+        pytest.raises(
+            ConfigError, match=r"algo.adapts=all: all that this stands for is frozen .requires_grad=False"
+        ),
+        with_keys(),
     ):
         learner_of(model)
 
@@ -478,8 +492,8 @@ def test_a_model_without_parameters_is_said_to_have_none() -> None:
 def test_a_transformer_is_scored_alike_with_and_without_a_graph() -> None:
     learner, batch = learner_of(Transformer().double()), tasks("transformer")
     way = find_way(EngineSettings(), FirstOrder(), learner, batch)
-    use_attention(plain=way.plain_attention)
-    trained = FirstOrder()(learner, batch, TASKS)["loss"]
+    engine = Engine(chunk=TASKS, plain_attention=way.plain_attention)
+    trained = fill(learner, FirstOrder(), batch, engine)["loss"]
     learner.eval()
     *_, last = learner.curve(batch)
     assert torch.allclose(last["loss"], trained, rtol=1e-12)

@@ -7,17 +7,17 @@ import warnings
 import higher
 import pytest
 import torch
-from plain_loop import STEPS, TASKS, Gradients, by_engine, gradients, network, task_batch, worst
+from plain_loop import STEPS, TASKS, Gradients, by_engine, fill, gradients, network, task_batch, worst
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from metarun.engine.settings import Engine
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.metagradients import Exact, FirstOrder, MetaGradient, Reptile
 from metarun.models import Linear
 from metarun.rules import SGD, Adam, LearnedRates, UpdateRule
-from metarun.system.workers import Workers
-from metarun.tasks import BinaryClassification, Examples, TaskBatch
-from metarun.tasks.losses import cross_entropy, mean_squared_error
+from metarun.tasks import BinaryClassification, Examples, Scoring, Tasks
+from metarun.tasks.metrics import mean_squared_error
 
 RATE, EPS = 0.05, 0.1
 
@@ -47,15 +47,12 @@ MODELS = [
 
 def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGradient]:
     make_rule, make_metagradient, adapts = ALGORITHMS[algorithm]
-    loss = cross_entropy if model.startswith("conv4") else mean_squared_error
     # Where a gradient is zero (a bias before a batch norm) only eps keeps Adam from magnifying rounding.
     options = {"beta1": 0.0, "eps": EPS} if make_rule is Adam else {}
     learner = GradientAdaptation(
         model=network(model),
         rule=make_rule(lr=RATE, **options),
         loop=InnerLoop(steps=STEPS),
-        loss=loss,
-        metrics={},
         adapts=adapts,
     ).double()
     for rate in learner.rule.parameters():  # every entry its own rate, some of them negative
@@ -63,7 +60,7 @@ def make_learner(algorithm: str, model: str) -> tuple[GradientAdaptation, MetaGr
     return learner, make_metagradient()
 
 
-def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch) -> Gradients:
+def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: Tasks) -> Gradients:
     """One task after another with torch.autograd.grad; nothing of the engine but the model and the loss."""
     learner.zero_grad()
     model = learner.model
@@ -76,7 +73,7 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
         params = dict(initial)
         second_moment = {n: torch.zeros_like(p) for n, p in initial.items()}
         for step in range(STEPS):
-            loss = task_loss(learner, params, batch.support, t)
+            loss = task_loss(learner, params, batch, batch.support, t)
             exact = algorithm not in ("fomaml", "reptile")
             found = torch.autograd.grad(loss, [params[n] for n in adapted_names], create_graph=exact)
             for n, g in zip(adapted_names, found, strict=True):
@@ -91,13 +88,15 @@ def by_plain_loop(algorithm: str, learner: GradientAdaptation, batch: TaskBatch)
                 difference = (p - params[n]).detach() / TASKS
                 p.grad = difference if p.grad is None else p.grad + difference
         else:
-            (task_loss(learner, params, batch.query, t) / TASKS).backward()
+            (task_loss(learner, params, batch, batch.query, t) / TASKS).backward()
     return gradients(learner)
 
 
-def task_loss(learner: GradientAdaptation, params: dict[str, Tensor], examples: Examples, t: int) -> Tensor:
+def task_loss(
+    learner: GradientAdaptation, params: dict[str, Tensor], batch: Tasks, examples: Examples, t: int
+) -> Tensor:
     predictions = functional_call(learner.model, params, (examples.x[t],))
-    return learner.loss(predictions[None], examples.y[t : t + 1])[0]
+    return batch.scoring.loss(predictions[None], examples.y[t : t + 1])[0]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -130,9 +129,9 @@ def test_equals_higher(algorithm: str, model: str) -> None:
             learner.model, optimizer, copy_initial_weights=False, track_higher_grads=exact
         ) as (model_t, optimizer_t):
             for _ in range(STEPS):
-                loss = learner.loss(model_t(batch.support.x[t])[None], batch.support.y[t : t + 1])[0]
+                loss = batch.scoring.loss(model_t(batch.support.x[t])[None], batch.support.y[t : t + 1])[0]
                 optimizer_t.step(loss, override={"lr": rates})
-            query = learner.loss(model_t(batch.query.x[t])[None], batch.query.y[t : t + 1])[0]
+            query = batch.scoring.loss(model_t(batch.query.x[t])[None], batch.query.y[t : t + 1])[0]
             if exact:
                 (query / TASKS).backward()
                 continue
@@ -163,7 +162,7 @@ def test_workers_compute_the_same_and_always_with_the_same_bits(algorithm: str, 
     by_three = []
     for _ in range(5):
         learner.zero_grad()
-        scores = metagradient(learner, batch, 2, Workers(3))
+        scores = fill(learner, metagradient, batch, Engine(chunk=2, workers=3))
         by_three.append(gradients(learner))
     assert scores["loss"].shape == (7,)
     assert worst(by_three[0], alone) < 1e-8
@@ -174,13 +173,11 @@ def test_workers_compute_the_same_and_always_with_the_same_bits(algorithm: str, 
 def test_workers_follow_a_learner_to_another_type() -> None:
     learner, metagradient = make_learner("maml", "conv4-batch-vmapped")
     batch = task_batch("conv4-batch")
-    metagradient(learner, batch, 1, Workers(2))
+    fill(learner, metagradient, batch, Engine(chunk=1, workers=2))
     learner.float()
-    single = TaskBatch(
-        Examples(batch.support.x.float(), batch.support.y), Examples(batch.query.x.float(), batch.query.y)
-    )
+    single = batch.to(dtype=torch.float32)
     learner.zero_grad()
-    metagradient(learner, single, 1, Workers(2))
+    fill(learner, metagradient, single, Engine(chunk=1, workers=2))
     assert {p.grad.dtype for p in learner.parameters()} == {torch.float32}
 
 
@@ -233,13 +230,13 @@ def test_maml_on_linear_regression_by_hand() -> None:
     first_order = gradient(query_x, query_y, phi)
     exact = (torch.eye(2, dtype=torch.float64) - RATE * hessian) @ first_order
 
-    batch = TaskBatch(Examples(x, y), Examples(query_x, query_y))
+    batch = regression(Examples(x, y), Examples(query_x, query_y))
     for metagradient, expected in ((Exact(), exact), (FirstOrder(), first_order), (Reptile(), theta - phi)):
         model = Linear(input_shape=(1,), output_size=1).double()
         with torch.no_grad():
             model.head.weight.fill_(theta[0])
             model.head.bias.fill_(theta[1])
-        learner = one_step(model, SGD(lr=RATE), mean_squared_error)
+        learner = one_step(model, SGD(lr=RATE))
         found = by_engine(learner, metagradient, batch, chunk=1)
         torch.testing.assert_close(
             torch.stack([g.squeeze() for g in found.values()]), expected, rtol=1e-12, atol=0
@@ -249,16 +246,14 @@ def test_maml_on_linear_regression_by_hand() -> None:
 def test_meta_sgd_rates_on_linear_regression_by_hand() -> None:
     """φ = θ − α∘g(θ), so dL'/dα = −g(θ)∘g'(φ), and dL'/dθ = (I − H·diag(α))·g'(φ)."""
     x, y = torch.tensor([[[2.0]]], dtype=torch.float64), torch.tensor([[[1.0]]], dtype=torch.float64)
-    learner = one_step(
-        Linear(input_shape=(1,), output_size=1).double(), LearnedRates(lr=0.1), mean_squared_error
-    )
-    found = by_engine(learner, Exact(), TaskBatch(Examples(x, y), Examples(x, y)), chunk=1)
+    learner = one_step(Linear(input_shape=(1,), output_size=1).double(), LearnedRates(lr=0.1))
+    found = by_engine(learner, Exact(), regression(Examples(x, y), Examples(x, y)), chunk=1)
     # θ = 0: the residual is −1, g = 2·(−1)·(2, 1) = (−4, −2), φ = (0.4, 0.2), the new residual
     # 0.4·2 + 0.2 − 1 = 0, so g'(φ) = 0 and every meta-gradient vanishes …
     assert all(g.abs().max() < 1e-15 for g in found.values())
     # … while against the query target 2 the residual is −1 and g' = (−4, −2): dα = −(16, 4),
     # H = 2·(2, 1)ᵀ(2, 1), H·(0.1·g') = −2·(2, 1), dθ = (−4, −2) + 2·(2, 1) = 0.
-    found = by_engine(learner, Exact(), TaskBatch(Examples(x, y), Examples(x, 2 * y)), chunk=1)
+    found = by_engine(learner, Exact(), regression(Examples(x, y), Examples(x, 2 * y)), chunk=1)
     values = [g.item() for g in found.values()]
     torch.testing.assert_close(values, [0.0, 0.0, -16.0, -4.0], rtol=1e-12, atol=1e-12)
 
@@ -293,10 +288,14 @@ def test_maml_on_binary_classification_by_hand(loss: str) -> None:
     with torch.no_grad():
         model.head.weight.copy_(signs * theta[:2])
         model.head.bias.copy_(signs[:, 0] * theta[2])
-    found = by_engine(one_step(model, SGD(lr=RATE), source.loss), Exact(), batch, chunk=1)
+    found = by_engine(one_step(model, SGD(lr=RATE)), Exact(), batch, chunk=1)
     last_row = torch.cat([found["model.head.weight"][-1], found["model.head.bias"][-1:]])
     torch.testing.assert_close(last_row, expected, rtol=1e-12, atol=1e-14)
 
 
-def one_step(model: nn.Module, rule: UpdateRule, loss: object) -> GradientAdaptation:
-    return GradientAdaptation(model=model, rule=rule, loop=InnerLoop(steps=1), loss=loss, metrics={}).double()
+def one_step(model: nn.Module, rule: UpdateRule) -> GradientAdaptation:
+    return GradientAdaptation(model=model, rule=rule, loop=InnerLoop(steps=1)).double()
+
+
+def regression(support: Examples, query: Examples) -> Tasks:
+    return Tasks(support, query, scoring=Scoring(mean_squared_error))

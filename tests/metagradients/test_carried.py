@@ -8,16 +8,18 @@ from plain_loop import task_batch
 from torch import Tensor, nn
 
 from metarun.config.composition import compose_config
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
+from metarun.engine.settings import Engine
 from metarun.errors import ConfigError
 from metarun.experiment.build import build, build_metagradient
 from metarun.experiment.config import read_config
 from metarun.experiment.outer import Outer, OuterSettings
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Reptile
+from metarun.metagradients import Progress, Reptile
 from metarun.models import MLP
 from metarun.rules import Adam
-from metarun.tasks import TaskBatch
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks import Tasks
 
 INNER_STEPS, META_STEPS, INNER_RATE, OUTER_RATE = 3, 4, 0.01, 0.7
 
@@ -28,24 +30,26 @@ def learner() -> GradientAdaptation:
         model=MLP(input_shape=(1,), output_size=1, hidden=(6,)).double(),
         rule=Adam(lr=INNER_RATE, beta1=0.0, second_moments="kept"),
         loop=InnerLoop(steps=INNER_STEPS),
-        loss=mean_squared_error,
-        metrics={},
     ).double()
 
 
 def trained(meta_batch: int, chunk: int, steps: int = META_STEPS) -> GradientAdaptation:
     made = learner()
     moved = [p for p in made.parameters() if p.requires_grad]
-    carried = [p for p in made.rule.parameters() if not p.requires_grad]
-    outer = Outer(OuterSettings(optimizer={}, lr=OUTER_RATE), torch.optim.SGD, moved, META_STEPS, carried)
+    outer = Outer(OuterSettings(optimizer={}, lr=OUTER_RATE), torch.optim.SGD, moved, META_STEPS)
     tasks = task_batch("mlp", META_STEPS * meta_batch)
-    for step in range(steps):
-        Reptile()(made, tasks.part(slice(step * meta_batch, (step + 1) * meta_batch)), chunk)
-        outer.step(step)
+    executor = Executor(Engine(chunk=chunk), made)
+    for number in range(steps):
+        part = tasks.part(slice(number * meta_batch, (number + 1) * meta_batch))
+        (step,) = meta_steps(Reptile(), made, part, Progress(number, META_STEPS), executor)
+        step.fill(made)
+        outer.step(number)
+        assert step.assignments.keys() == {f"rule.{name}" for name, _ in made.rule.named_parameters()}
+        made.load_state_dict(step.assignments, strict=False)
     return made
 
 
-def by_torch(model: nn.Module, tasks: TaskBatch) -> tuple[list[Tensor], list[Tensor]]:
+def by_torch(model: nn.Module, tasks: Tasks) -> tuple[list[Tensor], list[Tensor]]:
     """Reptile as its authors have it: one Adam for all tasks, one after another; θ, and second moments."""
     theta = [p.detach().clone() for p in model.parameters()]
     adam = torch.optim.Adam(model.parameters(), lr=INNER_RATE, betas=(0.0, 0.999))

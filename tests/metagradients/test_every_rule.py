@@ -26,8 +26,7 @@ from metarun.rules import (
     RMSProp,
     UpdateRule,
 )
-from metarun.tasks import Examples, TaskBatch
-from metarun.tasks.losses import cross_entropy, mean_squared_error
+from metarun.tasks import Examples, Tasks
 
 EPS = 0.1  # where a gradient is zero (a bias before a batch norm) nothing else keeps rounding small
 
@@ -68,8 +67,6 @@ def make(name: str, model: str) -> GradientAdaptation:
         model=network(model),
         rule=kind(**options),
         loop=InnerLoop(steps=STEPS),
-        loss=cross_entropy if images else mean_squared_error,
-        metrics={},
     ).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -78,26 +75,28 @@ def make(name: str, model: str) -> GradientAdaptation:
     return learner
 
 
-def by_plain_loop(learner: GradientAdaptation, batch: TaskBatch, exact: bool) -> dict[str, Tensor]:
+def by_plain_loop(learner: GradientAdaptation, batch: Tasks, exact: bool) -> dict[str, Tensor]:
     """One task after another, the whole model by functional_call, and the rule on one task at a time."""
     learner.zero_grad()
     for t in range(TASKS):
         params = {name: p[None] for name, p in learner.model.named_parameters()}
         state = learner.rule.init(params)
-        support = batch.support.tasks(slice(t, t + 1))
+        one = batch.part(slice(t, t + 1))
         for step in range(STEPS):
-            loss = task_loss(learner, params, support)
+            loss = task_loss(learner, params, one, one.support)
             found = torch.autograd.grad(loss, list(params.values()), create_graph=exact)
-            state = learner.rule.observe(state, support, (loss if exact else loss.detach())[None])
+            state = learner.rule.observe(state, one.support, (loss if exact else loss.detach())[None])
             grads = dict(zip(params, found, strict=True))
             params, state = learner.rule.update(params, grads, state, step)
-        (task_loss(learner, params, batch.query.tasks(slice(t, t + 1))) / TASKS).backward()
+        (task_loss(learner, params, one, one.query) / TASKS).backward()
     return gradients(learner)
 
 
-def task_loss(learner: GradientAdaptation, params: dict[str, Tensor], examples: Examples) -> Tensor:
+def task_loss(
+    learner: GradientAdaptation, params: dict[str, Tensor], one: Tasks, examples: Examples
+) -> Tensor:
     own = {name: p[0] for name, p in params.items()}
-    return learner.loss(functional_call(learner.model, own, (examples.x[0],))[None], examples.y)[0]
+    return one.scoring.loss(functional_call(learner.model, own, (examples.x[0],))[None], examples.y)[0]
 
 
 @pytest.mark.parametrize("model", ["mlp", "conv4-batch"])

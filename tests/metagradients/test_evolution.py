@@ -11,7 +11,7 @@ from linear_loop import STEPS, batch, learner, losses_of_windows
 from plain_loop import by_engine, worst
 
 from metarun.learners import GradientAdaptation
-from metarun.metagradients import EvolutionStrategies, Exact
+from metarun.metagradients import EvolutionStrategies, Exact, Progress
 from metarun.system.randomness import state
 
 PAIRS = 2000
@@ -22,8 +22,7 @@ def estimates(made: GradientAdaptation, window: int | None, objective: str, coun
     metagradient = EvolutionStrategies(sigma=0.01, pairs=1, window=window, objective=objective)
     rows = []
     for step in range(count):
-        metagradient.begin(step, count, 0)
-        found, _ = metagradient.gradients(made, batch(), 1 / 3)
+        found = metagradient.gradients(made, batch(), Progress(step, count, 0), 1 / 3).gradients
         rows.append(torch.cat([g.flatten() for g in found.values()]))
     return torch.stack(rows)
 
@@ -54,8 +53,7 @@ def test_estimates_by_hand(pairs: int) -> None:
     """The mean over pairs of Σ over windows of ξ (L₊ − L₋) / 2σ, with the perturbations drawn again."""
     made, sigma, window = learner(), 0.1, 2
     metagradient = EvolutionStrategies(sigma=sigma, pairs=pairs, window=window, objective="mean")
-    metagradient.begin(5, 10, 3)
-    found, _ = metagradient.gradients(made, batch(), 1.0)
+    found = metagradient.gradients(made, batch(), Progress(5, 10, 3), 1.0).gradients
     theta = {name: p.detach().clone() for name, p in made.named_parameters()}
     expected = {name: torch.zeros_like(p) for name, p in theta.items()}
     for pair in range(pairs):
@@ -79,9 +77,10 @@ def test_estimates_by_hand(pairs: int) -> None:
 
 def test_every_task_has_its_scores() -> None:
     made = learner()
-    found, scores = EvolutionStrategies(pairs=3, window=2).gradients(made, batch(), 1.0)
-    assert {name: g.shape for name, g in found.items()} == {n: p.shape for n, p in made.named_parameters()}
-    assert scores["loss"].shape == (3,)
+    step = EvolutionStrategies(pairs=3, window=2).gradients(made, batch(), Progress(), 1.0)
+    shapes = {name: g.shape for name, g in step.gradients.items()}
+    assert shapes == {n: p.shape for n, p in made.named_parameters()}
+    assert step.scores["loss"].shape == (3,)
 
 
 def options() -> dict[str, Any]:
@@ -91,14 +90,15 @@ def options() -> dict[str, Any]:
 def test_is_the_same_for_any_chunk_size_and_another_at_the_next_step() -> None:
     made = learner()
     metagradient = EvolutionStrategies(**options())
-    metagradient.begin(3, 10, 7)
-    whole = by_engine(made, metagradient, batch(), chunk=3)
-    assert worst(by_engine(made, metagradient, batch(), chunk=1), whole) < 1e-10
-    for step, seed in ((4, 7), (3, 8)):
-        metagradient.begin(step, 10, seed)
-        assert worst(by_engine(made, metagradient, batch(), chunk=3), whole) > 1e-3
-    metagradient.begin(3, 10, 7)
-    again = by_engine(made, metagradient, batch(), chunk=3)
+
+    def found(chunk: int = 3, step: int = 3, seed: int = 7) -> dict[str, torch.Tensor]:
+        return by_engine(made, metagradient, batch(), chunk, Progress(step, 10, seed))
+
+    whole = found()
+    assert worst(found(chunk=1), whole) < 1e-10
+    assert worst(found(step=4), whole) > 1e-3
+    assert worst(found(seed=8), whole) > 1e-3
+    again = found()
     assert all(torch.equal(again[name], g) for name, g in whole.items())
 
 

@@ -10,12 +10,11 @@ from plain_loop import TASKS, by_engine, gradients, network, task_batch, worst
 from torch import Tensor
 from torch.func import functional_call
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, with_keys
 from metarun.learners import GradientAdaptation, InnerLoop
-from metarun.metagradients import Exact, FirstOrder, MetaGradient, Truncated
+from metarun.metagradients import Exact, FirstOrder, MetaGradient, Progress, Truncated
 from metarun.rules import LSTM, LearnedRates
-from metarun.tasks import Examples, TaskBatch
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks import Examples, Tasks
 
 STEPS = 5
 
@@ -25,8 +24,6 @@ def learner(rule: str = "metasgd", **options: Any) -> GradientAdaptation:
         model=network("mlp"),
         rule=LearnedRates(lr=0.05) if rule == "metasgd" else LSTM(hidden=4),
         loop=InnerLoop(steps=STEPS),
-        loss=mean_squared_error,
-        metrics={},
         **options,
     )
     return made.double()
@@ -34,7 +31,7 @@ def learner(rule: str = "metasgd", **options: Any) -> GradientAdaptation:
 
 def plain(
     made: GradientAdaptation,
-    batch: TaskBatch,
+    batch: Tasks,
     weights: list[float],
     *,
     exact: bool,
@@ -67,31 +64,27 @@ def loss(made: GradientAdaptation, params: dict[str, Tensor], examples: Examples
     return (functional_call(made.model, own, (examples.x[t],)) - examples.y[t]).square().mean()
 
 
-def at(metagradient: MetaGradient, step: int, steps: int = 100) -> MetaGradient:
-    metagradient.begin(step, steps, 0)
-    return metagradient
-
-
-MEAN = [0.2] * 5
-CASES = {
-    "final": (Exact(), [0, 0, 0, 0, 1.0], True),
-    "mean": (Exact(objective="mean"), MEAN, True),
-    "mean-first-order": (FirstOrder(objective="mean"), MEAN, False),
-    "annealed-start": (at(Exact(objective="annealed", anneal_for=0.1), 0), MEAN, True),
-    "annealed-half": (at(Exact(objective="annealed", anneal_for=0.1), 5), [0.1] * 4 + [0.6], True),
-    "annealed-over": (at(Exact(objective="annealed", anneal_for=0.1), 10), [0, 0, 0, 0, 1.0], True),
-    "order-before": (at(Exact(first_order_for=0.5), 49), [0, 0, 0, 0, 1.0], False),
-    "order-after": (at(Exact(first_order_for=0.5), 50), [0, 0, 0, 0, 1.0], True),
+MEAN, FINAL = [0.2] * 5, [0, 0, 0, 0, 1.0]
+CASES = {  # at meta-step n of 100
+    "final": (Exact(), 0, FINAL, True),
+    "mean": (Exact(objective="mean"), 0, MEAN, True),
+    "mean-first-order": (FirstOrder(objective="mean"), 0, MEAN, False),
+    "annealed-start": (Exact(objective="annealed", anneal_for=0.1), 0, MEAN, True),
+    "annealed-half": (Exact(objective="annealed", anneal_for=0.1), 5, [0.1] * 4 + [0.6], True),
+    "annealed-over": (Exact(objective="annealed", anneal_for=0.1), 10, FINAL, True),
+    "order-before": (Exact(first_order_for=0.5), 49, FINAL, False),
+    "order-after": (Exact(first_order_for=0.5), 50, FINAL, True),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("rule", ["metasgd", "lstm"])
 def test_weighs_steps_as_a_plain_loop(name: str, rule: str) -> None:
-    metagradient, weights, exact = CASES[name]
+    metagradient, step, weights, exact = CASES[name]
     made, batch = learner(rule), task_batch("mlp")
     expected = plain(made, batch, weights, exact=exact)
-    assert worst(by_engine(made, metagradient, batch, chunk=2), expected) < 1e-10
+    found = by_engine(made, metagradient, batch, 2, Progress(step, 100))
+    assert worst(found, expected) < 1e-10
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 9])
@@ -99,7 +92,7 @@ def test_weighs_steps_as_a_plain_loop(name: str, rule: str) -> None:
 @pytest.mark.parametrize("objective", ["mean", "final"])
 def test_truncation_is_a_plain_loops(window: int, derivatives: str, objective: str) -> None:
     made, batch = learner("lstm"), task_batch("mlp")
-    weights = MEAN if objective == "mean" else [0, 0, 0, 0, 1.0]
+    weights = MEAN if objective == "mean" else FINAL
     expected = plain(made, batch, weights, exact=derivatives == "exact", window=window)
     truncated = Truncated(window=window, derivatives=derivatives, objective=objective)
     found = by_engine(made, truncated, batch, chunk=2)
@@ -110,7 +103,7 @@ def test_truncation_is_a_plain_loops(window: int, derivatives: str, objective: s
 def test_weights_are_the_same_sum_at_every_step_of_the_annealing() -> None:
     metagradient = Exact(objective="annealed", anneal_for=0.3)
     for step in range(0, 100, 7):
-        weights = at(metagradient, step).weights(STEPS)
+        weights = metagradient.weights(STEPS, Progress(step, 100))
         assert len(weights) == STEPS + 1
         assert weights[0] == 0
         assert sum(weights) == pytest.approx(1)
@@ -141,19 +134,28 @@ def test_an_annealing_over_nothing_is_an_error() -> None:
         ({"objective": "mean", "anneal_for": 0.1}, "0$"),
     )
     for options, wanted in mistakes:
-        with pytest.raises(ConfigError, match=rf"with this objective type metagradient\.anneal_for={wanted}"):
+        with (
+            pytest.raises(ConfigError, match=rf"do not agree: type metagradient\.anneal_for={wanted}"),
+            with_keys(),
+        ):
             Exact(**options)
 
 
 def test_what_takes_most_is_measured() -> None:
-    """Before a run an engine is chosen for the costliest of its steps, which may come later, or be over."""
-    metagradient = at(Exact(objective="annealed", anneal_for=0.1, first_order_for=0.5), 20)
-    metagradient.be_costly()
+    """Before a run an engine is chosen for the costliest of its steps, which may come later."""
+    metagradient = Exact(objective="annealed", anneal_for=0.8, first_order_for=0.4)
     made, batch = learner(), task_batch("mlp")
-    expected = plain(made, batch, MEAN, exact=True)
-    assert worst(by_engine(made, metagradient, batch, chunk=3), expected) < 1e-10
-    expected = plain(made, batch, [0, 0, 0, 0, 1.0], exact=False)
-    assert worst(by_engine(made, at(metagradient, 20), batch, chunk=3), expected) < 1e-10
+    costliest = Progress(metagradient.costliest(100), 100)
+    expected = plain(made, batch, [0.1] * 4 + [0.6], exact=True)
+    assert worst(by_engine(made, metagradient, batch, 3, costliest), expected) < 1e-10
+    expected = plain(made, batch, [0.15] * 4 + [0.4], exact=False)
+    assert worst(by_engine(made, metagradient, batch, 3, Progress(20, 100)), expected) < 1e-10
+
+
+@pytest.mark.parametrize(("share", "step"), [(0.0, 0), (0.5, 50), (0.985, 99), (0.995, 99), (1.0, 99)])
+def test_the_costliest_step_is_one_of_the_runs_own(share: float, step: int) -> None:
+    assert Exact(first_order_for=share).costliest(100) == step
+    assert Exact(objective="annealed", anneal_for=0.1).costliest(100) == 0
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,30 @@ import torch
 from linear_loop import STEPS, batch, learner, losses_of_windows
 from torch import Tensor
 
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
+from metarun.engine.settings import Engine
 from metarun.learners import GradientAdaptation
-from metarun.metagradients import EvolutionStrategies, MetaGradient, Truncated
+from metarun.metagradients import EvolutionStrategies, MetaGradient, Progress, Truncated
 from metarun.system.randomness import state
-from metarun.system.workers import Workers
 
 OUTER_RATE = 0.03
 Meta = dict[str, Tensor]
 
 
 def moved(
-    made: GradientAdaptation, metagradient: MetaGradient, chunk: int = 3, workers: int = 1
+    made: GradientAdaptation,
+    metagradient: MetaGradient,
+    chunk: int = 3,
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> list[Meta]:
     """Descend by every move of a meta-step, and return the meta-parameters after each."""
     after = []
-    for scores in metagradient.moves(made, batch(), chunk, Workers(workers)):
-        assert scores["loss"].shape == (3,)
+    executor = Executor(Engine(chunk=chunk, workers=workers), made)
+    for step in meta_steps(metagradient, made, batch(), progress or Progress(), executor):
+        assert step.scores["loss"].shape == (3,)
+        step.fill(made)
         for p in made.parameters():
             if p.grad is not None:
                 p.data -= OUTER_RATE * p.grad
@@ -60,7 +68,6 @@ def test_truncated_moves_as_a_plain_loop(window: int) -> None:
 def test_evolution_strategies_move_as_a_plain_loop(window: int, pairs: int) -> None:
     made, sigma = learner(), 0.1
     metagradient = EvolutionStrategies(sigma=sigma, pairs=pairs, window=window, update="window")
-    metagradient.begin(5, 10, 3)
     generators = [
         torch.Generator().manual_seed(state(3, f"perturbations of pair {n}", 5)) for n in range(pairs)
     ]
@@ -81,7 +88,7 @@ def test_evolution_strategies_move_as_a_plain_loop(window: int, pairs: int) -> N
                 each.add_(noise[name])
                 gradient[name] += each * (up - down) / (2 * sigma * pairs)
         thetas.append({name: p - OUTER_RATE * gradient[name] for name, p in thetas[-1].items()})
-    assert_close(moved(made, metagradient), thetas[1:])
+    assert_close(moved(made, metagradient, progress=Progress(5, 10, 3)), thetas[1:])
 
 
 @pytest.mark.parametrize("kind", [Truncated, EvolutionStrategies])
@@ -95,7 +102,7 @@ def test_moves_are_the_same_in_any_chunks_and_by_any_workers(kind: type[Truncate
 def test_after_the_horizon_there_is_one_move_by_the_sum(kind: type[Truncated]) -> None:
     made = learner()
     before = {name: p.detach().clone() for name, p in made.named_parameters()}
-    gradients, _ = kind(window=2).gradients(made, batch(), 1 / 3)
+    gradients = kind(window=2).gradients(made, batch(), Progress(), 1 / 3).gradients
     expected = {name: p - OUTER_RATE * gradients[name] for name, p in before.items()}
     assert_close(moved(made, kind(window=2, update="horizon")), [expected])
 

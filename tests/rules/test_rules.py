@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, with_keys
 from metarun.rules import (
     LSTM,
     MLP,
@@ -224,7 +224,10 @@ def test_an_entry_without_gradient_stays_and_is_differentiable(name: str) -> Non
 
 
 def test_nesterov_without_momentum_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"needs inner\.dampening=0 and inner\.momentum above 0"):
+    with (
+        pytest.raises(ConfigError, match=r"needs inner\.dampening=0 and inner\.momentum above 0"),
+        with_keys(),
+    ):
         Momentum(lr=0.1, momentum=0.0, nesterov=True)
 
 

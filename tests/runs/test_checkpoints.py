@@ -27,7 +27,8 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
 def state(step: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(step)
     learner = {"w": torch.randn(100, generator=generator)}
-    return {"step": step, "learner": learner, "best": None, "outer": {}, "meter": {}, "metrics_bytes": 0}
+    nothing = {"selection": {}, "outer": {}, "meter": {}, "metrics_bytes": 0}
+    return {"step": step, "learner": learner, **nothing}
 
 
 def names(checkpoints: Checkpoints) -> set[str]:
@@ -271,14 +272,28 @@ def test_the_first_format_is_migrated(checkpoints: Checkpoints) -> None:
     old = {"format": 1, "step": 3, "outer": {}, "learner": {}, "meter": {}, "metrics_bytes": 9, "best": None}
     torch.save(old, checkpoints.folder / "last.pt")
     found = checkpoints.newest()
+    selection = {"best": None, "selection_score": -math.inf, "validations_since_best": 0}
     added = {
         "format": FORMAT,
-        "stale": 0,
-        "quality": -math.inf,
+        "selection": selection,
         "skipped": {"all": 0, "in_a_row": 0},
         "device": "cpu",
     }
+    del old["best"]
     assert found == {**old, **added}
+
+
+def test_the_second_format_is_migrated(checkpoints: Checkpoints) -> None:
+    skipped = {"all": 2, "in_a_row": 1}
+    same = {"step": 3, "outer": {}, "learner": {}, "meter": {}, "metrics_bytes": 9, "skipped": skipped}
+    before = {"best": {"step": 2, "quality": -1.5}, "stale": 4, "quality": -2.0}
+    storage.write_tensors(checkpoints.folder / "last.pt", {"format": 2, "run": "", **same, **before})
+    selection = {
+        "best": {"step": 2, "selection_score": -1.5},
+        "selection_score": -2.0,
+        "validations_since_best": 4,
+    }
+    assert checkpoints.newest() == {"format": FORMAT, "run": "", **same, "selection": selection}
 
 
 def test_what_a_killed_writer_left_is_cleared_away(checkpoints: Checkpoints) -> None:

@@ -121,7 +121,7 @@ def test_a_search_says_that_its_trials_are_numbered(typed: Command) -> None:
     for job in found:
         results = json.loads(Path("sweep", job["job"], "results.json").read_text())
         assert float(job["loss_mean"]) == results["final"]["loss"]["mean"]
-        assert float(job["validation_quality"]) == results["validation"]["quality"]
+        assert float(job["validation_score"]) == results["validation"]["selection_score"]
     shutil.rmtree("sweep/1")
     shutil.copytree("sweep/0", "sweep/1")
     typed("resume", "sweep")

@@ -11,12 +11,14 @@ import pytest
 
 from metarun.sweeps.directory import Job
 from metarun.sweeps.table import Group, Outcome, as_groups, grouped, table, write
+from metarun.tasks.metrics import LOSS
 
 
 def outcome(number: int, overrides: list[str], loss: float | None, error: str | None = None) -> Outcome:
     scores = {} if loss is None else {"loss": (loss, 0.25)}
     status = "finished" if loss is not None else "failed"
-    return Outcome(Job(number, tuple(overrides), Path(str(number))), status, scores, None, error)
+    job = Job(number, tuple(overrides), Path(str(number)))
+    return Outcome(job, status, scores, None, error, {"loss": LOSS})
 
 
 JOBS = [

@@ -16,6 +16,7 @@ from metarun.runs.directory import Run
 from metarun.system.randomness import Streams, fix
 from metarun.tasks.episodes import episodes
 from metarun.training.loop import train
+from metarun.training.restore import restore
 from metarun.training.state import Training
 
 # A user's algorithm whose embedding drops entries at random.
@@ -24,12 +25,12 @@ import torch
 from metarun.learners import Learner
 
 class Dropping(Learner):
-    def __init__(self, *, model, rule, loop, loss, metrics, seed):
-        super().__init__(loss, metrics)
+    def __init__(self, *, model, rule, loop, seed):
+        super().__init__()
         self.model, self.drop = model, torch.nn.Dropout(0.5)
 
-    def trajectory(self, support, graph):
-        yield support
+    def adapt(self, tasks):
+        return tasks.support
 
     def predict(self, adapted, x):
         return self.drop(self.model(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
@@ -65,7 +66,7 @@ def test_dropout_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mo
     expected = train(config, whole)
     torch.rand(2)
     training = Training(config, stopped)
-    training.restore()
+    restore(training)
     for step in range(5):
         training.take_step()
         if step == 2:
@@ -122,9 +123,10 @@ def test_splits_and_fresh_parameters_follow_from_all_bits() -> None:
 
     def fresh(seed: int, seeding: str) -> torch.Tensor:
         words = ["algo=l2l", "device=cpu", f"seed={seed}", f"seeding={seeding}"]
-        parts = build(read_config(compose_config(words)))
-        adapted = next(iter(parts.learner.trajectory(episodes(parts.source, "train", 0, 2).support, "none")))
-        return adapted.params["head.weight"]
+        built = build(read_config(compose_config(words)))
+        with torch.no_grad():
+            start = next(built.learner.trajectory(episodes(built.source, "train", 0, 2)))
+        return start.params["head.weight"]
 
     for draw in (split, fresh):
         assert torch.equal(draw(1, "shared"), draw(2**32 + 1, "shared"))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from metarun.errors import ConfigError
-from metarun.tasks import Split, TaskBatch
+from metarun.errors import ConfigError, with_keys
+from metarun.tasks import Split, Tasks
 from metarun.tasks.class_episodes import ClassEpisodes
 
 CLASSES: dict[Split, int] = {"train": 12, "validation": 7, "test": 9}
@@ -35,7 +35,7 @@ class Numbered(ClassEpisodes):
         }
 
 
-def where_from(batch: TaskBatch, part: str) -> Tensor:
+def where_from(batch: Tasks, part: str) -> Tensor:
     """[T, n, 2] of (class, image)."""
     return (getattr(batch, part).x * 255).round().long()
 
@@ -110,13 +110,17 @@ def test_training_may_have_other_shots() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"),
+    ("arguments", "named"),
     [
-        ({"way": 4, "shot": 6, "query": 3}, "data.shot=6"),
-        ({"way": 4, "shot": 1, "query": 1, "train_shot": 8}, "data.train_shot=8"),
-        ({"way": 8, "shot": 1, "query": 1}, "data.way=8"),
+        ({"way": 4, "shot": 6, "query": 3}, "shot=6"),
+        ({"way": 4, "shot": 1, "query": 1, "train_shot": 8}, "train_shot=8"),
+        ({"way": 8, "shot": 1, "query": 1}, "way=8"),
     ],
 )
-def test_more_than_the_data_has_is_an_error_that_names_the_key(arguments: dict[str, int], key: str) -> None:
-    with pytest.raises(ConfigError, match=key):
+def test_more_than_the_data_has_is_an_error_that_names_the_argument(
+    arguments: dict[str, int], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^{named}.*: give "):  # in Python's words
+        Numbered(**arguments)
+    with pytest.raises(ConfigError, match=rf"^data\.{named}.*: type data\."), with_keys():
         Numbered(**arguments)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarun.errors import MetarunError
-from metarun.tasks import BinaryClassification, Examples, Sinusoid, TaskBatch
+from metarun.tasks import BinaryClassification, Examples, Sinusoid, Tasks
 from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.episodes import episodes, first_episodes
 
@@ -123,15 +123,15 @@ class Relabelled(BinaryClassification):
         super().__init__(shot=2, query=2, **options)
         self.change = change
 
-    def batch(self, split: Any, first_episode: int, count: int) -> TaskBatch:
+    def batch(self, split: Any, first_episode: int, count: int) -> Tasks:
         made = super().batch(split, first_episode, count)
         return self.change(made)
 
 
 def with_labels(change: Any) -> Any:
-    def changed(batch: TaskBatch) -> TaskBatch:
+    def changed(batch: Tasks) -> Tasks:
         support, query = (Examples(each.x, change(each.y)) for each in (batch.support, batch.query))
-        return TaskBatch(support, query)
+        return Tasks(support, query)
 
     return changed
 
@@ -197,7 +197,7 @@ def test_tasks_of_another_form_are_one_line(change: Any, message: str) -> None:
 
 def test_later_episodes_are_looked_at_too() -> None:
     class Later(BinaryClassification):
-        def batch(self, split: Any, first_episode: int, count: int) -> TaskBatch:
+        def batch(self, split: Any, first_episode: int, count: int) -> Tasks:
             made = super().batch(split, first_episode, count)
             return made if first_episode < 2 else with_labels(lambda y: y + 1)(made)
 

@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-import metarun.evaluation.curve
 from metarun.config.composition import compose_config
 from metarun.engine.settings import Engine
 from metarun.errors import ConfigError, DivergedError, Interrupted, MetarunError, OutOfTimeError
 from metarun.evaluation.curve import Curve, Estimate
 from metarun.experiment.config import read_config
-from metarun.metagradients import Exact, Truncated
+from metarun.metagradients import Exact, MetaStep, Progress, Truncated
 from metarun.runs.directory import Run
 from metarun.runs.signals import StopSignals
-from metarun.tasks import TaskBatch
+from metarun.tasks import Split, Tasks, TaskSource
+from metarun.tasks.episodes import episodes
 from metarun.training.loop import train
+from metarun.training.restore import restore
 from metarun.training.state import Training
 
 SMALL = [
@@ -130,7 +131,7 @@ def test_what_anneals_or_draws_goes_on_to_the_same_bits(tmp_path: Path, override
 def train_until(step: int, config: Any, run: Run) -> None:
     """Train as far as that, as a killed process does: whatever came after the last checkpoint is lost."""
     training = Training(config, run)
-    training.restore()
+    restore(training)
     while training.step < step:
         training.take_step()
         if training.is_due(config.train.log_every):
@@ -155,9 +156,9 @@ def assert_same(one: Any, other: Any) -> None:
 def test_the_engine_is_kept_for_the_whole_run(tmp_path: Path) -> None:
     config, run = start(tmp_path, "engine.chunk=3", "engine.threads=1", "engine.workers=2")
     training = Training(config, run)
-    training.restore()
+    restore(training)
     resumed = Training(read_config(compose_config([*SMALL, "engine.chunk=2"])), run)
-    resumed.restore()
+    restore(resumed)
     assert resumed.computation.engine == Engine(3, 1, 2, False)
 
 
@@ -221,6 +222,9 @@ def test_training_ends_when_validations_bring_nothing(tmp_path: Path) -> None:
     assert final["step"] == 8
 
 
+ONE_CALL_A_STEP = ["engine.chunk=4", "engine.workers=1", "engine.threads=1"]
+
+
 class Spoiled(Exact):
     """An exact meta-gradient that is no number in some calls; a new run's first call is a measurement."""
 
@@ -228,12 +232,12 @@ class Spoiled(Exact):
         super().__init__()
         self.calls, self.spoiled = 0, calls
 
-    def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
+    def gradients(self, *arguments: Any) -> MetaStep:
         self.calls += 1
-        gradients, scores = super().gradients(learner, tasks, weight)
+        step = super().gradients(*arguments)
         if self.calls in self.spoiled:
-            next(iter(gradients.values())).flatten()[0] = math.nan
-        return gradients, scores
+            next(iter(step.gradients.values())).flatten()[0] = math.nan
+        return step
 
 
 class Listening(Exact):
@@ -241,25 +245,22 @@ class Listening(Exact):
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[Any] = []
+        self.heard: list[Progress] = []
 
-    def begin(self, step: int, steps: int, seed: int) -> None:
-        self.heard.append((step, steps, seed))
-        super().begin(step, steps, seed)
+    def windows(self, learner: Any, tasks: Tasks, progress: Progress, weight: float) -> Iterator[MetaStep]:
+        self.heard.append(progress)
+        return super().windows(learner, tasks, progress, weight)
 
 
 def test_the_meta_gradient_is_told_of_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = Listening()
     monkeypatch.setattr("metarun.training.state.build_metagradient", lambda *_: told)
-    config, run = start(tmp_path, "seed=5")
+    config, run = start(tmp_path, "seed=5", *ONE_CALL_A_STEP)
     train_until(5, config, run)
-    assert told.heard == [(step, 12, 5) for step in range(5)]
+    assert told.heard == [Progress(step, 12, 5) for step in range(5)]
     told.heard.clear()
     train(config, run)  # from the checkpoint of step 3
-    assert told.heard == [(step, 12, 5) for step in range(3, 12)]
-
-
-ONE_CALL_A_STEP = ["engine.chunk=4", "engine.workers=1", "engine.threads=1"]
+    assert told.heard == [Progress(step, 12, 5) for step in range(3, 12)]
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(
@@ -297,18 +298,20 @@ def test_what_has_moved_in_a_step_that_is_not_finite_in_the_end_goes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_nonfinite: str
 ) -> None:
     class LaterSpoiled(Truncated):
-        def moves(self, learner: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
-            for number, scores in enumerate(super().moves(learner, *arguments, **options)):
-                if number == 1 and self._step == 3:
-                    learner.rule.rates["all"].grad.fill_(math.inf)
-                yield scores
+        def windows(
+            self, learner: Any, tasks: Tasks, progress: Progress, weight: float
+        ) -> Iterator[MetaStep]:
+            for number, step in enumerate(super().windows(learner, tasks, progress, weight)):
+                if number == 1 and progress.step == 3:
+                    step.gradients["rule.rates.all"].fill_(math.inf)
+                yield step
 
     overrides = ["inner=learned_rate", "inner.steps=4", f"train.on_nonfinite={on_nonfinite}"]
     make = lambda *_: LaterSpoiled(window=2, update="window")
     monkeypatch.setattr("metarun.training.state.build_metagradient", make)
     config, run = start(tmp_path, *overrides, *ONE_CALL_A_STEP)
     training = Training(config, run)
-    training.restore()
+    restore(training)
     for _ in range(3):
         training.take_step()
     expected = copy.deepcopy((training.learner.state_dict(), training.outer.state_dict()))
@@ -323,7 +326,7 @@ def test_what_has_moved_in_a_step_that_is_not_finite_in_the_end_goes_back(
 
 
 def test_steps_that_are_never_finite_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="in 100 steps in a row"):
+    with pytest.raises(DivergedError, match="for 100 consecutive steps, last at step"):
         finished(tmp_path, "inner.lr=1e30", "train.on_nonfinite=skip", "train.steps=500", "train.log_every=7")
 
 
@@ -371,7 +374,7 @@ def test_divergence_names_the_keys_that_the_run_has(tmp_path: Path, overrides: l
 
 def test_a_validation_that_is_no_number_does_not_stay_the_best(tmp_path: Path) -> None:
     worst = Curve("validation", 2, [{"loss": Estimate(float("nan"), 0.0)}])
-    assert worst.quality == -math.inf
+    assert worst.selection_score == -math.inf
 
 
 def test_without_its_best_checkpoint_a_run_tests_its_last(tmp_path: Path) -> None:
@@ -400,11 +403,11 @@ class Greedy(Exact):
         super().__init__()
         self.most, self.calls_left = most, from_call
 
-    def gradients(self, learner: Any, tasks: TaskBatch, weight: float) -> Any:
+    def gradients(self, learner: Any, tasks: Tasks, *arguments: Any) -> MetaStep:
         self.calls_left -= 1
         if self.calls_left < 0 and len(tasks) > self.most:
             torch.empty(2**60, dtype=torch.uint8)
-        return super().gradients(learner, tasks, weight)
+        return super().gradients(learner, tasks, *arguments)
 
 
 @pytest.mark.parametrize(("chunk", "most"), [(2, 1), (1000, 2)])  # of four tasks
@@ -431,7 +434,7 @@ def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
     config, run = start(tmp_path / "killed", *whole)
     monkeypatch.setattr("metarun.training.state.build_metagradient", lambda *_: Greedy(most=2, from_call=5))
     training = Training(config, run)
-    training.restore()
+    restore(training)
     while training.step < 5:  # memory runs out after the checkpoint of step 3, and it dies before that of 6
         training.take_step()
         if training.step == 3:
@@ -444,12 +447,12 @@ def test_a_run_that_ran_out_of_memory_and_was_killed_resumes_to_the_same_bits(
     assert all(torch.equal(state["learner"][name], p) for name, p in through["learner"].items())
 
 
-def test_memory_that_runs_out_between_two_moves_stops_the_run(
+def test_memory_that_runs_out_between_two_windows_stops_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Short(Truncated):
-        def moves(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-            yield from itertools.islice(super().moves(*arguments, **options), 1)
+        def windows(self, *arguments: Any) -> Iterator[MetaStep]:
+            yield from itertools.islice(super().windows(*arguments), 1)
             torch.empty(2**60, dtype=torch.uint8)
 
     monkeypatch.setattr(
@@ -467,18 +470,18 @@ def test_a_test_that_does_not_fit_is_done_in_smaller_chunks(
 ) -> None:
     expected, run = finished(tmp_path / "enough", "engine.chunk=4")
     results = json.loads((run.directory / "results.json").read_text())
-    plain = metarun.evaluation.curve.evaluate
 
-    def greedy(*arguments: Any, chunk: int, **options: Any) -> Curve:
-        if chunk > 1:
+    def greedy(source: TaskSource, split: Split, first_episode: int, count: int) -> Tasks:
+        if count > 1:
             torch.empty(2**60, dtype=torch.uint8)
-        return plain(*arguments, chunk=chunk, **options)
+        return episodes(source, split, first_episode, count)
 
-    monkeypatch.setattr("metarun.training.computation.evaluate", greedy)
+    monkeypatch.setattr("metarun.evaluation.curve.episodes", greedy)
     state, run = finished(tmp_path / "little", "engine.chunk=4")
     again = json.loads((run.directory / "results.json").read_text())
     assert again["final"]["loss"]["mean"] == pytest.approx(results["final"]["loss"]["mean"], rel=1e-5)
     assert state["engine"] == expected["engine"]  # the training goes on as it was
+    assert [each["evaluation_engine"]["chunk"] for each in (expected, state)] == [4, 1]
 
 
 def test_one_task_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,17 +504,17 @@ def test_a_killed_run_still_knows_its_best_learner_whatever_changes(tmp_path: Pa
     words = ["train.validate_every=2", "train.checkpoint_every=3", "train.keep=0", "engine.chunk=4"]
     config, run = start(tmp_path / "run", *words)
     training = Training(config, run)
-    training.restore()
+    restore(training)
     for _ in range(3):
         training.take_step()
         if training.step == 2:
             training.validate()
     training.save()
-    remembered = training.best
+    remembered = training.selection.best
     best = run.checkpoints.best(2)
     assert best is not None
     training.take_step()
-    training.best = {"step": 2, "quality": -math.inf}  # whatever comes is better
+    training.selection.best = {"step": 2, "selection_score": -math.inf}  # whatever comes is better
     training.validate()
     assert {path.name for path in run.checkpoints.folder.glob("best*")} == {"best.pt", "best-before.pt"}
     ruined, again = start(tmp_path / "run", *words, "outer.lr=5", "train.on_nonfinite=skip")
@@ -527,15 +530,15 @@ def test_a_best_learner_that_is_lost_is_the_checkpoints_own_where_it_is_of_that_
         tmp_path / "run", "train.validate_every=3", "train.checkpoint_every=3", "engine.chunk=4"
     )
     training = Training(config, run)
-    training.restore()
+    restore(training)
     for _ in range(3):
         training.take_step()
     training.validate()
     training.save()
     (run.checkpoints.folder / "best.pt").unlink()
     again = Training(config, Run(tmp_path / "run"))
-    again.restore()
-    assert again.best == training.best
+    restore(again)
+    assert again.selection.best == training.selection.best
     assert again.run.checkpoints.best(3) is not None
 
 

@@ -13,9 +13,10 @@ import torch
 from metarun.bench import torch_peers
 from metarun.bench.work import Side, Work
 from metarun.engine.compiled import Compiled
+from metarun.engine.executor import Executor
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD
-from metarun.tasks.ahead import Ahead
+from metarun.tasks.prefetch import Prefetcher
 
 Start = Callable[[Work], Side]
 
@@ -42,17 +43,16 @@ class Peer:
 
 def metarun(work: Work) -> Side:
     """The engine, as a training uses it."""
-    engine = work.engine
-    workers = engine.use(work.learner)
-    metagradient = Compiled(work.metagradient) if engine.compile else work.metagradient
-    return Side(lambda: metagradient(work.learner, work.batch, engine.chunk, workers))
+    executor = Executor(work.engine, work.learner)
+    metagradient = Compiled(work.metagradient) if work.engine.compile else work.metagradient
+    return Side(lambda: work.compute(executor, metagradient))
 
 
 def episodes(work: Work) -> Side:
     """What a meta-gradient waits for: the next meta-batch from its source."""
     work.source.prepare(work.batch.support.x.device)
-    ahead, steps = Ahead(work.source, len(work.batch)), count()
-    return Side(lambda: ahead.batch(next(steps)))
+    prefetcher, steps = Prefetcher(work.source, len(work.batch)), count()
+    return Side(lambda: prefetcher.batch(next(steps)))
 
 
 def _torch(function: Callable[[Work], None]) -> Start:

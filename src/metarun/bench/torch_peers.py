@@ -97,12 +97,12 @@ def torchopt_library(work: Work) -> None:
 def _loss(work: Work, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Return one task's loss with these parameters."""
     model: nn.Module = work.learner.model
-    return work.learner.loss(functional_call(model, params, (x,))[None], y[None])[0]
+    return work.source.loss(functional_call(model, params, (x,))[None], y[None])[0]
 
 
 def _own_loss(work: Work, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Return one task's loss with the parameters that the model holds."""
-    return work.learner.loss(model(x)[None], y[None])[0]
+    return work.source.loss(model(x)[None], y[None])[0]
 
 
 def _rate(work: Work, name: str) -> Tensor | float:

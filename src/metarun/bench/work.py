@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from metarun.config.composition import compose_config
-from metarun.engine.choice import choose
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
 from metarun.engine.settings import Engine, EngineSettings
+from metarun.engine.tuning import choose
 from metarun.experiment.build import build, build_metagradient
 from metarun.experiment.config import read_config
-from metarun.learners import GradientAdaptation
-from metarun.metagradients import MetaGradient
-from metarun.tasks import Examples, TaskBatch, TaskSource
+from metarun.learners import GradientAdaptation, with_inner_loop
+from metarun.metagradients import MetaGradient, Progress
+from metarun.tasks import Tasks, TaskSource
 
 _CONF = Path(__file__).parent / "conf"
 
@@ -32,8 +35,8 @@ class Work:
     """
 
     learner: GradientAdaptation
-    metagradient: MetaGradient
-    batch: TaskBatch
+    metagradient: MetaGradient[Any]
+    batch: Tasks
     source: TaskSource
     meta_batch: int
     settings: EngineSettings
@@ -42,6 +45,12 @@ class Work:
     def engine(self) -> Engine:
         """How metarun chose to compute it; chosen when first asked for, so never in a peer's process."""
         return choose(self.settings, self.metagradient, self.learner, self.batch)
+
+    def compute(self, executor: Executor, metagradient: MetaGradient[Any] | None = None) -> None:
+        """Fill `.grad`, as a training does at its first meta-step, perhaps by a compiled meta-gradient."""
+        chosen = metagradient or self.metagradient
+        for step in meta_steps(chosen, self.learner, self.batch, Progress(), executor):
+            step.fill(self.learner)
 
 
 def make_work(
@@ -59,20 +68,15 @@ def make_work(
         tasks: of the meta-batch; the config's own number where None.
     """
     config = read_config(compose_config([*overrides, "device=cpu"], [str(_CONF)]))
-    parts = build(config)
-    learner = parts.learner
-    assert isinstance(learner, GradientAdaptation)
+    experiment = build(config)
+    learner, source = with_inner_loop(experiment.learner, "metarun bench"), experiment.source
     learner.to(device, dtype)
-    batch = parts.source.batch("train", 0, tasks or config.train.meta_batch)
-    support, query = (
-        Examples(part.x.to(device, dtype), part.y.to(device, dtype if part.y.is_floating_point() else None))
-        for part in (batch.support, batch.query)
-    )
+    batch = source.batch("train", 0, tasks or config.train.meta_batch).to(device, dtype)
     return Work(
         learner,
         build_metagradient(config, learner),
-        TaskBatch(support, query),
-        parts.source,
+        replace(batch, info={}),
+        source,
         config.train.meta_batch,
         config.engine,
     )

@@ -9,12 +9,13 @@ from tabulate import tabulate
 
 from metarun.cli.arguments import parse, run_and_overrides
 from metarun.errors import ConfigError
-from metarun.evaluation.curve import is_share
 from metarun.evaluation.streams import Stream, follow_streams
-from metarun.evaluation.trained import OPEN, adapting, reopen
+from metarun.evaluation.trained import OPEN, reopen
+from metarun.learners import with_inner_loop
 from metarun.reports.progress import chunks_bar
 from metarun.reports.table import cell, heading
 from metarun.system.randomness import fix
+from metarun.tasks.metrics import selected_by
 
 
 def main(arguments: list[str]) -> None:
@@ -36,16 +37,15 @@ def main(arguments: list[str]) -> None:
         if getattr(given, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(given, flag)}: should be 1 or more")
     trained = reopen(given.run, given.overrides, given.config_dirs)
-    learner = adapting(trained, "continual")
-    trained.use()
+    learner = with_inner_loop(trained.experiment.learner, f"{given.run}: metarun continual")
     fix(trained.config.seed, "test")
     stream = follow_streams(
         learner,
-        trained.parts.source,
+        trained.experiment.source,
+        trained.executor(),
         tasks=given.tasks,
         streams=given.streams,
-        chunk=trained.engine.chunk,
-        progress=partial(chunks_bar, "streams"),
+        show=partial(chunks_bar, "streams"),
     )
     print(stream_table(stream))
     trained.keep("-continual", {"overrides": given.overrides, **asdict(stream)})
@@ -53,21 +53,22 @@ def main(arguments: list[str]) -> None:
 
 def stream_table(stream: Stream) -> str:
     """Return the score that matters on each task after each task, its mean and what was forgotten."""
-    name = next((each for each in stream.average if is_share(each)), "loss")
+    measure = selected_by(stream.measures)
+    name = measure.name
     tasks = range(len(stream.scores))
     rows = [
-        [label, *(cell(name, each[name].mean, each[name].ci95) for each in row)]
+        [label, *(cell(measure, each[name].mean, each[name].ci95) for each in row)]
         for label, row in zip(
             ["before", *(f"after {i + 1}" for i in tasks)], [stream.start, *stream.scores], strict=True
         )
     ]
-    heads = [heading(name), *(f"task {i + 1}" for i in tasks)]
+    heads = [heading(measure), *(f"task {i + 1}" for i in tasks)]
     lines = [
         f"test: {stream.streams:,} streams of {len(tasks)} tasks, mean ± 95 % confidence interval",
         tabulate(rows, heads, tablefmt="simple", disable_numparse=True, stralign="right"),
-        f"at the end, over all tasks: {cell(name, stream.average[name].mean, stream.average[name].ci95)}",
+        f"at the end, over all tasks: {cell(measure, stream.average[name].mean, stream.average[name].ci95)}",
     ]
     if stream.forgetting:
         lost = stream.forgetting[name]
-        lines.append(f"forgotten since each was learned: {cell(name, lost.mean, lost.ci95)}")
+        lines.append(f"forgotten since each was learned: {cell(measure, lost.mean, lost.ci95)}")
     return "\n".join(lines)

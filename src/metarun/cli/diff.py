@@ -11,9 +11,11 @@ from typing import Any
 from tabulate import tabulate
 
 from metarun.cli.arguments import parse
+from metarun.evaluation.curve import measures_of
 from metarun.reports.table import cell, heading
 from metarun.runs.changes import differences
 from metarun.runs.directory import Run
+from metarun.tasks import Measure
 
 # Different in any two runs, and of no consequence.
 _OWN = ("started", "directory", "command", "resumed")
@@ -57,17 +59,18 @@ def _results(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> 
         return []
     sides = one or {}, other or {}
     rows = [["checkpoint of step", *(str(side.get("checkpoint_step", "–")) for side in sides)]]
-    for name in dict.fromkeys(name for side in sides for name in side.get("final", {})):
-        cells = [_score(name, side.get("final", {}).get(name)) for side in sides]
-        rows.append([heading(name), *cells])
+    measures = {name: each for side in sides for name, each in measures_of(side).items()}
+    for name, measure in measures.items():
+        cells = [_score(measure, side.get("final", {}).get(name)) for side in sides]
+        rows.append([heading(measure), *cells])
     return rows
 
 
-def _score(name: str, estimate: Mapping[str, Any] | None) -> str:
+def _score(measure: Measure, estimate: Mapping[str, Any] | None) -> str:
     """Return mean ± interval, with all digits of the mean: two runs may differ in the last."""
     if not estimate or estimate["mean"] is None:
         return "–"
-    return f"{cell(name, estimate['mean'], estimate['ci95'] or 0.0)} ({estimate['mean']!r})"
+    return f"{cell(measure, estimate['mean'], estimate['ci95'] or 0.0)} ({estimate['mean']!r})"
 
 
 def _short(value: Any) -> str:

@@ -24,16 +24,15 @@ def main(arguments: list[str]) -> None:
     parser = run_and_overrides("eval", "Test a run's best checkpoint again.", (*OPEN, *_ALSO_OPEN))
     given = parse(parser, arguments[1:])
     trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
-    config, parts = trained.config, trained.parts
+    config, experiment = trained.config, trained.experiment
     fix(config.seed, "test")
     curve = evaluate(
-        parts.learner,
-        parts.source,
+        experiment.learner,
+        experiment.source,
         "test",
         config.train.test_tasks,
-        chunk=trained.engine.chunk,
-        workers=trained.use(),
-        progress=partial(chunks_bar, "test"),
+        trained.executor(),
+        show=partial(chunks_bar, "test"),
     )
     print(curve_table(curve))
     trained.keep("", {"overrides": given.overrides, **curve.as_dict()})

@@ -29,7 +29,7 @@ Then set single keys, as in inner.lr=0.05. Often used:
   seed                   of weights, tasks and data split (0)
   device                 auto, cpu, cuda, cuda:1
   train.steps            meta-steps; train.meta_batch: tasks of each
-  train.max_time         stop well after 90s, 1h30m, 2-12:00:00; train.patience: for early stopping
+  train.max_time         save and stop after 90s, 1h30m, 2-12:00:00; train.patience: for early stopping
   train.validate_every   meta-steps between validations; train.checkpoint_every: between checkpoints
   data.way, data.shot    classes, and support examples a class; data.query: query examples a class
   data.root, data.split  where the archives lie; random or lake

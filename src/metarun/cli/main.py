@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from metarun.config.options import CONF, groups
-from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
+from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, with_keys
 from metarun.system.console import to_stderr
 
 # One verb a module of metarun.cli, imported when it is typed; each has `main(arguments)`.
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if str(Path.cwd()) not in sys.path:  # where a user's own classes are looked for, after everything else
         sys.path.append(str(Path.cwd()))
     try:
-        _command(given)(given)
+        with with_keys():
+            _command(given)(given)
     except MetarunError as error:
         return _complain(str(error), error.exit_status)
     except Interrupted as stop:

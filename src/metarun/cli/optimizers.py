@@ -6,11 +6,11 @@ from pathlib import Path
 
 from metarun.cli.arguments import parse, run_and_overrides
 from metarun.errors import ConfigError
-from metarun.evaluation.trained import OPEN, adapting, reopen
+from metarun.evaluation.trained import OPEN, reopen
 from metarun.evaluation.tuned import HAND_DESIGNED, Entry, against_tuned
+from metarun.learners import with_inner_loop
 from metarun.reports.optimizers import draw_curves, draw_response, optimizers_table, plots_missing
 from metarun.reports.progress import chunks_bar
-from metarun.rules.coordinatewise import Coordinatewise
 from metarun.system.randomness import fix
 
 _ALSO_OPEN = ("train.validation_tasks", "train.test_tasks", "engine.workers")
@@ -31,18 +31,17 @@ def main(arguments: list[str]) -> None:
     )
     given = parse(parser, arguments[1:])
     trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
-    learner = adapting(trained, "optimizers")
+    learner = with_inner_loop(trained.experiment.learner, f"{given.run}: metarun optimizers")
     config = trained.config
     if learner.loop.count(training=False) == 0:
         raise ConfigError("without inner steps there is nothing to compare: type inner.test_steps=1 or more")
     fix(config.seed, "test")
     compared = against_tuned(
         learner,
-        trained.parts.source,
+        trained.experiment.source,
+        trained.executor(),
         validation_tasks=config.train.validation_tasks,
         test_tasks=config.train.test_tasks,
-        chunk=trained.engine.chunk,
-        workers=trained.use(),
     )
     entries = list(chunks_bar("optimizers", compared, 1 + len(HAND_DESIGNED)))
     content = [{"optimizer": each.name, "lr": each.lr, **each.curve.as_dict()} for each in entries]
@@ -58,7 +57,7 @@ def _draw(entries: list[Entry], kept: Path) -> None:
         return
     paths = [kept.with_suffix(".curves.png")]
     draw_curves(entries, paths[0])
-    if isinstance(entries[0].rule, Coordinatewise):
+    if entries[0].rule.coordinatewise:
         paths.append(kept.with_suffix(".update.png"))
         draw_response(entries, paths[1])
     for path in paths:

@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,11 +32,12 @@ from metarun.config.composition import (
 )
 from metarun.config.options import CONF, check_config_dirs
 from metarun.config.overrides import single_values
+from metarun.config.private import argument_parser
 from metarun.errors import ConfigError, MetarunError, did_you_mean, in_one_line
 from metarun.experiment.build import check_fit
 from metarun.experiment.config import read_config
 from metarun.runs.changes import MAY_CHANGE, may_change
-from metarun.runs.directory import held
+from metarun.runs.holding import held
 from metarun.sweeps.directory import Sweep
 from metarun.sweeps.grid import combinations
 from metarun.sweeps.job import run_job
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 def _main(arguments: list[str]) -> None:
     prepare_hydra()
     config_dirs, arguments = _own_config_dirs(arguments)
-    parser = get_args_parser()
+    parser = argument_parser()
     parser.prog = "metarun"
     flags = parse(parser, arguments)
     overrides: list[str] = flags.overrides

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -21,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metarun.config.options import CONF
+from metarun.config.private import forget_registered_launchers
 from metarun.errors import ConfigError, MetarunError, did_you_mean
 from metarun.experiment.config import read_config
 
@@ -41,9 +41,7 @@ def prepare_hydra() -> None:
     the plugins' own for a schema of ours, which it would do with a warning each time.
     """
     Plugins.instance()  # has imported the plugins after this
-    registered = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
-    for name in _OUR_LAUNCHERS:
-        registered.pop(f"{name}.yaml", None)
+    forget_registered_launchers(_OUR_LAUNCHERS)
     OmegaConf.register_new_resolver(
         "metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True
     )

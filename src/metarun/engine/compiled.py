@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarun.learners import Learner, Scores
+from metarun.learners import Learner
 from metarun.learners.functional import Places
 from metarun.learners.soundness import copied
-from metarun.metagradients import Gradients, MetaGradient, cut
+from metarun.metagradients import MetaGradient, MetaStep, Progress
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.files import cache_directory
-from metarun.system.workers import Workers
-from metarun.tasks import Examples, TaskBatch
+from metarun.tasks import Tasks
+from metarun.tasks.types import map_tensors
 
 log = logging.getLogger("metarun")
 
@@ -26,7 +26,7 @@ Results = dict[str, dict[str, Tensor]]
 Graph = Callable[..., Results]
 
 
-class Compiled(MetaGradient):
+class Compiled(MetaGradient[Learner[Any]]):
     """Another meta-gradient, traced with all its derivatives, and compiled, for two sizes of chunks.
 
     Two, since a meta-batch is cut into chunks of equal size as far as that goes. What a step does is fixed at
@@ -40,47 +40,33 @@ class Compiled(MetaGradient):
         gave_up: whether nothing can be compiled here.
     """
 
-    def __init__(self, plain: MetaGradient) -> None:
-        self.plain = plain
+    def __init__(self, plain: MetaGradient[Any]) -> None:
+        self.plain, self.learner = plain, plain.learner
         self.second_order = plain.second_order
         self._graphs: dict[int, Graph] = {}
         self._weight = 0.0  # of a task, which the graphs have in them
         self.gave_up = False
 
-    def begin(self, step: int, steps: int, seed: int) -> None:
-        """Tell the plain meta-gradient."""
-        self.plain.begin(step, steps, seed)
-
     def check(self, learner: Learner[Any]) -> None:
         """Raise ConfigError where the plain meta-gradient cannot train this learner."""
         self.plain.check(learner)
 
-    def __call__(
-        self,
-        learner: Learner[Any],
-        batch: TaskBatch,
-        chunk: int,
-        workers: Workers | None = None,
-        of: int | None = None,
-    ) -> Scores:
-        """Compile what is new, before several threads work on it; then as the plain one, up to rounding."""
-        weight, workers, chunks = cut(batch, chunk, workers, of)
+    def prepare(self, learner: Learner[Any], tasks: Tasks, progress: Progress, weight: float) -> None:
+        """Compile what is new about these tasks; up to rounding it computes the same."""
         self._weight = self._weight or weight
-        for tasks in chunks:
-            if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
-                self._compile(learner, tasks)
-        return super().__call__(learner, batch, chunk, workers, of)
+        if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
+            self._compile(learner, tasks, progress)
 
-    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+    def gradients(self, learner: Learner[Any], tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
         """Return what the plain meta-gradient returns, by the graph for so many tasks if there is one."""
         graph = self._graphs.get(len(tasks))
         if graph is None or weight != self._weight:
-            return self.plain.gradients(learner, tasks, weight)
+            return self.plain.gradients(learner, tasks, progress, weight)
         with torch.no_grad():
             results = graph(*_inputs(learner, tasks))
-        return results["gradients"], results["scores"]
+        return MetaStep(**results)
 
-    def _compile(self, learner: Learner[Any], tasks: TaskBatch) -> None:
+    def _compile(self, learner: Learner[Any], tasks: Tasks, progress: Progress) -> None:
         # Where torch keeps compiled code by default, a reboot clears it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor"))
         from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler, TritonMissing
@@ -93,7 +79,7 @@ class Compiled(MetaGradient):
         options: dict[str, Any] = {"cpp_wrapper": True} if inputs[0].device.type == "cpu" else {}
         try:
             with torch.enable_grad():
-                traced = make_fx(_Traceable(self.plain, learner, self._weight))(*inputs)
+                traced = make_fx(_Traceable(self.plain, learner, tasks, progress, self._weight))(*inputs)
             graph: Graph = torch.compile(traced, dynamic=False, options=options)
             with torch.no_grad():
                 graph(*inputs)
@@ -109,18 +95,25 @@ class Compiled(MetaGradient):
         log.info("compiled in %.0f s", time.monotonic() - began)
 
 
-def _inputs(learner: Learner[Any], tasks: TaskBatch) -> list[Tensor]:
+def _inputs(learner: Learner[Any], tasks: Tasks) -> list[Tensor]:
     state = [each.detach() for each in (*learner.parameters(), *learner.buffers())]
-    return [*state, tasks.support.x, tasks.support.y, tasks.query.x, tasks.query.y]
+    return [*state, *tasks.tensors()]
 
 
 class _Traceable:
     """The meta-gradient as a function of tensors alone, for a tracer to look at."""
 
-    def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
+    def __init__(
+        self,
+        metagradient: MetaGradient[Any],
+        learner: Learner[Any],
+        tasks: Tasks,
+        progress: Progress,
+        weight: float,
+    ) -> None:
         state = (*learner.named_parameters(), *learner.named_buffers())
         self._trained = {name: each.requires_grad for name, each in state}
-        self._step = _Step(metagradient, copied(learner), weight)
+        self._step = _Step(metagradient, copied(learner), tasks, progress, weight)
         self._places = Places(self._step)
 
     def __call__(self, *tensors: Tensor) -> Results:
@@ -129,20 +122,26 @@ class _Traceable:
             f"learner.{name}": each.detach().requires_grad_(trained)
             for (name, trained), each in zip(self._trained.items(), tensors[:count], strict=True)
         }
-        results: Results = self._places.call(self._step, state, tensors[count:])
-        return {
-            kind: {name: each.detach() for name, each in found.items()} for kind, found in results.items()
-        }
+        step: MetaStep = self._places.call(self._step, state, tensors[count:])
+        return {kind: {name: each.detach() for name, each in own.items()} for kind, own in vars(step).items()}
 
 
 class _Step(nn.Module):
     """A module, so that other tensors can be put in the place of the learner's parameters."""
 
-    def __init__(self, metagradient: MetaGradient, learner: Learner[Any], weight: float) -> None:
+    def __init__(
+        self,
+        metagradient: MetaGradient[Any],
+        learner: Learner[Any],
+        tasks: Tasks,
+        progress: Progress,
+        weight: float,
+    ) -> None:
         super().__init__()
-        self.metagradient, self.learner, self.weight = metagradient, learner, weight
+        self.metagradient, self.learner, self.tasks = metagradient, learner, tasks
+        self.progress, self.weight = progress, weight
 
-    def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> Results:
-        tasks = TaskBatch(Examples(support_x, support_y), Examples(query_x, query_y))
-        gradients, scores = self.metagradient.gradients(self.learner, tasks, self.weight)
-        return {"gradients": gradients, "scores": scores}
+    def forward(self, *tensors: Tensor) -> MetaStep:
+        given = iter(tensors)
+        tasks = map_tensors(self.tasks, lambda _: next(given))
+        return self.metagradient.gradients(self.learner, tasks, self.progress, self.weight)

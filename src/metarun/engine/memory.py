@@ -1,30 +1,28 @@
-"""What a meta-gradient keeps in memory."""
+"""What a computation keeps in memory for its backward pass."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from metarun.errors import MetarunError
-from metarun.learners import Learner
-from metarun.metagradients import MetaGradient
-from metarun.tasks import TaskBatch
+from metarun.tasks import Tasks
 
 
-def bytes_kept(metagradient: MetaGradient, learner: Learner[Any], tasks: TaskBatch) -> int:
-    """Return the most bytes that autograd keeps at once during the meta-gradient of these tasks."""
-    ledger = _Ledger()
+def bytes_kept(compute: Callable[[Tasks], object], tasks: Tasks) -> int:
+    """Return the most bytes that autograd keeps at once while something is computed of these tasks."""
+    memory = SavedTensorMemory()
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: _Kept(tensor, ledger), lambda kept: kept.tensor
+        lambda tensor: _SavedTensor(tensor, memory), lambda kept: kept.tensor
     ):
-        metagradient.gradients(learner, tasks, 1.0)
-    return max(1, ledger.most)
+        compute(tasks)
+    return max(1, memory.most)
 
 
-class _Ledger:
+class SavedTensorMemory:
     """Bytes of the storages that are kept now, and the most there were; several tensors may share one."""
 
     def __init__(self) -> None:
@@ -32,27 +30,27 @@ class _Ledger:
         self.now = self.most = 0
 
 
-class _Kept:
+class _SavedTensor:
     """A tensor that autograd keeps, counted for as long as it does."""
 
-    def __init__(self, tensor: Tensor, ledger: _Ledger) -> None:
-        self.tensor, self._ledger = tensor, ledger
+    def __init__(self, tensor: Tensor, memory: SavedTensorMemory) -> None:
+        self.tensor, self._memory = tensor, memory
         storage = tensor.untyped_storage()
         self._place, self._bytes = storage.data_ptr(), storage.nbytes()
-        ledger.holders[self._place] += 1
-        if ledger.holders[self._place] == 1:
-            ledger.now += self._bytes
-            ledger.most = max(ledger.most, ledger.now)
+        memory.holders[self._place] += 1
+        if memory.holders[self._place] == 1:
+            memory.now += self._bytes
+            memory.most = max(memory.most, memory.now)
 
     def __del__(self) -> None:
-        self._ledger.holders[self._place] -= 1
-        if self._ledger.holders[self._place] == 0:
-            self._ledger.now -= self._bytes
+        self._memory.holders[self._place] -= 1
+        if self._memory.holders[self._place] == 0:
+            self._memory.now -= self._bytes
 
 
 def too_large() -> MetarunError:
     """Return the error for when memory runs out with one task in it."""
     return MetarunError(
-        "one task does not fit into memory: type engine.rematerialise=true, engine.workers=1, "
-        "or a smaller data.query or model"
+        "one task does not fit into memory",
+        "@engine.rematerialise=true, @engine.workers=1, or a smaller @source.query or model",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
@@ -55,21 +55,27 @@ class Engine:
         rematerialise: whether inner steps are computed again in the backward pass instead of kept.
         tf32: whether a GPU may round to TF32 in matrix products and convolutions.
         plain_attention: whether attention is computed by kernels that have second derivatives.
+        seconds_per_task: as measured when it was chosen; None where it was not.
     """
 
     chunk: int
-    threads: int
-    workers: int
-    keep_memory: bool
+    threads: int = 1
+    workers: int = 1
+    keep_memory: bool = False
     compile: bool = False
     rematerialise: bool = False
     tf32: bool = False
     plain_attention: bool = False
+    seconds_per_task: float | None = field(default=None, compare=False)
 
     @property
     def strategy(self) -> Strategy:
         """Whether tasks are computed together, or one after another."""
         return "per_task" if self.chunk == 1 else "batched"
+
+    def in_words(self) -> dict[str, int]:
+        """Return what is chosen by measuring."""
+        return {"chunk": self.chunk, "workers": self.workers, "threads": self.threads}
 
     def use(self, learner: Learner[Any]) -> Workers:
         """Make torch and the learner work like this from now on, and return the workers."""

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from metarun.engine.settings import EngineSettings, use_attention
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import Learner
-from metarun.metagradients import MetaGradient
+from metarun.metagradients import MetaGradient, Progress
 from metarun.system.allocator import is_out_of_memory
-from metarun.tasks import TaskBatch
+from metarun.tasks import Tasks
 
 log = logging.getLogger("metarun")
 
@@ -28,7 +28,11 @@ class Way(NamedTuple):
 
 
 def find_way(
-    settings: EngineSettings, metagradient: MetaGradient | None, learner: Learner[Any], tasks: TaskBatch
+    settings: EngineSettings,
+    metagradient: MetaGradient[Any] | None,
+    learner: Learner[Any],
+    tasks: Tasks,
+    progress: Progress | None = None,
 ) -> Way:
     """Return the first way that works, the fastest first, and say so where that is not the first of all.
 
@@ -38,6 +42,7 @@ def find_way(
     Args:
         settings: what is not auto there is kept to.
         metagradient: what is to be computed; None: scores alone.
+        progress: at which meta-step.
         learner: whose; in the mode that it is in afterwards.
         tasks: real ones; two are used.
 
@@ -56,7 +61,7 @@ def find_way(
     for way in ways:
         use_attention(plain=way.plain_attention)
         try:
-            _try(metagradient, learner, tasks.part(slice(2 if way.together else 1)))
+            _try(metagradient, learner, tasks.part(slice(2 if way.together else 1)), progress or Progress())
         except MetarunError:
             raise
         except Exception as error:  # of torch or of a user's class, of any kind
@@ -72,10 +77,12 @@ def find_way(
     raise _nothing_works(metagradient, errors[-1]) from errors[-1]
 
 
-def _try(metagradient: MetaGradient | None, learner: Learner[Any], tasks: TaskBatch) -> None:
+def _try(
+    metagradient: MetaGradient[Any] | None, learner: Learner[Any], tasks: Tasks, progress: Progress
+) -> None:
     was_training = learner.training
     if metagradient is not None:
-        metagradient.gradients(learner, tasks, 1.0)
+        metagradient.gradients(learner, tasks, progress, 1.0)
     learner.eval()
     try:
         for _ in learner.curve(tasks):
@@ -88,21 +95,23 @@ def _say(settings: EngineSettings, way: Way, error: Exception) -> None:
     reason = in_one_line(error)
     if not way.together and (settings.strategy == "batched" or settings.chunk not in ("auto", 1)):
         key = (
-            "engine.strategy=batched" if settings.strategy == "batched" else f"engine.chunk={settings.chunk}"
+            "@engine.strategy=batched"
+            if settings.strategy == "batched"
+            else f"@engine.chunk={settings.chunk}"
         )
         raise ConfigError(
-            f"{key}: this model can be computed one task after another only ({reason}): type "
-            f"engine.chunk=auto engine.strategy=auto"
+            f"{key}: this model can be computed one task after another only ({reason})",
+            "@engine.chunk=auto @engine.strategy=auto",
         ) from error
     done = [] if way.together else ["one task after another"]
     done += ["with attention of plain kernels, which have second derivatives"] if way.plain_attention else []
     log.warning("engine: the model is computed %s, since otherwise: %s", " and ".join(done), reason)
 
 
-def _nothing_works(metagradient: MetaGradient | None, error: Exception) -> ConfigError:
+def _nothing_works(metagradient: MetaGradient[Any] | None, error: Exception) -> ConfigError:
     reason = in_one_line(error)
     if isinstance(error, RuntimeError) and "derivative" in reason:
-        return ConfigError(f"model: it has no second derivatives ({reason}): type metagradient=first_order")
+        return ConfigError(f"model: it has no second derivatives ({reason})", "@metagradient=first_order")
     return ConfigError(
         f"model: it cannot be {'trained' if metagradient else 'tested'} on this data: {reason}"
     )

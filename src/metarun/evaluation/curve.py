@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -11,24 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarun.learners import Learner
+from metarun.engine.executor import Executor, ShowProgress
+from metarun.learners import IterativeLearner, Learner
 from metarun.system.ranks import Ranks
-from metarun.system.workers import Workers
-from metarun.tasks import Split, TaskSource
+from metarun.tasks import Measure, Scoring, Split, TaskSource
 from metarun.tasks.episodes import episodes
+from metarun.tasks.metrics import LOSS, selected_by
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
 Chunk = list[dict[str, Tensor]]
 """[step] → scores of the tasks of a chunk by name, [T]."""
 
-Progress = Callable[[Iterator[Chunk], int], Iterable[Chunk]]
-"""Hands through so many chunks, showing how far it is."""
-
-
-def is_share(name: str) -> bool:
-    """Say whether a score is a share of examples, shown in percent, and better the larger it is."""
-    return name == "accuracy"
+# What runs have whose results do not say how to read their scores.
+_BEFORE = {"accuracy": Measure("accuracy", higher_is_better=True, percent=True)}
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,21 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """The scores of `tasks` tasks before adaptation (entry 0) and after each adaptation step."""
+    """The scores of `tasks` tasks before adaptation (entry 0) and after each adaptation step.
+
+    Attributes:
+        split: of the tasks.
+        tasks: how many.
+        steps: the scores by name, of each step.
+        measures: how to read them: the loss, then the metrics.
+        axis: what a step is; None where a learner has no steps, and one entry.
+    """
 
     split: Split
     tasks: int
     steps: list[dict[str, Estimate]]
+    measures: tuple[Measure, ...] = (LOSS,)
+    axis: str | None = "adaptation steps"
 
     @property
     def final(self) -> dict[str, Estimate]:
@@ -60,10 +66,11 @@ class Curve:
         return self.steps[-1]
 
     @property
-    def quality(self) -> float:
-        """What model selection maximises: accuracy where there is one, else minus the loss."""
-        shares = [each.mean for name, each in self.final.items() if is_share(name)]
-        value = shares[0] if shares else -self.final["loss"].mean
+    def selection_score(self) -> float:
+        """What model selection maximises: the first metric, or the loss, with the sign that makes it so."""
+        measure = selected_by(self.measures)
+        mean = self.final[measure.name].mean
+        value = mean if measure.higher_is_better else -mean
         return value if math.isfinite(value) else -math.inf
 
     @classmethod
@@ -77,7 +84,8 @@ class Curve:
             }
             for scores in content["curve"]
         ]
-        return cls(content["split"], content["tasks"], steps)
+        axis = content.get("axis", "adaptation steps")
+        return cls(content["split"], content["tasks"], steps, tuple(measures_of(content).values()), axis)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -88,9 +96,18 @@ class Curve:
         return {
             "split": self.split,
             "tasks": self.tasks,
+            "axis": self.axis,
+            "measures": [asdict(each) for each in self.measures],
             "final": {name: asdict(each) for name, each in self.final.items()},
             "curve": curve,
         }
+
+
+def measures_of(results: Mapping[str, Any]) -> dict[str, Measure]:
+    """Return how to read the scores of a run's results, by name."""
+    if "measures" in results:
+        return {each["name"]: Measure(**each) for each in results["measures"]}
+    return {name: _BEFORE.get(name, Measure(name)) for name in results.get("final", {})}
 
 
 def evaluate(
@@ -98,27 +115,35 @@ def evaluate(
     source: TaskSource,
     split: Split,
     tasks: int,
+    executor: Executor,
     *,
-    chunk: int,
-    workers: Workers | None = None,
-    progress: Progress = lambda chunks, total: chunks,  # noqa: ARG005
+    show: ShowProgress = lambda chunks, total: chunks,  # noqa: ARG005
     ranks: Ranks | None = None,
 ) -> Curve:
     """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets.
 
     Processes of one run take a share each, and all return the whole curve.
+
+    Args:
+        learner: in training mode again afterwards, if it was.
+        source: of the episodes; prepared.
+        split: of the source.
+        tasks: how many episodes.
+        executor: computes them.
+        show: wraps the chunks as they come, as in a progress bar; may raise, to stop.
+        ranks: this process among those of the run.
     """
     ranks = ranks or Ranks()
     share = ranks.share(tasks)
     was_training = learner.training
     learner.eval()
-    firsts = range(share.start, share.stop, chunk)
 
-    def scores(first: int) -> Chunk:
-        return list(learner.curve(episodes(source, split, first, min(chunk, share.stop - first))))
+    def scores(chunk: slice) -> Chunk:
+        count = chunk.stop - chunk.start
+        return list(learner.curve(episodes(source, split, share.start + chunk.start, count)))
 
     try:
-        chunks = list(progress((workers or Workers(1)).map(scores, firsts), len(firsts)))
+        chunks = executor.map(scores, share.stop - share.start, show)
     finally:
         learner.train(was_training)
     names = list(chunks[0][0])
@@ -128,4 +153,6 @@ def evaluate(
     ]
     values = ranks.gather(torch.stack([torch.stack(each) for each in own]))  # [step, name, task]
     steps = [{name: Estimate.of(scores) for name, scores in zip(names, each, strict=True)} for each in values]
-    return Curve(split, tasks, steps)
+    measures = Scoring(source.loss, tuple(source.metrics)).measures
+    axis = learner.axis if isinstance(learner, IterativeLearner) else None
+    return Curve(split, tasks, steps, measures, axis)

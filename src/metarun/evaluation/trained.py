@@ -15,20 +15,19 @@ from hydra.core.override_parser.types import Override
 
 from metarun.config.composition import compose_config
 from metarun.config.overrides import set_key, single_values
+from metarun.engine.executor import Executor
 from metarun.engine.settings import Engine
 from metarun.engine.ways import find_way
-from metarun.errors import ConfigError, MetarunError, did_you_mean
-from metarun.experiment.build import Parts, build, build_source
+from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
+from metarun.experiment.build import Experiment, build, build_source
 from metarun.experiment.config import Config, read_config
-from metarun.learners import GradientAdaptation
 from metarun.runs.directory import Run, resume_command
 from metarun.system.ranks import started
-from metarun.system.workers import Workers
 from metarun.tasks.episodes import first_episodes
 
 log = logging.getLogger("metarun")
 
-# What a test may have otherwise than the training: anything else is what was trained, or would be ignored.
+# Keys that may differ between training and test: any other says what was trained, or would be ignored.
 OPEN = (
     "data",
     "inner.test_steps",
@@ -52,13 +51,13 @@ class Trained:
 
     run: Run
     config: Config
-    parts: Parts
+    experiment: Experiment
     engine: Engine
     step: int
 
-    def use(self) -> Workers:
-        """Make torch and the learner work as the run does, and return the workers."""
-        return self.engine.use(self.parts.learner)
+    def executor(self) -> Executor:
+        """Return what computes as the run does."""
+        return Executor(self.engine, self.experiment.learner)
 
     def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
         """Write a result into the run's evaluations/, say where, and return it.
@@ -77,6 +76,7 @@ class Trained:
         return path
 
 
+@with_keys()
 def reopen(
     directory: Path, overrides: Sequence[str], config_dirs: Sequence[str] = (), also_open: Sequence[str] = ()
 ) -> Trained:
@@ -105,40 +105,30 @@ def reopen(
     state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
-    parts = build(config)
+    experiment = build(config)
     try:
-        parts.learner.load_state_dict(state["learner"])
+        experiment.learner.load_state_dict(state["learner"])
     except RuntimeError as error:  # of torch, for what does not fit
         raise ConfigError(
             "this run's rule has weights for each parameter of its own network: leave data and model as they "
             "are there; inner=lstm, mlp and metz fit any"
         ) from error
-    parts.source.prepare(parts.device)
+    experiment.source.prepare(experiment.device)
     # What the run chose, unless something else is typed: with it the last bits are those of its own test.
-    chosen = dict((last or state)["engine"])
+    used = last or state
+    chosen = {**used.get("evaluation_engine", used["engine"]), "compile": False}
     before = trained["engine"]
     chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
     engine = Engine(**chosen)
-    tasks = first_episodes(parts.source, "test", parts.dtype)
-    parts.learner.check(tasks)
-    way = find_way(config.engine, None, parts.learner, tasks)
+    tasks = first_episodes(experiment.source, "test", experiment.dtype)
+    experiment.learner.check(tasks)
+    way = find_way(config.engine, None, experiment.learner, tasks)
     engine = replace(
         engine,
         chunk=engine.chunk if way.together else 1,
         plain_attention=engine.plain_attention or way.plain_attention,
     )
-    return Trained(run, config, parts, engine, state["step"])
-
-
-def adapting(trained: Trained, command: str) -> GradientAdaptation:
-    """Return the learner, or raise ConfigError where it does not adapt by gradient."""
-    learner = trained.parts.learner
-    if not isinstance(learner, GradientAdaptation):
-        raise ConfigError(
-            f"{trained.run.directory}: metarun {command} needs a learner with an inner loop, this is a "
-            f"{type(learner).__name__}"
-        )
-    return learner
+    return Trained(run, config, experiment, engine, state["step"])
 
 
 def override(

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from metarun.engine.executor import Executor
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.learners import GradientAdaptation
 from metarun.rules import SGD, Adam, Momentum, RMSProp, UpdateRule
-from metarun.system.workers import Workers
 from metarun.tasks import Split, TaskSource
 
 HAND_DESIGNED: dict[str, Callable[..., UpdateRule]] = {
@@ -39,11 +39,10 @@ class Entry:
 def against_tuned(
     learner: GradientAdaptation,
     source: TaskSource,
+    executor: Executor,
     *,
     validation_tasks: int,
     test_tasks: int,
-    chunk: int,
-    workers: Workers,
 ) -> Iterator[Entry]:
     """Yield the learner's own rule, then SGD, momentum, RMSProp and Adam, all from the same starts.
 
@@ -53,7 +52,7 @@ def against_tuned(
 
     def curve(rule: UpdateRule, split: Split, tasks: int) -> Curve:
         learner.rule = rule
-        return evaluate(learner, source, split, tasks, chunk=chunk, workers=workers)
+        return evaluate(learner, source, split, tasks, executor)
 
     own = learner.rule
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +13,19 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from metarun.errors import ConfigError, MetarunError, in_one_line
-from metarun.experiment.config import Config, check_device, check_made
+from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
+from metarun.experiment.config import GIVEN, Config, check_device, check_made
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
-from metarun.learners import GradientAdaptation, InnerLoop, Learner
+from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
-from metarun.tasks import TaskSource
+from metarun.tasks import Metric, TaskSource
 
 
 @dataclass(frozen=True)
-class Parts:
+class Experiment:
     """What a training and an evaluation work with."""
 
     device: torch.device
@@ -34,40 +34,77 @@ class Parts:
     learner: Learner[Any]
 
 
-def build(config: Config) -> Parts:
+@with_keys()
+def build(config: Config) -> Experiment:
     """Build the task source and the learner; nothing is read from disk yet.
 
     Raises:
-        ConfigError: the groups do not fit together.
+        ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
+    learner_class = locate("algo", config.algo)
+    needs = _needs(config, target_fields(learner_class).types)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
+    given: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
+    if needs & {"model", "make_model"}:
+        outputs = _model_output_size(learner_class, source.output_size)
+        make_model = _make("model", config.model, _partial_=True, **{**shapes, "output_size": outputs})
+        given["make_model"] = make_model
+    if "model" in needs:
+        given["model"] = _build_model(config, outputs, shapes, dtype)
+    if "rule" in needs:
+        rule = {key: value for key, value in config.inner.items() if key not in InnerLoop.model_fields}
+        given["rule"] = _make("inner", rule, **_wanted("inner", rule, shapes))
+    if "loop" in needs:
+        given["loop"] = InnerLoop(**{k: v for k, v in config.inner.items() if k in InnerLoop.model_fields})
+    learner: Learner[Any] = _make("algo", config.algo, **{n: v for n, v in given.items() if n in needs})
+    return Experiment(device, dtype, source, learner.to(device, dtype))
+
+
+def _needs(config: Config, arguments: Collection[str]) -> set[str]:
+    """Return what a learner's constructor is given.
+
+    Raises:
+        ConfigError: it needs a group that is none, or a group is given that it does not need.
+    """
+    needs = set(arguments) & set(GIVEN["algo"])
+    algo = config.algo["_target_"]
+    for group, uses in (("model", {"model", "make_model"}), ("inner", {"rule", "loop"})):
+        target, used = getattr(config, group).get("_target_"), bool(needs & uses)
+        if used and target is None:
+            raise ConfigError(f"{group}=none: algo._target_={algo} needs one: metarun list {group}")
+        if not used and target is not None:
+            raise ConfigError(
+                f"{group}._target_={target}: algo._target_={algo} uses no {group}, so its keys would have no "
+                f"effect: type {group}=none"
+            )
+    return needs
+
+
+def _model_output_size(learner_class: Any, outputs: int | None) -> int | None:
+    wanted: int | None = learner_class.model_output_size(outputs)
+    return wanted
+
+
+def _build_model(
+    config: Config, outputs: int | None, shapes: Mapping[str, Any], dtype: torch.dtype
+) -> nn.Module:
+    """Return the model with so many outputs, or, without outputs, its body alone."""
     # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
     # it is seeded here, for the model alone, and put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(Streams(config.seed, config.seeding).start("model"))
-        model: nn.Module = _make("model", config.model, **shapes).to(dtype)
-    loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
-    rule = {key: value for key, value in config.inner.items() if key not in loop}
-    learner: Learner[Any] = _make(
-        "algo",
-        config.algo,
-        model=model,
-        rule=_make("inner", rule, **_wanted("inner", rule, shapes)),
-        loop=InnerLoop(**loop),
-        loss=source.loss,
-        metrics=source.metrics,
-        seed=config.seed,
-        **_wanted(
-            "algo",
-            config.algo,
-            {"make_model": _make("model", config.model, _partial_=True, **shapes), "seeding": config.seeding},
-        ),
-    )
-    return Parts(device, dtype, source, learner.to(device, dtype))
+        model: nn.Module = _make("model", config.model, **{**shapes, "output_size": outputs}).to(dtype)
+    if outputs is None and not isinstance(getattr(model, "features", None), int):
+        raise ConfigError(
+            f"model._target_={config.model['_target_']}: algo._target_={config.algo['_target_']} wants an "
+            f"embedding, and without output_size this model has no `features`, the number of its entries"
+        )
+    return model
 
 
+@with_keys()
 def build_source(config: Config) -> TaskSource:
     """Build the task source; nothing is read from disk yet."""
     given = _wanted("data", config.data, {"dtype": _dtype(config), "seeding": config.seeding})
@@ -89,12 +126,16 @@ def _is_shape(value: object) -> bool:
     return isinstance(value, Sequence) and all(isinstance(each, int) for each in value)
 
 
+def _are_metrics(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(each, Metric) for each in value)
+
+
 # What a learner and a model are built from, and what a training calls.
 _SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
-    ("output_size", lambda value: isinstance(value, int), "a whole number"),
+    ("output_size", lambda value: value is None or isinstance(value, int), "a whole number, or None"),
     ("loss", callable, "a function of predictions and targets"),
-    ("metrics", lambda value: isinstance(value, Mapping), "a dict of functions, as in {}"),
+    ("metrics", _are_metrics, "a tuple of metarun.tasks.Metric, as in ()"),
     ("prepare", callable, "a method that takes a device"),
     ("batch", callable, "a method that returns tasks"),
 )
@@ -110,6 +151,7 @@ def _dtype(config: Config) -> torch.dtype:
     return torch.float64 if config.dtype == "float64" else torch.float32
 
 
+@with_keys()
 def check_fit(config: Config) -> None:
     """Raise ConfigError where the groups do not fit together; nothing is read, kept, or put on a GPU."""
     learner = build(config.model_copy(update={"device": "cpu"})).learner
@@ -117,13 +159,20 @@ def check_fit(config: Config) -> None:
     build_outer(config, learner)
 
 
-def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
+@with_keys()
+def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[Any]:
     """Build the meta-gradient and check that it can train this learner."""
-    metagradient: MetaGradient = _make("metagradient", config.metagradient)
-    metagradient.check(learner)
-    if isinstance(learner, GradientAdaptation) and learner.rule.carries and not metagradient.carries:
+    metagradient: MetaGradient[Any] = _make("metagradient", config.metagradient)
+    if not isinstance(learner, metagradient.learner):
         raise ConfigError(
-            "inner.second_moments=kept is for metagradient=reptile, which carries them from task to task: "
+            f"metagradient._target_={config.metagradient['_target_']} with these settings trains "
+            f"learners of the kind {metagradient.learner.__name__}, {type(learner).__name__} is none: type "
+            f"metagradient=exact"
+        )
+    metagradient.check(learner)
+    if learner.keeps_state and not metagradient.assigns:
+        raise ConfigError(
+            "inner.second_moments=kept is for metagradient=reptile, which keeps them from task to task: "
             "type inner.second_moments=fresh"
         )
     if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
@@ -133,27 +182,31 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient:
             "engine.rematerialise=true is for metagradient=exact with metagradient.objective=final: type "
             "engine.rematerialise=false"
         )
+    if config.engine.rematerialise and not learner.can_rematerialise:
+        raise ConfigError(
+            f"engine.rematerialise=true: algo._target_={config.algo['_target_']} has no steps that could be "
+            f"computed again: type engine.rematerialise=false"
+        )
     return metagradient
 
 
-def _not_to_compile(metagradient: MetaGradient, learner: Learner[Any]) -> str:
-    if isinstance(learner, GradientAdaptation) and learner.fresh is not None:
-        return "fresh parameters are drawn one task after another"
+def _not_to_compile(metagradient: MetaGradient[Any], learner: Learner[Any]) -> str:
+    if reason := learner.not_to_compile:
+        return reason
     if not metagradient.constant:
-        horizon = (
-            ", or moves more than once in it (metagradient.update=window)" if metagradient.moves_often else ""
+        often = ", or updates more than once in it (metagradient.update=window)"
+        return (
+            f"this meta-gradient is not the same computation at every step"
+            f"{often if metagradient.steps_per_window else ''}"
         )
-        return f"this meta-gradient is not the same computation at every step{horizon}"
     return ""
 
 
+@with_keys()
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
     make = _make("outer.optimizer", config.outer.optimizer, _partial_=True)
     trained = [p for p in learner.parameters() if p.requires_grad]
-    carried: list[nn.Parameter] = []
-    if isinstance(learner, GradientAdaptation) and learner.rule.carries:
-        carried = [p for p in learner.rule.parameters() if not p.requires_grad]
     if not trained and config.algo.get("start") == "fresh":
         raise ConfigError(
             f"there is nothing to learn: algo.start=fresh learns the update rule alone, and "
@@ -161,11 +214,11 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
         )
     if not trained:
         raise ConfigError(
-            f"there is nothing to learn: no parameter of {config.model['_target_']} requires a gradient, and "
-            f"{config.inner['_target_']} has no weights; free some parameters, or type inner=metasgd"
+            f"there is nothing to learn: no parameter of {config.model.get('_target_')} requires a gradient, "
+            f"and {config.inner.get('_target_')} has no weights; free some parameters, or type inner=metasgd"
         )
     try:
-        outer = Outer(config.outer, make, trained, config.train.steps, carried)
+        outer = Outer(config.outer, make, trained, config.train.steps)
         _check_optimizer(config, outer.optimizer)
         return outer
     except MetarunError:

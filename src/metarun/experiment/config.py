@@ -73,13 +73,16 @@ class Config(BaseModel, extra="forbid", frozen=True):
 
 # What metarun passes to each group's class itself, so that nobody types it.
 GIVEN: dict[str, tuple[str, ...]] = {
-    "algo": ("model", "rule", "loop", "loss", "metrics", "seed", "seeding", "make_model"),
+    "algo": ("model", "make_model", "rule", "loop", "seed", "seeding", "input_shape", "output_size"),
     "metagradient": (),
     "model": ("input_shape", "output_size"),
     "data": ("dtype", "seeding"),
     "inner": ("input_shape", "output_size"),
 }
 
+
+# Groups of which a learner may need nothing.
+MAY_BE_NONE = ("model", "inner")
 
 # What each group's class derives from.
 KINDS: dict[str, type] = {
@@ -139,6 +142,9 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
         root.types[group] = dict[str, Any]
     check("", node, root)
     for group, given in GIVEN.items():
+        if group in MAY_BE_NONE and node[group].get("_target_", "") is None:
+            _check_is_none(group, node[group])
+            continue
         target = locate(group, node[group], home)
         check_target(group, node[group], target)
         fields = target_fields(target, given)
@@ -164,6 +170,16 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
         return Config.model_validate(dict(node))
     except ValidationError as error:  # as a rule of keys that do not agree: single ones are checked above
         raise ConfigError("; ".join(_said(each) for each in error.errors())) from error
+
+
+def _check_is_none(group: str, node: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key of a group that is not there."""
+    for key, value in node.items():
+        if key != "_target_":
+            raise ConfigError(
+                f"{group}.{key}={value}: with {group}=none this key has no effect: leave it out, or "
+                f"type another {group}, and an algo that uses it"
+            )
 
 
 def _said(error: Mapping[str, Any]) -> str:

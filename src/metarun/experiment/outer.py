@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, NonNegativeFloat, PositiveFloat
+from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 
@@ -20,6 +20,15 @@ class OuterSettings(BaseModel, extra="forbid", frozen=True):
     final_lr: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.schedule == "constant" and self.final_lr:
+            raise ValueError(
+                f"outer.final_lr={self.final_lr} has no effect with outer.schedule=constant: type "
+                f"outer.schedule=linear, or cosine"
+            )
+        return self
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of meta-step `step` of `steps`, a pure function of both."""
@@ -39,7 +48,6 @@ class Outer:
         make: a torch.optim.Optimizer, given the parameters and lr.
         parameters: the meta-parameters.
         steps: meta-steps of the whole run, for the schedule.
-        carried: what an update rule carries from task to task; it goes all of its way at every step.
     """
 
     def __init__(
@@ -48,37 +56,25 @@ class Outer:
         make: Callable[..., torch.optim.Optimizer],
         parameters: Iterable[nn.Parameter],
         steps: int,
-        carried: Sequence[nn.Parameter] = (),
     ) -> None:
-        self.settings, self.steps, self.carried = settings, steps, carried
-        self.trained = list(parameters)
-        self.optimizer = make(self.trained, lr=settings.lr)
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """All that moves at a step."""
-        return [*self.trained, *self.carried]
+        self.settings, self.steps = settings, steps
+        self.parameters = list(parameters)
+        self.optimizer = make(self.parameters, lr=settings.lr)
 
     def step(self, step: int) -> None:
         """Clip the gradients, apply them at the rate of this meta-step, and forget them."""
         if self.settings.clip_value is not None:
-            nn.utils.clip_grad_value_(self.trained, self.settings.clip_value)
+            nn.utils.clip_grad_value_(self.parameters, self.settings.clip_value)
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(step, self.steps)
         self.optimizer.step()
-        with torch.no_grad():
-            for p in self.carried:
-                if p.grad is not None:
-                    p.sub_(p.grad)
         self.forget()
 
     def forget(self) -> None:
         """Forget the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
-        for p in self.carried:
-            p.grad = None
 
     def state_dict(self) -> dict[str, Tensor | Any]:
         """Return what a checkpoint must hold: tensors and plain values."""

@@ -1,7 +1,16 @@
 """How a support set becomes a predictor (`algo=`); knows nothing of files and Hydra."""
 
-from metarun.learners.gradient.adaptation import AdaptedParameters, GradientAdaptation
+from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation, with_inner_loop
 from metarun.learners.gradient.inner_loop import InnerLoop
-from metarun.learners.learner import Graph, Learner, Scores
+from metarun.learners.gradient.parameters import AdaptedParameters
+from metarun.learners.learner import IterativeLearner, Learner
 
-__all__ = ["AdaptedParameters", "GradientAdaptation", "Graph", "InnerLoop", "Learner", "Scores"]
+__all__ = [
+    "AdaptedParameters",
+    "Derivatives",
+    "GradientAdaptation",
+    "InnerLoop",
+    "IterativeLearner",
+    "Learner",
+    "with_inner_loop",
+]

@@ -86,8 +86,8 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
     if once:
         raise ConfigError(
             f"model: a function in {type(model).__name__} is once_differentiable, so its second derivatives "
-            f"would count as zero: write its backward pass in plain operations, or type "
-            f"metagradient=first_order"
+            f"would count as zero: write its backward pass in plain operations",
+            "or @metagradient=first_order",
         )
     if min(errors) > _TOLERANCE:
         log.warning(

@@ -35,6 +35,16 @@ def check_layers(model: nn.Module) -> None:
             )
 
 
+def check_padding(model: nn.Module) -> None:
+    """Raise ConfigError for a batch norm, whose statistics would count examples that only fill up tasks."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ConfigError(
+                f"model: {name} is a batch norm, which would count the padding of smaller tasks",
+                "@model.norm=group, or another",
+            )
+
+
 def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
     """Raise ConfigError where a forward pass on real examples changes anything that the next one depends on.
 
@@ -53,32 +63,10 @@ def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
     kept = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     before = {name: each.detach().clone() for name, each in kept.items()}
 
-    def forward(training: bool, x: Tensor) -> Tensor:
-        model.train(training)
-        given = x.clone()
-        try:
-            output = model(given)
-        except Exception as error:  # of a user's class, of any kind
-            raise ConfigError(
-                f"model: {type(model).__name__} fails on the data: {in_one_line(error)}"
-            ) from error
-        if not _equal(given, x):
-            raise ConfigError(
-                f"model: {type(model).__name__} writes into its input: build its first layer without "
-                f"inplace=True"
-            )
-        if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
-            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ConfigError(
-                f"model: {type(model).__name__} maps {len(x)} examples {list(x.shape)} to {shape}, expected "
-                f"[{len(x)}, outputs]"
-            )
-        return output
-
     with torch.no_grad(), _generators_unchanged(type(model).__name__, x.device):
-        first = {training: forward(training, x) for training in (False, True)}
-        forward(True, other)
-        again = {training: forward(training, x) for training in (True, False)}
+        first = {training: _forward(model, x, training=training) for training in (False, True)}
+        _forward(model, other, training=True)
+        again = {training: _forward(model, x, training=training) for training in (True, False)}
     for name, each in (*model.named_parameters(), *model.named_buffers()):
         if name not in before or not _equal(each, before[name]):
             raise ConfigError(
@@ -90,6 +78,27 @@ def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
             f"model: {type(model).__name__} predicts otherwise after a forward pass than before it: keep "
             f"nothing from one forward pass to the next, since tasks would share it"
         )
+
+
+def _forward(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
+    """Return what a model makes of examples [n, …], or raise ConfigError where it fails or changes them."""
+    model.train(training)
+    given = x.clone()
+    try:
+        output = model(given)
+    except Exception as error:  # of a user's class, of any kind
+        raise ConfigError(f"model: {type(model).__name__} fails on the data: {in_one_line(error)}") from error
+    if not _equal(given, x):
+        raise ConfigError(
+            f"model: {type(model).__name__} writes into its input: build its first layer without inplace=True"
+        )
+    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
+        shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ConfigError(
+            f"model: {type(model).__name__} maps {len(x)} examples {list(x.shape)} to {shape}, expected "
+            f"[{len(x)}, outputs]"
+        )
+    return output
 
 
 @contextmanager

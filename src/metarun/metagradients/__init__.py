@@ -2,7 +2,7 @@
 
 from metarun.metagradients.evolution import EvolutionStrategies
 from metarun.metagradients.implicit import Implicit
-from metarun.metagradients.metagradient import Gradients, MetaGradient, cut
+from metarun.metagradients.metagradient import Gradients, MetaGradient, MetaStep, Progress
 from metarun.metagradients.query_loss import Exact, FirstOrder
 from metarun.metagradients.reptile import Reptile
 from metarun.metagradients.windows import Truncated
@@ -14,7 +14,8 @@ __all__ = [
     "Gradients",
     "Implicit",
     "MetaGradient",
+    "MetaStep",
+    "Progress",
     "Reptile",
     "Truncated",
-    "cut",
 ]

@@ -9,18 +9,17 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from metarun.errors import ConfigError
 from metarun.fields import Size
-from metarun.learners import GradientAdaptation, Learner, Scores
+from metarun.learners import IterativeLearner
 from metarun.learners.soundness import copied
-from metarun.metagradients.metagradient import Gradients
-from metarun.metagradients.objective import Over, Share
+from metarun.metagradients.metagradient import Gradients, MetaStep, Progress
+from metarun.metagradients.objective import Fraction, Objective
 from metarun.metagradients.windows import Update, Windowed
 from metarun.system.randomness import state
-from metarun.tasks import TaskBatch
+from metarun.tasks import Scores, Tasks
 
 
-class EvolutionStrategies(Windowed):
+class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
     """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
 
     A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal; its estimate is
@@ -50,34 +49,23 @@ class EvolutionStrategies(Windowed):
         pairs: Size = 8,
         window: Size | None = None,
         update: Update = "horizon",
-        objective: Over = "mean",
-        anneal_for: Share = 0.0,
+        objective: Objective = "mean",
+        anneal_for: Fraction = 0.0,
     ) -> None:
-        super().__init__(update=update, objective=objective, anneal_for=anneal_for)
-        self.sigma, self.pairs, self.window = sigma, pairs, window
+        super().__init__(window=window, update=update, objective=objective, anneal_for=anneal_for)
+        self.learner = IterativeLearner
+        self.sigma, self.pairs = sigma, pairs
         self.constant = False
-        self._seed = 0
 
-    def begin(self, step: int, steps: int, seed: int) -> None:
-        """Hear what the perturbations of the next step follow from."""
-        super().begin(step, steps, seed)
-        self._seed = seed
-
-    def check(self, learner: Learner[Any]) -> None:
-        """Raise ConfigError for a learner without inner steps."""
-        if not isinstance(learner, GradientAdaptation):
-            raise ConfigError("metagradient=es needs a learner that adapts by gradient: type algo=l2l")
-
-    def windows(
-        self, learner: Learner[Any], tasks: TaskBatch, weight: float
-    ) -> Iterator[tuple[Gradients, Scores]]:
+    def each_window(
+        self, learner: IterativeLearner[Any], tasks: Tasks, progress: Progress, weight: float
+    ) -> Iterator[MetaStep]:
         """Estimate each window's gradient from perturbed learners; the scores are means over them."""
-        assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        steps = learner.loop.count(learner.training)
-        weights = self.weights(steps)
+        steps = learner.steps
+        weights = self.weights(steps, progress)
         both = copied(learner), copied(learner)
         # The same for all chunks of a meta-batch, whichever thread or process has them.
-        seeds = [state(self._seed, f"perturbations of pair {n}", self._step) for n in range(self.pairs)]
+        seeds = [state(progress.seed, f"perturbations of pair {n}", progress.step) for n in range(self.pairs)]
         window = self.window or max(steps, 1)
         pairs: Iterable[_Pair] = (_Pair(both, tasks, seed) for seed in seeds)
         if window < steps:  # all are in the same window: each keeps two φ and two states of the rule
@@ -92,7 +80,7 @@ class EvolutionStrategies(Windowed):
                 scores += pair.advance(theta, self.sigma, {k: weights[k] for k in span}, total)
             if scores:
                 means = {name: torch.stack([each[name] for each in scores]).mean(0) for name in scores[0]}
-                yield {name: share * each for name, each in total.items()}, means
+                yield MetaStep({name: share * each for name, each in total.items()}, means)
 
 
 class _Pair:
@@ -105,11 +93,11 @@ class _Pair:
     """
 
     def __init__(
-        self, both: tuple[GradientAdaptation, GradientAdaptation], tasks: TaskBatch, seed: int
+        self, both: tuple[IterativeLearner[Any], IterativeLearner[Any]], tasks: Tasks, seed: int
     ) -> None:
         self._both, self._tasks = both, tasks
         self._generator = torch.Generator().manual_seed(seed)
-        self._trajectories = [each.trajectory(tasks.support, "none") for each in both]
+        self._trajectories = [each.trajectory(tasks.without_answers()) for each in both]
         self._xi: Gradients = {}
 
     def advance(
@@ -127,15 +115,14 @@ class _Pair:
         scores: list[Scores] = []
         difference = self._tasks.support.x.new_zeros(())
         for weight in weights.values():
-            adapted = [next(trajectory) for trajectory in self._trajectories]
-            if weight:
-                with torch.no_grad():
+            with torch.no_grad():
+                adapted = [next(trajectory) for trajectory in self._trajectories]
+                if weight:
                     scores = [
-                        each.scores(one, self._tasks.query)
-                        for each, one in zip(self._both, adapted, strict=True)
+                        each.scores(one, self._tasks) for each, one in zip(self._both, adapted, strict=True)
                     ]
                     up, down = (each["loss"].sum() for each in scores)
-                difference = weight * (up - down) + difference
+                    difference = weight * (up - down) + difference
         for name, each in total.items():
             each.add_(self._xi[name] * difference)
         return scores

@@ -1,10 +1,9 @@
-"""The meta-gradient of a regularised inner optimum, without a way back through the inner loop."""
+"""The implicit meta-gradient: of a regularised inner optimum, no backpropagation through inner steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from metarun.errors import ConfigError
 from metarun.fields import Size
-from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import Gradients, MetaGradient, check_trains_the_start
+from metarun.learners import GradientAdaptation
+from metarun.metagradients.metagradient import MetaGradient, MetaStep, Progress, check_trains_the_start
 from metarun.rules import Parameters
-from metarun.tasks import TaskBatch
+from metarun.tasks import Tasks
 
 
-class Implicit(MetaGradient):
+class Implicit(MetaGradient[GradientAdaptation]):
     """(I + H/λ)⁻¹ ∇L_query(φ), H the Hessian of the support loss at φ, by conjugate gradients.
 
     Exact where the inner loop has found the optimum of L_support(φ) + λ/2 ‖φ − θ‖² (iMAML, Rajeswaran et al.
@@ -31,34 +30,42 @@ class Implicit(MetaGradient):
             2 I + H/(2 + 10), which has the direction of λ + damping = 24.
     """
 
+    learner = GradientAdaptation
+
     def __init__(self, *, cg_steps: Size = 5, damping: NonNegativeFloat = 0.0) -> None:
         self.cg_steps, self.damping = cg_steps, damping
 
-    def check(self, learner: Learner[Any]) -> None:
+    def check(self, learner: GradientAdaptation) -> None:
         """Raise ConfigError for a learner whose adaptation has no such optimum, or learns more than θ."""
-        adapting = check_trains_the_start("implicit", learner)
-        if adapting.proximal == 0:
+        check_trains_the_start("implicit", learner)
+        if learner.proximal == 0:
             raise ConfigError(
-                "metagradient=implicit needs a proximal term in the inner loop: type algo=imaml, or "
-                "algo.proximal=2"
+                "@metagradient=implicit needs a proximal term in the inner loop",
+                "@learner=imaml, or @learner.proximal=2",
             )
-        if getattr(adapting.rule, "weight_decay", 0):
+        if getattr(learner.rule, "weight_decay", 0):
             raise ConfigError(
-                "metagradient=implicit is of the optimum without weight decay: type inner.weight_decay=0"
+                "@metagradient=implicit is of the optimum without weight decay", "@rule.weight_decay=0"
             )
-        if adapting.loop.batch is not None:
-            raise ConfigError("metagradient=implicit needs the whole support set: type inner.batch=null")
+        if learner.loop.batch is not None:
+            raise ConfigError("@metagradient=implicit needs the whole support set", "@loop.batch=null")
 
-    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+    def gradients(
+        self,
+        learner: GradientAdaptation,
+        tasks: Tasks,
+        progress: Progress,  # noqa: ARG002
+        weight: float,
+    ) -> MetaStep:
         """Solve for each task's meta-gradient at its adapted parameters."""
-        assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        found = learner.adapt(tasks.support, "none")
-        phi = {name: p.detach().requires_grad_() for name, p in found.params.items()}
-        adapted = replace(found, params=phi)
+        with torch.no_grad():
+            optimum = learner.adapt(tasks.without_answers())
+        phi = {name: p.detach().requires_grad_() for name, p in optimum.params.items()}
+        adapted = replace(optimum, params=phi)
         values = list(phi.values())
-        scores = learner.scores(adapted, tasks.query)
+        scores = learner.scores(adapted, tasks)
         right = torch.autograd.grad(scores["loss"].sum(), values, materialize_grads=True)
-        support = learner.support_losses(adapted, tasks.support).sum()
+        support = learner.support_losses(adapted, tasks).sum()
         first = torch.autograd.grad(support, values, create_graph=True, materialize_grads=True)
         used = [each for each in first if each.requires_grad]
 
@@ -70,7 +77,7 @@ class Implicit(MetaGradient):
             return {name: v[name] + share * h for name, h in zip(phi, curved, strict=True)}
 
         solved = conjugate_gradients(product, dict(zip(phi, right, strict=True)), self.cg_steps)
-        return {f"model.{name}": weight * x.sum(0) for name, x in solved.items()}, scores
+        return MetaStep({f"model.{name}": weight * x.sum(0) for name, x in solved.items()}, scores)
 
 
 def conjugate_gradients(

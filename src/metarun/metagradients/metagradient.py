@@ -2,155 +2,143 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarun.errors import ConfigError
-from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.system.workers import Workers
-from metarun.tasks import TaskBatch
+from metarun.learners import GradientAdaptation, Learner
+from metarun.tasks import Scores, Tasks
 
 Gradients = dict[str, Tensor]
 """By the name of a meta-parameter; one without a gradient is left out."""
 
-
-def cut(
-    batch: TaskBatch, chunk: int, workers: Workers | None, of: int | None
-) -> tuple[float, Workers, Iterator[TaskBatch]]:
-    """Return a task's weight in a meta-batch of `of` tasks, the workers, and the chunks of this part of it.
-
-    Chunks have `chunk` tasks at most, are one a worker at least, and as equal as that goes.
-    """
-    tasks, workers = len(batch), workers or Workers(1)
-    most = min(chunk, math.ceil(tasks / workers.count))
-    return 1 / (of or tasks), workers, batch.chunks(math.ceil(tasks / math.ceil(tasks / most)))
+AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 
 
-class MetaGradient(ABC):
-    """Fills `.grad` of the meta-parameters with the mean over the tasks of a meta-batch.
+@dataclass(frozen=True)
+class Progress:
+    """Where in a run a meta-step is.
 
     Attributes:
+        step: meta-steps before it.
+        steps: of the whole run.
+        seed: of the run.
+    """
+
+    step: int = 0
+    steps: int = 1
+    seed: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is done."""
+        return self.step / max(self.steps, 1)
+
+
+@dataclass(frozen=True)
+class MetaStep:
+    """What one update of the outer loop follows.
+
+    Attributes:
+        gradients: the meta-gradient by the name of each meta-parameter that has one.
+        scores: the query scores of the tasks, [T].
+        assignments: the new values of parameters that are no meta-parameters: what a rule keeps from task to
+            task.
+    """
+
+    gradients: Gradients
+    scores: Scores
+    assignments: Gradients = field(default_factory=dict)
+
+    @classmethod
+    def sum(cls, parts: Iterable[MetaStep]) -> MetaStep:
+        """Return the step of all tasks, given those of chunks of them, in their order."""
+        gradients: Gradients = {}
+        assignments: Gradients = {}
+        scores = []
+        for part in parts:
+            for total, own in ((gradients, part.gradients), (assignments, part.assignments)):
+                for name, value in own.items():
+                    total[name] = total[name] + value if name in total else value
+            scores.append(part.scores)
+        together = {name: torch.cat([each[name].detach() for each in scores]) for name in scores[0]}
+        return cls(gradients, together, assignments)
+
+    def fill(self, learner: nn.Module) -> None:
+        """Put the gradients into `.grad`."""
+        parameters = dict(learner.named_parameters())
+        for name, gradient in self.gradients.items():
+            parameters[name].grad = gradient
+
+
+class MetaGradient(ABC, Generic[AnyLearner]):
+    """The mean over the tasks of a meta-batch of what each one's outcome says of the meta-parameters.
+
+    It keeps nothing between calls: how far the training is, it is told each time.
+
+    Attributes:
+        learner: the kind of learner that it trains.
         constant: whether it is the same computation at every meta-step, so that it can be compiled.
         rematerialises: whether it can do with inner steps that are computed again in the backward pass.
-        carries: whether it also says how to move what a rule carries from task to task.
-        moves_often: whether the outer loop may move more than once in a meta-step.
+        assigns: whether it also says what a rule keeps from task to task.
+        steps_per_window: after how many inner steps the outer loop updates; None: after all of them.
         second_order: whether it needs second derivatives of the model.
     """
 
+    learner: type[Any] = Learner
     constant = True
     rematerialises = False
-    carries = False
-    moves_often = False
+    assigns = False
+    steps_per_window: int | None = None
     second_order = True
 
-    def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: B027  (most do not care)
-        """Hear which meta-step (0, 1, …) of how many comes next, and the run's seed."""
-
     @abstractmethod
-    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
-        """Return weight · Σ over tasks of each one's meta-gradient, and the query scores [T].
+    def gradients(self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
+        """Return weight · Σ over tasks of each one's meta-gradient, and the query scores.
 
-        Called by several threads at once: it writes nothing that they share.
+        Called by several threads at once.
         """
 
-    def be_costly(self) -> None:  # noqa: B027  (most are)
-        """Take, until the next `begin`, as much time and memory as at any meta-step of the run."""
+    def windows(
+        self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float
+    ) -> Iterator[MetaStep]:
+        """Yield what each update of the outer loop in this meta-step follows: one, as a rule.
 
-    def check(self, learner: Learner[Any]) -> None:  # noqa: B027  (most can train any learner)
+        The meta-parameters may change in between.
+        """
+        yield self.gradients(learner, tasks, progress, weight)
+
+    def costliest(self, steps: int) -> int:  # noqa: ARG002  (for most all cost the same)
+        """Return which of the meta-steps of a run takes the most time and memory."""
+        return 0
+
+    def check(self, learner: AnyLearner) -> None:
         """Raise ConfigError where this meta-gradient cannot train this learner."""
 
-    def __call__(
-        self,
-        learner: Learner[Any],
-        batch: TaskBatch,
-        chunk: int,
-        workers: Workers | None = None,
-        of: int | None = None,
-    ) -> Scores:
-        """Process a meta-batch, at most `chunk` tasks a time and worker so that memory is bounded.
 
-        Args:
-            learner: whose meta-parameters get their gradient.
-            batch: the tasks; of a process among several, its share of them.
-            chunk: tasks in memory at once, for each worker.
-            workers: chunks computed at once.
-            of: tasks of the whole meta-batch, over which the mean is taken; those of `batch` by default.
-
-        Returns:
-            The query scores of all its tasks, [B].
-
-        Raises:
-            ConfigError: no meta-parameter has a gradient.
-        """
-        weight, workers, chunks = cut(batch, chunk, workers, of)
-        # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
-        return self.fill(learner, workers.map(lambda tasks: self.gradients(learner, tasks, weight), chunks))
-
-    def moves(
-        self,
-        learner: Learner[Any],
-        batch: TaskBatch,
-        chunk: int,
-        workers: Workers | None = None,
-        of: int | None = None,
-    ) -> Iterator[Scores]:
-        """Fill `.grad` and yield the scores, for each time that the outer loop moves in this meta-step.
-
-        Once, where nothing else is said; the arguments are those of a call.
-        """
-        yield self(learner, batch, chunk, workers, of)
-
-    @staticmethod
-    def fill(learner: Learner[Any], chunks: Iterable[tuple[Gradients, Scores]]) -> Scores:
-        """Add the gradients of chunks of tasks to `.grad`, and return the scores of them all.
-
-        Raises:
-            ConfigError: no meta-parameter has a gradient.
-        """
-        parameters = dict(learner.named_parameters())
-        scores = []
-        for gradients, part in chunks:
-            for name, gradient in gradients.items():
-                p = parameters[name]
-                p.grad = gradient if p.grad is None else p.grad + gradient
-            scores.append(part)
-        if all(p.grad is None for p in parameters.values()):
-            raise ConfigError(
-                "nothing that is learned has a part in the query loss: type inner.steps=1 or more, or "
-                "another metagradient, inner or algo.adapts"
-            )
-        return {name: torch.cat([part[name].detach() for part in scores]) for name in scores[0]}
-
-
-def check_trains_the_start(name: str, learner: Learner[Any]) -> GradientAdaptation:
-    """Return a learner all of whose meta-parameters are an initialisation that adapts as a whole.
-
-    Raises:
-        ConfigError: it learns anything else, or nothing.
-    """
-    if not isinstance(learner, GradientAdaptation):
-        raise ConfigError(f"metagradient={name} needs a learner that adapts by gradient: type algo=maml")
+def check_trains_the_start(name: str, learner: GradientAdaptation) -> None:
+    """Raise ConfigError where the meta-parameters are not an initialisation that adapts as a whole."""
     if learner.fresh is not None:
         raise ConfigError(
-            f"metagradient={name} trains the initialisation, and algo.start=fresh learns none: type "
-            f"algo.start=learned with inner=sgd, or metagradient=truncated"
+            f"@metagradient={name} trains the initialisation, and @learner.start=fresh learns none",
+            "@learner.start=learned with @rule=sgd, or @metagradient=truncated",
         )
     if learner.loop.steps == 0:
-        raise ConfigError(f"metagradient={name} needs inner steps: type inner.steps=1 or more")
+        raise ConfigError(f"@metagradient={name} needs inner steps", "@loop.steps=1 or more")
     adapting = {f"model.{each}" for each in learner.adapted_names}
     if any(each.startswith("rule.") for each in learner.trained_names()):
         raise ConfigError(
-            f"metagradient={name} trains the initialisation only, and inner's update rule has weights of its "
-            f"own: type inner=sgd or inner=adam, or metagradient=exact"
+            f"@metagradient={name} trains the initialisation only, and the update rule has weights of its "
+            f"own",
+            "@rule=sgd or @rule=adam, or @metagradient=exact",
         )
     if learner.trained_names() != adapting:
         raise ConfigError(
-            f"metagradient={name} trains an initialisation that adapts as a whole: type algo.adapts=all, "
-            f"algo.per_step=null and model.context=0, or metagradient=exact"
+            f"@metagradient={name} trains an initialisation that adapts as a whole",
+            "@learner.adapts=all, @learner.per_step=null and @model.context=0, or @metagradient=exact",
         )
-    return learner

@@ -10,80 +10,65 @@ from pydantic import Field
 from torch import Tensor
 
 from metarun.errors import ConfigError
-from metarun.learners import GradientAdaptation, Learner, Scores
-from metarun.metagradients.metagradient import Gradients, MetaGradient
-from metarun.tasks import TaskBatch
+from metarun.learners import IterativeLearner, Learner
+from metarun.metagradients.metagradient import AnyLearner, Gradients, MetaGradient, Progress
+from metarun.tasks import Scores, Tasks
 
-Over = Literal["final", "mean", "annealed"]
+Objective = Literal["final", "mean", "annealed"]
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class QueryLoss(MetaGradient):
+class QueryLoss(MetaGradient[AnyLearner]):
     """A meta-gradient of Σ w_k L_query(φ_k), φ_k the parameters after inner step k = 1 … K.
 
     Args:
         objective: `final` weighs the last step alone, `mean` all steps alike (learned optimizers,
             Andrychowicz et al. 2016, equation 3, over K), `annealed` goes from mean to final (the multi-step
             loss of MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
-        anneal_for: share of all meta-steps that the annealing takes.
+        anneal_for: fraction of all meta-steps that the annealing takes.
 
     Raises:
         ConfigError: an annealed objective with nothing to anneal over, or the other way round.
     """
 
-    def __init__(self, *, objective: Over = "final", anneal_for: Share = 0.0) -> None:
+    def __init__(self, *, objective: Objective = "final", anneal_for: Fraction = 0.0) -> None:
         if (objective == "annealed") != (anneal_for > 0):
-            wanted = "0.1, or another share of all meta-steps" if objective == "annealed" else "0"
+            wanted = "0.1, or another fraction of all meta-steps" if objective == "annealed" else "0"
             raise ConfigError(
-                f"metagradient.objective={objective} and metagradient.anneal_for={anneal_for}: with this "
-                f"objective type metagradient.anneal_for={wanted}"
+                f"@metagradient.objective={objective} and @metagradient.anneal_for={anneal_for} do not agree",
+                f"@metagradient.anneal_for={wanted}",
             )
         self.objective, self.anneal_for = objective, anneal_for
         self.constant = objective != "annealed"
-        self._step = 0
-        self._done = 0.0
+        if objective != "final":
+            self.learner = IterativeLearner
 
-    def begin(self, step: int, steps: int, seed: int) -> None:  # noqa: ARG002
-        """Hear how far the training is."""
-        self._step, self._done = step, step / max(steps, 1)
-
-    def be_costly(self) -> None:
-        """Weigh all steps, as where an annealing starts."""
-        self._done = 0.0
-
-    def check(self, learner: Learner[Any]) -> None:
-        """Raise ConfigError where a learner has no inner steps to weigh."""
-        if self.objective != "final" and not isinstance(learner, GradientAdaptation):
-            raise ConfigError(
-                f"metagradient.objective={self.objective} needs a learner that adapts by gradient: "
-                f"type metagradient.objective=final"
-            )
-
-    def weights(self, steps: int) -> list[float]:
+    def weights(self, steps: int, progress: Progress) -> list[float]:
         """Return w_0, …, w_K for K inner steps; without steps φ_0 is all there is."""
         if steps == 0:
             return [1.0]
         alike = 0.0 if self.objective == "final" else 1.0
         if self.objective == "annealed":
-            alike = 1 - min(1.0, self._done / self.anneal_for)
+            alike = 1 - min(1.0, progress.fraction / self.anneal_for)
         return [0.0, *[alike / steps] * (steps - 1), alike / steps + 1 - alike]
 
     def terms(
-        self, learner: Learner[Any], tasks: TaskBatch, trajectory: Iterator[Any], steps: int
+        self, learner: IterativeLearner[Any], tasks: Tasks, trajectory: Iterator[Any], progress: Progress
     ) -> Iterator[tuple[int, Tensor, Scores]]:
         """Yield a step, its weighted losses [T], and its scores, wherever there is a weight.
 
         At the last step there always is.
         """
-        for step, (adapted, weight) in enumerate(zip(trajectory, self.weights(steps), strict=True)):
-            if weight or step == steps:
-                scores = learner.scores(adapted, tasks.query)
+        weights = self.weights(learner.steps, progress)
+        for step, (adapted, weight) in enumerate(zip(trajectory, weights, strict=True)):
+            if weight or step == learner.steps:
+                scores = learner.scores(adapted, tasks)
                 yield step, weight * scores["loss"], scores
 
 
 def differentiate(losses: Tensor, learner: Learner[Any]) -> Gradients:
     """Return the gradient of the sum of losses in every meta-parameter that they depend on."""
     parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
-    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+    gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
+    return {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None}

@@ -2,62 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from metarun.learners import GradientAdaptation, Graph, Learner, Scores
-from metarun.metagradients.metagradient import Gradients
-from metarun.metagradients.objective import Over, QueryLoss, Share, differentiate
-from metarun.tasks import TaskBatch
+from metarun.learners import Derivatives, GradientAdaptation, Learner
+from metarun.metagradients.metagradient import MetaStep, Progress
+from metarun.metagradients.objective import Fraction, Objective, QueryLoss, differentiate
+from metarun.tasks import Tasks
 
 
-class Exact(QueryLoss):
+class Exact(QueryLoss[Learner[Any]]):
     """dL_query(φ(θ))/dθ with every derivative (MAML, Finn et al. 2017, arXiv:1703.03400, algorithm 1).
 
     Args:
-        first_order_for: share of all meta-steps that are first-order, before the others are exact
+        first_order_for: fraction of all meta-steps that are first-order, before the others are exact
             (derivative-order annealing, MAML++, arXiv:1810.09502, section 4).
         objective: of QueryLoss.
         anneal_for: of QueryLoss.
     """
 
-    graph: Graph = "exact"
+    derivatives: Derivatives = "exact"
 
     def __init__(
         self,
         *,
-        objective: Over = "final",
-        anneal_for: Share = 0.0,
-        first_order_for: Share = 0.0,
+        objective: Objective = "final",
+        anneal_for: Fraction = 0.0,
+        first_order_for: Fraction = 0.0,
     ) -> None:
         super().__init__(objective=objective, anneal_for=anneal_for)
         self.first_order_for = first_order_for
         self.constant = self.constant and first_order_for == 0
-        self.rematerialises = objective == "final" and self.graph == "exact"
-        self._exact = True
+        self.rematerialises = objective == "final" and self.derivatives == "exact"
+        if first_order_for or self.derivatives == "first_order":
+            self.learner = GradientAdaptation
 
-    def begin(self, step: int, steps: int, seed: int) -> None:
-        """Hear how far the training is."""
-        super().begin(step, steps, seed)
-        self._exact = self._done >= self.first_order_for
+    def costliest(self, steps: int) -> int:
+        """Return the first meta-step with all derivatives; the last where none has them."""
+        return min(math.ceil(self.first_order_for * steps), max(0, steps - 1))
 
-    def be_costly(self) -> None:
-        """Take all derivatives, too."""
-        super().be_costly()
-        self._exact = True
-
-    def gradients(self, learner: Learner[Any], tasks: TaskBatch, weight: float) -> tuple[Gradients, Scores]:
+    def gradients(self, learner: Any, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
         """Differentiate the query loss of these tasks through their inner loops."""
-        graph = self.graph if self._exact else "first_order"
+        first_order = self.derivatives == "first_order" or progress.fraction < self.first_order_for
+        options = {"derivatives": "first_order"} if first_order else {}
+        shown = tasks.without_answers()
         if self.objective == "final":
-            scores = learner.scores(learner.adapt(tasks.support, graph), tasks.query)
-            return differentiate(weight * scores["loss"], learner), scores
-        assert isinstance(learner, GradientAdaptation)  # or check would have refused it
-        steps = learner.loop.count(learner.training)
-        terms = list(self.terms(learner, tasks, learner.trajectory(tasks.support, graph), steps))
+            scores = learner.scores(learner.adapt(shown, **options), tasks)
+            return MetaStep(differentiate(weight * scores["loss"], learner), scores)
+        terms = list(self.terms(learner, tasks, learner.trajectory(shown, **options), progress))
         losses = torch.stack([loss for _, loss, _ in terms])
-        return differentiate(weight * losses, learner), terms[-1][2]
+        return MetaStep(differentiate(weight * losses, learner), terms[-1][2])
 
 
 class FirstOrder(Exact):
@@ -68,8 +64,8 @@ class FirstOrder(Exact):
         anneal_for: of QueryLoss.
     """
 
-    graph = "first_order"
+    derivatives: Derivatives = "first_order"
     second_order = False
 
-    def __init__(self, *, objective: Over = "final", anneal_for: Share = 0.0) -> None:
+    def __init__(self, *, objective: Objective = "final", anneal_for: Fraction = 0.0) -> None:
         super().__init__(objective=objective, anneal_for=anneal_for)

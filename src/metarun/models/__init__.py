@@ -1,4 +1,7 @@
-"""Networks (`model=`): plain nn.Modules whose last layer is called `head`, all before it the body."""
+"""Networks (`model=`): plain nn.Modules, a body and a last layer called `head`.
+
+With `output_size=None` there is no head, and a network maps an example to an embedding of `features` entries.
+"""
 
 from metarun.models.context import Context, Film
 from metarun.models.conv4 import Conv4

@@ -30,7 +30,10 @@ class Conv4(nn.Sequential):
         context: context parameters, which scale and shift the channels of the third block, for algo=cavia.
         warp: a 1 × 1 convolution after each block's own, starting as the identity, for algo=tnet.
         input_shape: (colour channels, height, width).
-        output_size: outputs of the head.
+        output_size: outputs of the head; None: there is no head.
+
+    Attributes:
+        features: entries of the embedding that the head maps to outputs.
 
     Raises:
         ConfigError: the input is not an image, or too small for four halvings.
@@ -40,7 +43,7 @@ class Conv4(nn.Sequential):
         self,
         *,
         input_shape: tuple[int, ...],
-        output_size: int,
+        output_size: int | None,
         filters: Size = 64,
         norm: Norm = "batch",
         halve: Literal["pool", "stride"] = "pool",
@@ -51,37 +54,39 @@ class Conv4(nn.Sequential):
         super().__init__()
         if len(input_shape) != 3:
             raise ConfigError(
-                f"model=conv4 needs images [channels, height, width], the data has {list(input_shape)}: "
-                "type model=mlp"
+                f"@model=conv4 needs images [channels, height, width], the data has {list(input_shape)}",
+                "@model=mlp",
             )
         channels, height, width = input_shape
+        stride = 2 if halve == "stride" else 1
         self.body = nn.Sequential()
         for index in range(1, BLOCKS + 1):
-            shrunk = ((height + 1) // 2, (width + 1) // 2) if halve == "stride" else (height // 2, width // 2)
-            normed = shrunk if halve == "stride" else (height, width)
-            block = OrderedDict[str, nn.Module](
-                conv=nn.Conv2d(channels, filters, 3, stride=2 if halve == "stride" else 1, padding=1)
-            )
+            shrunk = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
+            block = OrderedDict[str, nn.Module](conv=nn.Conv2d(channels, filters, 3, stride, padding=1))
             if warp:
                 block["warp"] = nn.Conv2d(filters, filters, 1, bias=False)
-            block["norm"] = norm_layer(norm, filters, normed)
+            block["norm"] = norm_layer(norm, filters, shrunk if stride == 2 else (height, width))
             if context and index == 3:
                 block["context"] = Film(context, filters)
-            if halve == "pool":
+            if stride == 1:
                 block["pool"] = nn.MaxPool2d(2)
             # Max-pooling commutes with ReLU: the same function for a quarter of the work.
             block["relu"] = nn.ReLU()
             self.body.add_module(f"block{index}", nn.Sequential(block))
             channels, (height, width) = filters, shrunk
-            if height * width == 0:
-                raise ConfigError(
-                    f"model=conv4 halves four times, the data's images are {list(input_shape)}: "
-                    "type model=mlp"
-                )
+        if height * width == 0:
+            raise ConfigError(
+                f"@model=conv4 halves four times, the data's images are {list(input_shape)}", "@model=mlp"
+            )
         if features == "mean":
             self.mean = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head = nn.Linear(filters * (height * width if features == "flatten" else 1), output_size)
+        self.features = filters * (height * width if features == "flatten" else 1)
+        if output_size is not None:
+            self.head = nn.Linear(self.features, output_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
         for name, module in self.named_modules():
             if name.endswith("warp"):
                 nn.init.dirac_(module.weight)

@@ -25,20 +25,26 @@ class Linear(nn.Sequential):
         bias: whether it has one.
         std: standard deviation of the weights' start; biases start from zero.
         input_shape: of one example.
-        output_size: outputs.
+        output_size: outputs; None: there is no head, and an embedding is the flattened input.
+
+    Attributes:
+        features: entries of the flattened input.
     """
 
     def __init__(
         self,
         *,
         input_shape: tuple[int, ...],
-        output_size: int,
+        output_size: int | None,
         bias: bool = True,
         std: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
         self.flatten = nn.Flatten()
-        self.head = nn.Linear(math.prod(input_shape), output_size, bias=bias)
+        self.features = math.prod(input_shape)
+        if output_size is None:
+            return
+        self.head = nn.Linear(self.features, output_size, bias=bias)
         nn.init.normal_(self.head.weight, std=std)
         if bias:
             nn.init.zeros_(self.head.bias)
@@ -57,14 +63,17 @@ class MLP(nn.Sequential):
         context: context parameters beside the input, for algo=cavia.
         warp: a linear map after each hidden layer's own, starting as the identity, for algo=tnet.
         input_shape: of one example.
-        output_size: outputs of the head.
+        output_size: outputs of the head; None: there is no head.
+
+    Attributes:
+        features: entries of the embedding that the head maps to outputs.
     """
 
     def __init__(
         self,
         *,
         input_shape: tuple[int, ...],
-        output_size: int,
+        output_size: int | None,
         hidden: Sequence[Size] = (40, 40),
         norm: Norm = "none",
         activation: Literal["relu", "tanh", "sigmoid", "elu", "gelu"] = "relu",
@@ -84,7 +93,9 @@ class MLP(nn.Sequential):
             layer["norm"] = norm_layer(norm, after)
             layer[activation] = _ACTIVATIONS[activation]()
             self.body.add_module(f"layer{index}", nn.Sequential(layer))
-        self.head = nn.Linear(sizes[-1], output_size)
+        self.features = sizes[-1]
+        if output_size is not None:
+            self.head = nn.Linear(self.features, output_size)
         for name, module in self.named_modules():
             if name.endswith("warp"):
                 nn.init.eye_(module.weight)

@@ -12,6 +12,7 @@ from tabulate import tabulate
 from metarun.evaluation.tuned import RATES, Entry, response
 from metarun.reports.table import cell, heading, shown_steps
 from metarun.system.files import replace
+from metarun.tasks.metrics import LOSS
 
 _HISTORY = 20  # steps before the one that a response shows
 
@@ -21,15 +22,15 @@ def optimizers_table(entries: Sequence[Entry]) -> str:
     curve = entries[0].curve
     last = len(curve.steps) - 1
     on_the_way = [step for step in shown_steps(last, (0, 10, 50)) if step != last]
-    names = list(curve.final)
+    measures = curve.measures
     heads = ["optimizer", "rate", *(f"loss at {step}" for step in on_the_way)]
-    heads += [f"{heading(name)} at {last}" for name in names]
+    heads += [f"{heading(each)} at {last}" for each in measures]
     rows = []
     for entry in entries:
         steps, final = entry.curve.steps, entry.curve.final
         row = [entry.name, _rate(entry.lr)]
-        row += [cell("loss", steps[step]["loss"].mean, steps[step]["loss"].ci95) for step in on_the_way]
-        rows.append([*row, *(cell(name, final[name].mean, final[name].ci95) for name in names)])
+        row += [cell(LOSS, steps[step]["loss"].mean, steps[step]["loss"].ci95) for step in on_the_way]
+        rows.append([*row, *(cell(each, final[each.name].mean, final[each.name].ci95) for each in measures)])
     title = (
         f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval (rates: tuned on validation)"
     )

@@ -103,7 +103,7 @@ class TrainingProgress:
 
 
 def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:
-    """Hand through the chunks of an evaluation with a bar."""
+    """Wrap the chunks of an evaluation in a progress bar."""
     yield from tqdm(
         chunks,
         desc=description,

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
-from metarun.evaluation.curve import Curve, Estimate, is_share
+from metarun.evaluation.curve import Curve, Estimate
+from metarun.tasks import Measure
 
 # Long curves are shown at these steps and at the last.
 _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def curve_table(curve: Curve) -> str:
-    """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …."""
+    """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …, if there are any."""
     shown = shown_steps(len(curve.steps) - 1, _SHOWN)
-    names = list(curve.final)
-    rows = [[str(step), *(_estimate(name, curve.steps[step][name]) for name in names)] for step in shown]
-    heads = ["adaptation steps", *(heading(name) for name in names)]
+    rows = [[str(step), *_estimates(curve, curve.steps[step])] for step in shown]
+    heads = [curve.axis or "", *(heading(each) for each in curve.measures)]
+    if curve.axis is None:
+        rows, heads = [row[1:] for row in rows], heads[1:]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
     table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
     return f"{title}\n{table}{not_finite(curve)}"
@@ -29,27 +31,28 @@ def shown_steps(last: int, wanted: Sequence[int]) -> list[int]:
     return [step for step in range(last + 1) if step in wanted or step == last]
 
 
-def _estimate(name: str, estimate: Estimate) -> str:
-    return cell(name, estimate.mean, estimate.ci95)
+def _estimates(curve: Curve, scores: Mapping[str, Estimate]) -> list[str]:
+    return [cell(each, scores[each.name].mean, scores[each.name].ci95) for each in curve.measures]
 
 
-def heading(name: str) -> str:
+def heading(measure: Measure) -> str:
     """Return the head of a score's column."""
-    return f"{name} (%)" if is_share(name) else name
+    return f"{measure.name} (%)" if measure.percent else measure.name
 
 
-def cell(name: str, mean: float, spread: float) -> str:
-    """Return mean ± spread of a score; shares in percent, and one value alone without a spread."""
+def cell(measure: Measure, mean: float, spread: float) -> str:
+    """Return mean ± spread of a score, and one value alone without a spread."""
     numbers = [mean] if math.isnan(spread) else [mean, spread]
-    if is_share(name):
+    if measure.percent:
         return " ± ".join(f"{100 * number:.2f}" for number in numbers)
     # A loss that has grown beyond all bounds would take up half a screen.
     return " ± ".join(f"{number:.4f}" if abs(number) < 1e6 else f"{number:.3g}" for number in numbers)
 
 
 def not_finite(curve: Curve) -> str:
-    """Return from which step on a loss is no number, in a line of its own, or nothing."""
+    """Return from which step on a loss is not finite, in a line of its own, or nothing."""
     first = next((k for k, scores in enumerate(curve.steps) if not math.isfinite(scores["loss"].mean)), None)
     if first is None:
         return ""
-    return f"\nfrom step {first} on the loss is no number: the adaptation diverges; fewer steps do not"
+    advice = "type fewer inner.test_steps or a smaller inner.lr"
+    return f"\nthe loss is NaN or infinite from step {first} on: {advice}"

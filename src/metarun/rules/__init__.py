@@ -6,9 +6,8 @@ from metarun.rules.hypernet import Hypernet
 from metarun.rules.learned_rates import LearnedRates
 from metarun.rules.meta_curvature import MetaCurvature
 from metarun.rules.metz import MetzMLP
-from metarun.rules.momentum import Momentum
 from metarun.rules.rule import Parameters, UpdateRule
-from metarun.rules.sgd import SGD
+from metarun.rules.sgd import SGD, Momentum
 
 __all__ = [
     "LSTM",

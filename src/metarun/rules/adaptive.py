@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from metarun.rules.momentum import decayed
-from metarun.rules.rule import Decay, Parameters, UpdateRule, key, zeros
+from metarun.rules.rule import Decay, Parameters, key, zeros
+from metarun.rules.transformations import (
+    AddDecayedWeights,
+    Chain,
+    ScaleByAdam,
+    ScaleByRms,
+    ScaleByRss,
+    Trace,
+    Transformation,
+)
 
-Moments = tuple[Parameters, Parameters]
+
+def _decay(weight_decay: float) -> list[Transformation]:
+    return [AddDecayedWeights(weight_decay)] if weight_decay else []
 
 
-def _sqrt(v: Tensor) -> Tensor:
-    """√v whose derivative at v = 0 is 0 instead of infinite: an entry that never had a gradient stays put."""
-    positive = v > 0
-    return torch.where(positive, torch.where(positive, v, 1.0).sqrt(), 0.0)
-
-
-class Adagrad(UpdateRule):
+class Adagrad(Chain):
     """φ ← φ − α g / (√Σg² + ε) (Duchi, Hazan & Singer 2011, JMLR 12), as torch.optim.Adagrad.
 
     Args:
@@ -41,28 +45,16 @@ class Adagrad(UpdateRule):
         initial_sum: NonNegativeFloat = 0.0,
         eps: PositiveFloat = 1e-10,
     ) -> None:
-        super().__init__()
-        self.lr, self.lr_decay, self.weight_decay = lr, lr_decay, weight_decay
-        self.initial_sum, self.eps = initial_sum, eps
+        super().__init__(*_decay(weight_decay), ScaleByRss(initial_sum, eps), lr=lr)
+        self.lr_decay, self.weight_decay = lr_decay, weight_decay
 
-    def init(self, params: Parameters) -> Parameters:
-        """Return the sums of squared gradients before the first."""
-        return {name: torch.full_like(p, self.initial_sum) for name, p in params.items()}
-
-    def update(
-        self, params: Parameters, grads: Parameters, state: Parameters, step: int
-    ) -> tuple[Parameters, Parameters]:
-        """Return the parameters after one step, and the sums."""
+    def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
+        """Return the parameters moved at the rate of this step."""
         rate = self.lr / (1 + step * self.lr_decay)
-        moved, sums = {}, {}
-        for name, p in params.items():
-            g = decayed(grads[name], p, self.weight_decay)
-            sums[name] = state[name] + g.square()
-            moved[name] = p - rate * g / (_sqrt(sums[name]) + self.eps)
-        return moved, sums
+        return {name: p.sub(updates[name], alpha=rate) for name, p in params.items()}
 
 
-class RMSProp(UpdateRule):
+class RMSProp(Chain):
     """φ ← φ − α g / (√v + ε), v a running mean of g² (Tieleman & Hinton 2012), as torch.optim.RMSprop.
 
     Args:
@@ -84,42 +76,14 @@ class RMSProp(UpdateRule):
         momentum: Decay = 0.0,
         centered: bool = False,
     ) -> None:
-        super().__init__()
-        self.lr, self.alpha, self.eps, self.weight_decay = lr, alpha, eps, weight_decay
-        self.momentum, self.centered = momentum, centered
-
-    def init(self, params: Parameters) -> dict[str, Parameters]:
-        """Return zero means and velocities, those that are used."""
-        used = {"square": True, "mean": self.centered, "velocity": self.momentum > 0}
-        return {what: zeros(params) for what, wanted in used.items() if wanted}
-
-    def update(
-        self,
-        params: Parameters,
-        grads: Parameters,
-        state: dict[str, Parameters],
-        step: int,  # noqa: ARG002
-    ) -> tuple[Parameters, dict[str, Parameters]]:
-        """Return the parameters after one step, and the means and velocities."""
-        moved: Parameters = {}
-        after: dict[str, Parameters] = {what: {} for what in state}
-        for name, p in params.items():
-            g = decayed(grads[name], p, self.weight_decay)
-            v = after["square"][name] = self._mean(state["square"][name], g.square())
-            if self.centered:
-                mean = after["mean"][name] = self._mean(state["mean"][name], g)
-                v = v - mean.square()
-            way = g / (_sqrt(v) + self.eps)
-            if self.momentum:
-                way = after["velocity"][name] = self.momentum * state["velocity"][name] + way
-            moved[name] = p.sub(way, alpha=self.lr)
-        return moved, after
-
-    def _mean(self, before: Tensor, new: Tensor) -> Tensor:
-        return self.alpha * before + (1 - self.alpha) * new
+        steps = [*_decay(weight_decay), ScaleByRms(alpha, eps, centered=centered)]
+        if momentum:
+            steps.append(Trace(lambda name, step: momentum))  # noqa: ARG005
+        super().__init__(*steps, lr=lr)
+        self.weight_decay = weight_decay
 
 
-class Adam(UpdateRule):
+class Adam(Chain):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), with a fresh state for every task.
 
     With β1 = 0 and second moments that are kept it is the inner rule of Reptile's published runs (Nichol et
@@ -131,7 +95,7 @@ class Adam(UpdateRule):
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         eps: added to the denominator.
-        weight_decay: λ; part of the gradient, or with `decoupled` a shrinking of φ by 1 − αλ before the step
+        weight_decay: λ; part of the gradient, or with `decoupled` a shrinking of φ by αλφ beside the step
             (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101).
         decoupled: which of the two.
         second_moments: `fresh` for every task, or `kept` from the tasks before, with their bias correction.
@@ -148,49 +112,36 @@ class Adam(UpdateRule):
         decoupled: bool = False,
         second_moments: Literal["fresh", "kept"] = "fresh",
     ) -> None:
-        super().__init__()
-        self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
-        self.weight_decay, self.decoupled = weight_decay, decoupled
-        self.carries = second_moments == "kept"
+        scaling = ScaleByAdam(beta1, beta2, eps, start=self._second_moments, taken=self._steps_taken)
+        decay = _decay(weight_decay)
+        super().__init__(*((scaling, *decay) if decoupled else (*decay, scaling)), lr=lr)
+        self.weight_decay = weight_decay
+        self._place = self.transformations.index(scaling)
+        self.keeps_state = second_moments == "kept"
         self.second = nn.ParameterDict()
         self.taken: nn.Parameter | None = None
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
         """Make room for the second moments that are kept, and for how many steps they are of."""
-        if self.carries:
+        if self.keeps_state:
             for name, p in initial.items():
                 self.second[key(name)] = nn.Parameter(torch.zeros_like(p), requires_grad=False)
             first = next(iter(initial.values()))
             self.taken = nn.Parameter(first.new_zeros(()), requires_grad=False)
 
-    def init(self, params: Parameters) -> Moments:
-        """Return zero first moments, and second ones of zero or of the tasks before."""
-        if not self.carries:
-            return zeros(params), zeros(params)
-        return zeros(params), {name: self.second[key(name)].expand_as(p) for name, p in params.items()}
+    def _second_moments(self, params: Parameters) -> Parameters:
+        """Return second moments of zero, or of the tasks before."""
+        if not self.keeps_state:
+            return zeros(params)
+        return {name: self.second[key(name)].expand_as(p) for name, p in params.items()}
 
-    def carried(self, state: Moments, steps: int) -> Parameters:
+    def _steps_taken(self) -> float | Tensor:
+        return 0 if self.taken is None else self.taken
+
+    def persistent_state(self, state: tuple[Any, ...], steps: int) -> Parameters:
         """Return each task's second moments, and how many steps they are of."""
         if self.taken is None:
             return {}
-        after = {f"second.{key(name)}": v for name, v in state[1].items()}
+        after = {f"second.{key(name)}": v for name, v in state[self._place][1].items()}
         tasks = len(next(iter(after.values())))
         return {**after, "taken": (self.taken + steps).expand(tasks)}
-
-    def update(
-        self, params: Parameters, grads: Parameters, state: Moments, step: int
-    ) -> tuple[Parameters, Moments]:
-        """Return the parameters after one bias-corrected step, and the new moments."""
-        if self.weight_decay and self.decoupled:
-            params = {name: p * (1 - self.lr * self.weight_decay) for name, p in params.items()}
-        elif self.weight_decay:
-            grads = {name: decayed(grads[name], p, self.weight_decay) for name, p in params.items()}
-        first = {n: self.beta1 * m + (1 - self.beta1) * grads[n] for n, m in state[0].items()}
-        second = {n: self.beta2 * v + (1 - self.beta2) * grads[n].square() for n, v in state[1].items()}
-        before = step if self.taken is None else self.taken + step
-        unbiased1, unbiased2 = 1 - self.beta1 ** (step + 1), 1 - self.beta2 ** (before + 1)
-        moved = {
-            n: p - self.lr * (first[n] / unbiased1) / (_sqrt(second[n] / unbiased2) + self.eps)
-            for n, p in params.items()
-        }
-        return moved, (first, second)

@@ -46,6 +46,8 @@ def log_and_sign(gradient: Tensor, p: float) -> Tensor:
 class Coordinatewise(UpdateRule):
     """A network whose weights fit parameters of any number and shape: learned on few, used on many."""
 
+    coordinatewise = True
+
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
         """Draw the network's weights."""
         draw(self, generator)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from metarun.errors import ConfigError
 from metarun.fields import Size, SizeOrNone
 from metarun.rules.perceptron import draw, perceptron
-from metarun.rules.rule import Decay, Parameters, UpdateRule, zeros
+from metarun.rules.rule import Decay, Parameters, UpdateRule, at_step, zeros
 from metarun.tasks import Examples
 
 Feature = Literal["means", "norms", "loss", "examples"]
@@ -63,7 +63,7 @@ class Hypernet(UpdateRule):
     ) -> None:
         super().__init__()
         if not features or len(set(features)) < len(features):
-            raise ConfigError(f"inner.features={list(features)}: should be some of them, each once")
+            raise ConfigError(f"@rule.features={list(features)}: should be some of them, each once")
         self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
         self.per_step = max(per_step, 1)
         self.features, self.hidden, self.embedding = tuple(features), hidden, embedding
@@ -121,8 +121,7 @@ class Hypernet(UpdateRule):
         }
         inputs = torch.stack([each for feature in self.features for each in found[feature]()], 1)
         u = self.network(inputs).unflatten(1, (-1, len(params)))
-        step = min(step, self.per_step - 1)
-        settings = [self.rates[step] * u[:, 0].exp(), self.decays[step] * (1 + u[:, 1])]
+        settings = [at_step(self.rates, step) * u[:, 0].exp(), at_step(self.decays, step) * (1 + u[:, 1])]
         if self.momentum:
             settings.append((self.momenta + u[:, 2]).sigmoid())
         return torch.stack(settings, 1)

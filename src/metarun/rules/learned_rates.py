@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, NonNegativeFloat
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.fields import SizeOrNone, ordered
-from metarun.rules.rule import Decay, Parameters, UpdateRule, key, zeros
+from metarun.rules.rule import Decay, Parameters, at_step, key
+from metarun.rules.transformations import Chain, Trace
 
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 
@@ -21,7 +22,7 @@ Grain = Literal["all", "layer", "tensor", "entry"]
 or each entry of them."""
 
 
-class LearnedRates(UpdateRule):
+class LearnedRates(Chain):
     """φ ← φ − α ∘ ∇L(φ), α a meta-parameter.
 
     One rate an entry is Meta-SGD (Li et al. 2017, arXiv:1707.09835, equation 2); one a tensor and a step is
@@ -50,10 +51,10 @@ class LearnedRates(UpdateRule):
         momentum: Decay | None = None,
         positive: bool = False,
     ) -> None:
-        super().__init__()
         if positive and (0 in (lr if isinstance(lr, tuple | list) else [lr]) or momentum == 0):
-            raise ConfigError("inner.positive=true: inner.lr and inner.momentum have to start above 0")
-        self.lr, self.per = lr, per
+            raise ConfigError("@rule.positive=true: @rule.lr and @rule.momentum have to start above 0")
+        super().__init__(*(() if momentum is None else (Trace(self._momentum),)), lr=0.0)
+        self.start, self.per = lr, per
         self.per_step = per_step if per_step is None else max(per_step, 1)
         self.momentum, self.positive = momentum, positive
         self.rates = nn.ParameterDict()
@@ -61,7 +62,7 @@ class LearnedRates(UpdateRule):
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Make the rates, and momenta, for the initial parameters."""
-        start = self.lr
+        start = self.start
         if not isinstance(start, int | float):
             low, high = start
             start = low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
@@ -87,21 +88,13 @@ class LearnedRates(UpdateRule):
         raw = self._of_step(self.rates[self._owner(name)], step)
         return raw.exp() if self.positive else raw
 
-    def _of_step(self, values: Tensor, step: int) -> Tensor:
-        return values if self.per_step is None else values[min(step, self.per_step - 1)]
-
-    def init(self, params: Parameters) -> Any:
-        """Return zero velocities where there is momentum."""
-        return () if self.momentum is None else zeros(params)
-
-    def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
+    def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
         """Return the parameters moved against the gradient, or along their velocity, each at its rate."""
-        way = grads
-        if self.momentum is not None:
-            way = state = {name: self._momentum(name, step) * state[name] + grads[name] for name in params}
-        moved = {name: p.addcmul(self.rate(name, step), way[name], value=-1) for name, p in params.items()}
-        return moved, state
+        return {name: p.addcmul(self.rate(name, step), updates[name], value=-1) for name, p in params.items()}
 
     def _momentum(self, name: str, step: int) -> Tensor:
         raw = self._of_step(self.momenta[self._owner(name)], step)
         return raw.sigmoid() if self.positive else raw
+
+    def _of_step(self, values: Tensor, step: int) -> Tensor:
+        return values if self.per_step is None else at_step(values, step)

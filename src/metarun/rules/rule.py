@@ -25,10 +25,12 @@ class UpdateRule(nn.Module, ABC):
     A constructor that has the arguments `input_shape` and `output_size` is given the data's.
 
     Attributes:
-        carries: whether it has parameters without a gradient that go from task to task, as `carried` says.
+        keeps_state: whether it has parameters without a gradient that it keeps from task to task.
+        coordinatewise: whether every entry of every parameter is moved alike.
     """
 
-    carries = False
+    keeps_state = False
+    coordinatewise = False
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Make the rule's own weights, if it has any, for parameters of these names and shapes (no T)."""
@@ -48,14 +50,24 @@ class UpdateRule(nn.Module, ABC):
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
         """Return parameters and state after inner step `step` (0, 1, …), leaving the arguments alone."""
 
-    def carried(self, state: Any, steps: int) -> Parameters:  # noqa: ARG002  (for those that carry)
-        """Return what a task leaves in each parameter that goes from task to task, after so many steps."""
+    def persistent_state(self, state: Any, steps: int) -> Parameters:  # noqa: ARG002  (for those that have any)
+        """Return what each task leaves in the parameters that are kept from task to task, [T, …] by name.
+
+        Args:
+            state: after the last step.
+            steps: how many there were.
+        """
         return {}
 
 
 def key(name: str) -> str:
     """Return a parameter's name as a ParameterDict can have it, without dots."""
     return name.replace(".", "/")
+
+
+def at_step(values: Tensor, step: int) -> Tensor:
+    """Return the value that a step has of its own, values[step], or the last where there are fewer."""
+    return values[min(step, len(values) - 1)]
 
 
 def zeros(params: Parameters) -> Parameters:

@@ -11,7 +11,7 @@ from typing import Any
 from metarun.errors import MetarunError
 from metarun.system.files import DamagedFileError, UnsealedFileError, read_tensors, write_tensors
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever an older metarun could not read what this one writes; `_migrate` knows the older ones."""
 
 log = logging.getLogger("metarun")
@@ -186,7 +186,7 @@ class Checkpoints:
         return state
 
 
-_NEEDED = {"step", "learner", "outer", "meter", "metrics_bytes"}
+_NEEDED = {"step", "learner", "outer", "meter", "metrics_bytes", "selection"}
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -203,4 +203,15 @@ def _migrate(state: dict[str, Any]) -> dict[str, Any]:
             else {}
         )
         state = {**state, **added, "format": 2}
+    if state["format"] == 2:  # what selects the best learner had other names, and no key of its own
+        state = {**state, "format": 3}
+        best = state.get("best")
+        named = best is None or (isinstance(best, dict) and {"step", "quality"} <= best.keys())
+        if named and {"best", "stale", "quality"} <= state.keys():
+            best, stale, quality = (state.pop(key) for key in ("best", "stale", "quality"))
+            state["selection"] = {
+                "best": best and {"step": best["step"], "selection_score": best["quality"]},
+                "selection_score": quality,
+                "validations_since_best": stale,
+            }
     return state

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import Timeout
 
 from metarun.errors import ConfigError, MetarunError, OutOfTimeError, PrunedError
 from metarun.runs.changes import differences, kept, may_change
 from metarun.runs.checkpoints import Checkpoints
+from metarun.runs.contents import are_results, is_plain
+from metarun.runs.holding import copied_log, held
 from metarun.runs.metrics import MetricsFile
-from metarun.system.files import as_json, file_lock, write_text
+from metarun.system.files import as_json, write_text
 
 log = logging.getLogger("metarun")
-
-
-class InUseError(MetarunError):
-    """Another process works in the directory."""
 
 
 class Run:
@@ -164,7 +160,7 @@ class Run:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise MetarunError(f"{path} is damaged: restore it from a copy") from error
-        if not isinstance(config, dict) or not _is_plain(config):
+        if not isinstance(config, dict) or not is_plain(config):
             raise MetarunError(f"{path} holds no config: restore it from a copy")
         return config
 
@@ -184,7 +180,7 @@ class Run:
             MetarunError: the file is damaged.
         """
         results = self._read_json("results.json")
-        if results is not None and not _are_results(results):
+        if results is not None and not are_results(results):
             raise MetarunError(
                 f"{self._path('results.json')} holds something else: delete it, and test again"
             )
@@ -239,7 +235,7 @@ class Run:
         Raises:
             InUseError: another process holds it.
         """
-        with held(self.directory), _copied_log(self._path("metarun.log")) as handler:
+        with held(self.directory), copied_log(self._path("metarun.log")) as handler:
             self.checkpoints.tidy()
             for name in ("config.yaml", "manifest.json", "engine.json", "results.json", "error.txt"):
                 for leftover in self.directory.glob(f".{name}-*"):
@@ -280,75 +276,3 @@ _NO = object()
 _NEW_IN_GROUPS = {"data.resize": "lanczos"}
 _HAD_DTYPE = {"dtype": "float32"}
 _ADDED_LATER = {**_HAD_DTYPE, "seeding": "shared"}
-
-
-def _is_plain(value: Any) -> bool:
-    """Say whether a value could have come from JSON."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(value, str | int | float)
-
-
-def _are_results(content: Mapping[str, Any]) -> bool:
-    """Say whether this has the scores of a finished run, final and by step."""
-    final, curve = content.get("final"), content.get("curve")
-    if not (isinstance(final, dict) and isinstance(curve, list) and curve):
-        return False
-    entries = [
-        final,
-        *({k: v for k, v in each.items() if k != "step"} for each in curve if isinstance(each, dict)),
-    ]
-    numbers = int | float | None
-    return len(entries) == len(curve) + 1 and all(
-        isinstance(score, dict) and all(isinstance(score.get(key), numbers) for key in ("mean", "ci95"))
-        for scores in entries
-        for score in scores.values()
-    )
-
-
-@contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process.
-
-    Raises:
-        InUseError: another process holds it.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = file_lock(directory / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InUseError(
-            f"{directory} is in use by another process: wait for it, or stop it (if there is none, on any "
-            f"machine, delete {lock.lock_file})"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class _LogFile(logging.FileHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Let a full disk stop the run at its next checkpoint, in one line, and not every log line with many.
-
-        An error of our own making is shown as always.
-        """
-        kind = sys.exc_info()[0]
-        if kind is None or not issubclass(kind, OSError):
-            super().handleError(record)
-
-
-@contextmanager
-def _copied_log(path: Path) -> Iterator[logging.Handler]:
-    handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S %z"))
-    log.addHandler(handler)
-    try:
-        yield handler
-    finally:
-        log.removeHandler(handler)
-        with suppress(OSError):  # what a full disk did not take
-            handler.close()

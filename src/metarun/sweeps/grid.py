@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from metarun.config.overrides import set_key, single_values
+from metarun.config.private import all_combinations
 from metarun.errors import MetarunError
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job
-from metarun.sweeps.launching import Launching, check_distinct
+from metarun.sweeps.distinct import check_distinct
+from metarun.sweeps.launching import Launching
 from metarun.sweeps.table import Outcome, grouped
 
 log = logging.getLogger("metarun")
@@ -31,8 +32,7 @@ def combinations(
     """
     words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-    return [tuple(job) for job in jobs]
+    return [tuple(job) for job in all_combinations(parsed)]
 
 
 def sweep(

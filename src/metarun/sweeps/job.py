@@ -17,10 +17,11 @@ from metarun.config.composition import own_config_dirs, plain, prepare_hydra
 from metarun.errors import Interrupted, MetarunError, OutOfTimeError, PrunedError
 from metarun.evaluation.curve import Curve
 from metarun.reports.progress import describe, without_bars
-from metarun.runs.directory import InUseError, Run
+from metarun.runs.directory import Run
+from metarun.runs.holding import InUseError
 from metarun.runs.signals import StopSignals
 from metarun.sweeps.directory import Status, stop_file
-from metarun.sweeps.pruning import judge
+from metarun.sweeps.pruning import should_prune
 from metarun.system.console import to_stderr
 from metarun.system.ranks import Ranks
 from metarun.training.launch import ALIKE, launch
@@ -88,7 +89,9 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
 def _launch(node: DictConfig, hydra: Any, directory: Path, signals: StopSignals) -> Curve:
     words = [*(f"--config-dir={folder}" for folder in own_config_dirs(hydra)), *hydra.overrides.task]
     # The folder is the sweep's own: what is there is to go on, whatever train.resume says.
-    return launch(plain(node), directory, words, resume=True, hopeless=judge(hydra), signals=signals)
+    return launch(
+        plain(node), directory, words, resume=True, should_prune=should_prune(hydra), signals=signals
+    )
 
 
 class OutOfStep(BaseException):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
-import signal
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -30,24 +27,18 @@ from metarun.config.composition import (
     plain,
     quoted,
 )
-from metarun.errors import ConfigError, Interrupted, MetarunError, OutOfTimeError, UnfinishedError
-from metarun.runs.directory import InUseError, Run, held, resume_command
-from metarun.sweeps.directory import Job, Sweep, stop_file
+from metarun.config.private import BASIC_LAUNCHER, what_was_raised
+from metarun.errors import ConfigError, MetarunError, OutOfTimeError, UnfinishedError
+from metarun.runs.directory import Run, resume_command
+from metarun.runs.holding import InUseError, held
+from metarun.sweeps.directory import Job, Sweep
 from metarun.sweeps.job import OutOfStep, mark_this_process
+from metarun.sweeps.launchers import RAY, check_installed, start_ray
+from metarun.sweeps.stopping import stopping
 from metarun.sweeps.table import Outcome, as_groups, table, write
 from metarun.system.files import write_text
 
 log = logging.getLogger("metarun")
-
-EXTRAS = {
-    "hydra_plugins.hydra_joblib_launcher": "joblib",
-    "hydra_plugins.hydra_submitit_launcher": "submitit",
-    "hydra_plugins.hydra_ray_launcher": "ray",
-}
-"""The package that a launcher comes from → the extra of metarun that installs it."""
-
-_RAY = "hydra_plugins.hydra_ray_launcher"
-_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 # After a launcher has given up, its other jobs may take so long to end.
 _SECONDS_TO_END = 600
@@ -70,8 +61,8 @@ class Launching:
 
     def __init__(self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._target = str(config.hydra.launcher._target_)
-        _check_installed(self._target)
-        self._parallel = self._target != _BASIC
+        check_installed(self._target)
+        self._parallel = self._target != BASIC_LAUNCHER
         if self._parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
                 "hydra/launcher: torchrun's processes train one job together, one after another; "
@@ -173,9 +164,9 @@ class Launching:
             for job in jobs
         ]
         mark_this_process()
-        if self._target.startswith(_RAY):
-            _start_ray(OmegaConf.to_container(self._config.hydra.launcher.ray.init, resolve=True))
-        with _stopping(self.directory, parallel=self._parallel):
+        if self._target.startswith(RAY):
+            start_ray(OmegaConf.to_container(self._config.hydra.launcher.ray.init, resolve=True))
+        with stopping(self.directory, parallel=self._parallel):
             try:
                 returns = self._launcher.launch(overrides, initial_job_idx=jobs[0].number)
             except OutOfStep as stop:
@@ -190,8 +181,9 @@ class Launching:
                 return False
         for job, each in zip(jobs, returns, strict=True):
             if each.status is JobStatus.FAILED:  # before our own code could write it down
-                Run(job.directory).failed(each._return_value)
-                log.error("job %d failed: %s", job.number, " ".join(str(each._return_value).split()))
+                raised = what_was_raised(each)
+                Run(job.directory).failed(raised)
+                log.error("job %d failed: %s", job.number, " ".join(str(raised).split()))
         return True
 
     @staticmethod
@@ -214,7 +206,7 @@ class Launching:
             InUseError: another process holds it.
             Interrupted: a signal came.
         """
-        with held(self.directory), _stopping(self.directory, parallel=False):
+        with held(self.directory), stopping(self.directory, parallel=False):
             OmegaConf.save(self._config, self.directory / "multirun.yaml")
             yield Sweep(self.directory)
 
@@ -249,88 +241,8 @@ class Launching:
             raise UnfinishedError(f"{message}; {again}", OutOfTimeError.exit_status)
 
 
-def check_distinct(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError where two jobs would have the same folder, or one would be inside another's."""
-    owners: dict[Path, Job] = {}
-    for job in jobs:
-        other = owners.setdefault(job.directory, job)
-        if other is not job:
-            raise ConfigError(
-                f"hydra.sweep.subdir: {_named(other, job)} and {_named(job, other)} would share the folder "
-                f"{job.directory}: type hydra.sweep.subdir with all that differs, or leave it out"
-            )
-    for job in jobs:
-        other = next((owners[each] for each in job.directory.parents if each in owners), job)
-        if other is not job:
-            raise ConfigError(
-                f"hydra.sweep.subdir: the folder of {_named(job, other)} would be inside that of "
-                f"{_named(other, job)}, {other.directory}: type another, or leave it out"
-            )
-
-
-def _named(job: Job, other: Job) -> str:
-    """Return the number of a job, and how it differs from another."""
-    return f"job {job.number} ({' '.join(word for word in job.overrides if word not in other.overrides)})"
-
-
 def as_typed(words: ListConfig) -> list[str]:
     """Return words as they were typed: an interpolation in one is meant for the config it becomes part of."""
     typed = OmegaConf.to_container(words, resolve=False)
     assert isinstance(typed, list)
     return [str(word) for word in typed]
-
-
-def _start_ray(settings: Any) -> None:
-    """Start or join a cluster before our handlers are set: Ray puts its own in the place of others.
-
-    It is asked not to write a token into the home directory, and not to report its use.
-    """
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of different jobs count as the same
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(**{key: value for key, value in settings.items() if value is not None})
-
-
-def _check_installed(target: str) -> None:
-    for package, extra in EXTRAS.items():
-        if target.startswith(package) and importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"hydra/launcher={extra}: its package is not installed; type pip install 'metarun[{extra}]'"
-            )
-
-
-@contextmanager
-def _stopping(directory: Path, *, parallel: bool) -> Iterator[None]:
-    """Let a signal stop the sweep where it can be continued.
-
-    A job of this process sees to itself. Those of other processes are told by a file, finish their step, and
-    the launcher returns; a second signal ends the sweep at once, and what they have done since their last
-    checkpoint is done again.
-
-    Raises:
-        Interrupted: a signal came.
-    """
-    message = f"the sweep was stopped; to go on: {resume_command(directory)}"
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        if not parallel or (received and number == signal.SIGINT):
-            raise Interrupted(message, number)
-        received.append(number)
-        stop_file(directory).touch()
-        log.warning("stopping: the jobs finish their step (Ctrl-C again: at once)")
-
-    stop_file(directory).unlink(missing_ok=True)
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except Interrupted as stop:
-        raise Interrupted(message, stop.signal_number) from stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        raise Interrupted(message, received[0])

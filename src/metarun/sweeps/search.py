@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial
 
 from metarun.errors import ConfigError, MetarunError
-from metarun.sweeps.directory import Job
+from metarun.sweeps.directory import Job, Sweep
 from metarun.sweeps.launching import Launching
 from metarun.sweeps.study import Study, distribution, is_pruned, overrides, status
 from metarun.sweeps.table import Outcome
@@ -54,25 +54,12 @@ def search(
             "'inner.lr=interval(0.01,1)', or values with commas"
         )
     with launching.held() as kept:
-        is_new = not kept.exists()
-        kept.begin("search")
-        study = Study.open(launching.directory, settings)
-        if not is_new and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
-            raise MetarunError(
-                f"{launching.directory} holds the jobs of a search and no study of them: restore study.db "
-                f"from a copy, or type another hydra.sweep.dir=FOLDER"
-            )
+        study = _open(launching, kept, settings)
         study.check(space)
         kept.write(
             words=[*launching.words, *arguments], config_dirs=kept.all_config_dirs(launching.config_dirs)
         )
-        for trial in study.unfinished:
-            if not overrides(trial):
-                study.drop(trial)
         begun = study.unfinished
-        if not launching.numbered:
-            log.warning("hydra.sweep.subdir is not used in a search: trial N is in folder N")
-        launching.numbered = True  # a job finds its trial by the number
         log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
         while True:
             batch, begun = begun[:at_once], begun[at_once:]
@@ -83,6 +70,29 @@ def search(
                 break
             _run(launching, study, batch)
         _finish(launching, study)
+
+
+def _open(launching: Launching, kept: Sweep, settings: DictConfig) -> Study:
+    """Return the study of a sweep that is held, begun or gone on with.
+
+    Raises:
+        MetarunError: there are jobs of a study that is gone.
+    """
+    is_new = not kept.exists()
+    kept.begin("search")
+    study = Study.open(launching.directory, settings)
+    if not is_new and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
+        raise MetarunError(
+            f"{launching.directory} holds the jobs of a search and no study of them: restore study.db "
+            f"from a copy, or type another hydra.sweep.dir=FOLDER"
+        )
+    for trial in study.unfinished:
+        if not overrides(trial):
+            study.drop(trial)
+    if not launching.numbered:
+        log.warning("hydra.sweep.subdir is not used in a search: trial N is in folder N")
+    launching.numbered = True  # a job finds its trial by the number
+    return study
 
 
 def _job(launching: Launching, trial: FrozenTrial) -> Job:
@@ -102,21 +112,23 @@ def _run(launching: Launching, study: Study, batch: Sequence[FrozenTrial]) -> No
     trials = study.trials
     for job in jobs:
         outcome = Outcome.read(job)
-        study.tell(trials[job.number], outcome.status, outcome.quality)
+        study.tell(trials[job.number], outcome.status, outcome.selection_score)
 
 
 def _finish(launching: Launching, study: Study) -> None:
     trials = study.trials
     jobs = [_job(launching, trial) for trial in trials]
     outcomes = [Outcome.read(job, status(trial, job)) for job, trial in zip(jobs, trials, strict=True)]
-    known = [each for each in outcomes if each.quality is not None]
-    best = max(known, key=lambda each: each.quality or 0.0, default=None)
+    known = [each for each in outcomes if each.selection_score is not None]
+    best = max(known, key=lambda each: each.selection_score or 0.0, default=None)
     title = ""
     if best is not None:
         searched = trials[best.job.number].params
         found = " ".join(f"{key}={value}" for key, value in searched.items())
-        title = f"\nbest on validation tasks: job {best.job.number} ({best.quality:.4g}): {found}"
-    ordered = sorted(outcomes, key=lambda each: (each.quality is None, -(each.quality or 0.0)))
+        title = f"\nbest on validation tasks: job {best.job.number} ({best.selection_score:.4g}): {found}"
+    ordered = sorted(
+        outcomes, key=lambda each: (each.selection_score is None, -(each.selection_score or 0.0))
+    )
     launching.finish([[each] for each in ordered], {"best": best.job.number if best else None}, title)
 
 

@@ -14,9 +14,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from metarun.config.private import trial_of
 from metarun.errors import ConfigError
 from metarun.sweeps.directory import Job, Status
-from metarun.training.loop import Hopeless
+from metarun.training.loop import ShouldPrune
 
 _NAME = "metarun"
 _OVERRIDES, _PRUNED = "overrides", "pruned"
@@ -59,7 +60,7 @@ class Study:
             study = optuna.create_study(
                 storage=optuna.storages.RDBStorage(url, engine_kwargs=arguments),
                 study_name=name,
-                direction=StudyDirection.MAXIMIZE,  # of the quality on validation tasks
+                direction=StudyDirection.MAXIMIZE,  # of the selection score on validation tasks
                 pruner=instantiate(settings.pruner),
                 load_if_exists=True,
             )
@@ -109,31 +110,31 @@ class Study:
         trial.set_user_attr(_OVERRIDES, [*fixed, *(f"{key}={value}" for key, value in trial.params.items())])
         return self.trials[trial.number]
 
-    def tell(self, trial: FrozenTrial, status: Status, quality: float | None) -> None:
+    def tell(self, trial: FrozenTrial, status: Status, score: float | None) -> None:
         """End a trial, unless it is to go on later: for Optuna one that has failed still runs."""
         if is_pruned(trial):
             self._study.tell(trial.number, state=TrialState.PRUNED)
-        elif status == "finished" and quality is not None:
-            self._study.tell(trial.number, quality)
+        elif status == "finished" and score is not None:
+            self._study.tell(trial.number, score)
 
     def drop(self, trial: FrozenTrial) -> None:
         """End a trial that was killed before it was known what it stands for."""
         self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def judge(self, number: int) -> Hopeless:
-        """Return what the validations of a trial are told to; it says where there is no hope."""
+    def should_prune(self, number: int) -> ShouldPrune:
+        """Return what the validations of a trial are told to; it says whether to give the trial up."""
 
-        def judge(step: int, quality: float) -> bool:
+        def should_prune(step: int, score: float) -> bool:
             frozen = self.trials[number]
-            trial = optuna.trial.Trial(self._study, frozen._trial_id)
+            trial = trial_of(self._study, frozen)
             if step not in frozen.intermediate_values:  # a resumed job reports some of them again
-                trial.report(quality, step)
-            hopeless = trial.should_prune()
-            if hopeless:
+                trial.report(score, step)
+            prune = trial.should_prune()
+            if prune:
                 trial.set_user_attr(_PRUNED, value=True)
-            return hopeless
+            return prune
 
-        return judge
+        return should_prune
 
 
 def overrides(trial: FrozenTrial) -> tuple[str, ...]:

@@ -7,17 +7,19 @@ import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from metarun.errors import MetarunError
+from metarun.evaluation.curve import measures_of
 from metarun.reports.table import cell, heading
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job, Status
 from metarun.system.files import as_json, write_text
+from metarun.tasks import Measure
 
 _SEED = "seed"
 _MOST_ROWS = 50
@@ -32,15 +34,17 @@ class Outcome:
         job: number, overrides and directory.
         status: how it stands.
         scores: final test scores by name: mean over the tasks, and half-width of its 95 % interval.
-        quality: the best on validation tasks.
+        selection_score: the best on validation tasks.
         error: the line it failed with.
+        measures: how to read the scores, by name.
     """
 
     job: Job
     status: Status
     scores: Mapping[str, tuple[float, float]]
-    quality: float | None = None
+    selection_score: float | None = None
     error: str | None = None
+    measures: Mapping[str, Measure] = field(default_factory=dict)
 
     @classmethod
     def read(cls, job: Job, status: Status | None = None) -> Outcome:
@@ -56,8 +60,9 @@ class Outcome:
             name: (_number(each["mean"]), _number(each["ci95"]))
             for name, each in results.get("final", {}).items()
         }
-        quality = (results.get("validation") or {}).get("quality")
-        return cls(job, status or job.status, final, quality, run.error())
+        validation = results.get("validation") or {}
+        score = validation.get("selection_score", validation.get("quality"))  # as it was called before
+        return cls(job, status or job.status, final, score, run.error(), measures_of(results))
 
     @property
     def choices(self) -> dict[str, str]:
@@ -118,19 +123,19 @@ def as_groups(rows: Sequence[Sequence[Outcome]]) -> list[Group]:
 
 def table(groups: Sequence[Group]) -> str:
     """Return the table that ends a sweep."""
-    names = _names(groups)
+    measures = _measures(groups)
     several = any(len(group.finished) > 1 for group in groups)
     keys = list(groups[0].choices) if groups else []
     rows = []
     for group in groups[:_MOST_ROWS]:
-        found = [group.mean_and_spread(name) for name in names]
+        found = [group.mean_and_spread(each.name) for each in measures]
         if several and len(group.finished) == 1:  # one seed has no deviation; its interval is another thing
             found = [each and (each[0], math.nan) for each in found]
-        cells = [cell(name, *each) if each else "–" for name, each in zip(names, found, strict=True)]
+        cells = [cell(m, *each) if each else "–" for m, each in zip(measures, found, strict=True)]
         rows.append([*(_short(value) for value in group.choices.values()), *cells, _state(group)])
     spread = "standard deviation over seeds" if several else "95 % confidence interval over tasks"
-    heads = [*keys, *(heading(name) for name in names), "finished"]
-    aligned = [*("left" for _ in keys), *("right" for _ in names), "left"]
+    heads = [*keys, *(heading(each) for each in measures), "finished"]
+    aligned = [*("left" for _ in keys), *("right" for _ in measures), "left"]
     body = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=aligned)
     left_out = len(groups) - len(rows)
     more = f"\n… and {left_out:,} more in table.csv" if left_out else ""
@@ -158,7 +163,7 @@ def _state(group: Group) -> str:
 def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | None = None) -> None:
     """Write table.csv (a line a group), jobs.csv (a line a job) and results.json (both)."""
     outcomes = sorted((each for group in groups for each in group.outcomes), key=lambda each: each.job.number)
-    names = _names(groups)
+    names = [each.name for each in _measures(groups)]
     lines = []
     for group in groups:
         line: dict[str, Any] = dict(group.choices)
@@ -178,7 +183,7 @@ def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | No
             **each.choices,
             "status": each.status,
             **{f"{name}_{what}": score for name in names for what, score in _both(each, name)},
-            "validation_quality": each.quality,
+            "validation_score": each.selection_score,
             "error": each.error,
         }
         for each in outcomes
@@ -199,8 +204,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _names(groups: Iterable[Group]) -> list[str]:
-    return list(dict.fromkeys(name for group in groups for each in group.finished for name in each.scores))
+def _measures(groups: Iterable[Group]) -> list[Measure]:
+    by_name = {
+        name: measure
+        for group in groups
+        for each in group.finished
+        for name, measure in each.measures.items()
+    }
+    return list(by_name.values())
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:

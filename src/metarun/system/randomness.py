@@ -1,4 +1,4 @@
-"""The global generators, set before each piece of work, so that what draws from them can be repeated."""
+"""Seeds: of the global generators before each piece of work, and of every consumer of random numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Streams:
 
 
 def fix(seed: int, work: str, number: int = 0) -> None:
-    """Let torch's, numpy's and Python's generators follow from what is about to be done, and nothing else.
+    """Seed torch, numpy and random from (seed, work, number).
 
     Nothing of metarun draws from them; a user's dropout does. No state has to be kept for a resumed run:
     the number of the step says it all. Several workers, or processes, draw in an order of their own.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarun.errors import MetarunError
 
@@ -69,27 +69,38 @@ class Ranks:
         """Return which of so many tasks are this process's own; none differ by more than one."""
         return slice(self.number * tasks // self.count, (self.number + 1) * tasks // self.count)
 
-    def add_up(self, parameters: Sequence[nn.Parameter], numbers: Tensor) -> Tensor:
-        """Sum every `.grad`, in place, and a vector over the processes, in one message.
+    def all_reduce(
+        self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], numbers: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Sum tensors by name, and a vector, over the processes, in one message.
+
+        Args:
+            tensors: of this process.
+            like: tensors of all names that any process may have, the same in all of them.
+            numbers: the vector.
 
         Returns:
-            The sum of the vectors; the same bits in every process, as in the gradients.
+            The sums by every name that some process has, and that of the vectors; the same bits in every
+            process.
 
         Raises:
             LostRankError: another process is gone.
         """
         if self.count == 1:
-            return numbers
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        present = numbers.new_tensor([float(p.grad is not None) for p in parameters])
-        flat = torch.cat([numbers, present, *(g.flatten().to(numbers.dtype) for g in gradients)])
+            return dict(tensors), numbers
+        own = [tensors.get(name, torch.zeros_like(each)) for name, each in like.items()]
+        present = numbers.new_tensor([float(name in tensors) for name in like])
+        flat = torch.cat([numbers, present, *(each.flatten().to(numbers.dtype) for each in own)])
         with _reached():
             dist.all_reduce(flat)
-        sizes = [len(numbers), len(present), *(g.numel() for g in gradients)]
+        sizes = [len(numbers), len(present), *(each.numel() for each in own)]
         numbers, present, *parts = torch.split(flat, sizes)
-        for p, part, used in zip(parameters, parts, present.tolist(), strict=True):
-            p.grad = part.view_as(p).to(p.dtype) if used else None
-        return numbers
+        sums = {
+            name: part.view_as(each).to(each.dtype)
+            for (name, each), part, used in zip(like.items(), parts, present.tolist(), strict=True)
+            if used
+        }
+        return sums, numbers
 
     def gather(self, values: Tensor) -> Tensor:
         """Return the values of all processes, in their order, along the last dimension.
@@ -106,7 +117,7 @@ class Ranks:
             dist.all_gather_object(parts, values.cpu())
         return torch.cat([part for part in parts if part is not None], dim=-1)
 
-    def from_first(self, make: Callable[[], Made]) -> Made:
+    def broadcast_from_rank0(self, make: Callable[[], Made]) -> Made:
         """Return what the first process makes, in all of them.
 
         Raises:

@@ -1,11 +1,12 @@
-"""Where tasks come from (`data=`); knows nothing of models and learners."""
+"""What a task is, and where tasks come from (`data=`); knows nothing of models and learners."""
 
-from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch, TaskSource
 from metarun.tasks.binary_classification import BinaryClassification
 from metarun.tasks.linear_regression import LinearRegression
+from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
+from metarun.tasks.types import SPLITS, Examples, Predict, Split, Tasks, TaskSource
 
 __all__ = [
     "SPLITS",
@@ -13,10 +14,16 @@ __all__ = [
     "Examples",
     "LinearRegression",
     "Loss",
+    "Measure",
+    "Metric",
     "Omniglot",
+    "Predict",
+    "Predictions",
     "Quadratics",
+    "Scores",
+    "Scoring",
     "Sinusoid",
     "Split",
-    "TaskBatch",
     "TaskSource",
+    "Tasks",
 ]

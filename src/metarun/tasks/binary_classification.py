@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarun.fields import Size
-from metarun.tasks import losses
+from metarun.tasks import metrics
 from metarun.tasks.draws import Draws
 from metarun.tasks.synthetic import SyntheticSource
 
@@ -38,9 +38,9 @@ class BinaryClassification(SyntheticSource):
         super().__init__(**shared)
         self.input_shape = (dimension,)
         if loss == "cross_entropy":
-            self.loss, self.metrics, self.output_size = losses.cross_entropy, {"accuracy": losses.accuracy}, 2
+            self.loss, self.metrics, self.output_size = metrics.cross_entropy, (metrics.ACCURACY,), 2
         else:
-            self.loss, self.metrics = losses.binary_cross_entropy, {"accuracy": losses.binary_accuracy}
+            self.loss, self.metrics = metrics.binary_cross_entropy, (metrics.BINARY_ACCURACY,)
             self.output_size = 1
 
     def task(self, draws: Draws) -> dict[str, Tensor]:

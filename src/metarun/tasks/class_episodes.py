@@ -12,10 +12,10 @@ from torch import Tensor
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.fields import Count, Seed
-from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
-from metarun.tasks.losses import accuracy, cross_entropy
+from metarun.tasks.metrics import ACCURACY, Loss, Metric, Scoring, cross_entropy
+from metarun.tasks.types import SPLITS, Examples, Split, Tasks
 
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
@@ -53,20 +53,21 @@ class ClassEpisodes(ABC):
         self.seed = seed
         self.dtype = dtype
         self.loss: Loss = cross_entropy
-        self.metrics: Mapping[str, Loss] = {"accuracy": accuracy}
+        self.metrics: tuple[Metric, ...] = (ACCURACY,)
         self.output_size = way
         self._images: dict[Split, Tensor] = {}
         for key, support in (("shot", self.shot), ("train_shot", self.train_shot)):
             if support + query > self.images_per_class:
                 raise ConfigError(
-                    f"data.{key}={support} and data.query={query} need {support + query} images a class; "
-                    f"there are {self.images_per_class}: type data.{key} and data.query with a smaller sum"
+                    f"@source.{key}={support} and @source.query={query} need {support + query} images a "
+                    f"class; there are {self.images_per_class}",
+                    f"@source.{key} and @source.query with a smaller sum",
                 )
         for split in SPLITS:
             if way > self.classes(split):
                 raise ConfigError(
-                    f"data.way={way}: the {split} split has {self.classes(split)} classes; "
-                    f"type data.way={self.classes(split)} or less"
+                    f"@source.way={way}: the {split} split has {self.classes(split)} classes",
+                    f"@source.way={self.classes(split)} or less",
                 )
 
     @abstractmethod
@@ -100,7 +101,7 @@ class ClassEpisodes(ABC):
             images[split] = as_images(f"{name}: {split}", loaded[split], expected).to(device)
         self._images = images
 
-    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
 
         `info["class"]` [T, way] and `info["image"]` [T, way, query + shot] say where the images are from.
@@ -122,8 +123,9 @@ class ClassEpisodes(ABC):
             return Examples(x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype), label)
 
         by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
-        return TaskBatch(
+        return Tasks(
             support=gather(image[:, :, self.query :], order),
             query=gather(image[:, :, : self.query], by_class),
             info={"class": chosen, "image": image},
+            scoring=Scoring(self.loss, self.metrics),
         )

@@ -8,13 +8,14 @@ import torch
 
 from metarun.errors import MetarunError, in_one_line
 from metarun.system.allocator import is_out_of_memory
-from metarun.tasks.batch import SPLITS, Split, TaskBatch, TaskSource
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import check_batch, tidy
+from metarun.tasks.metrics import Scoring
+from metarun.tasks.types import SPLITS, Split, Tasks, TaskSource
 
 
-def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -> TaskBatch:
-    """Return episodes of a source whose support sets carry keys: functions of split and index alone."""
+def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -> Tasks:
+    """Return episodes of a source, functions of split and index, with keys and what they are scored by."""
     try:
         batch = tidy(source, source.batch(split, first_episode, count))
         check_batch(
@@ -30,10 +31,11 @@ def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -
         ) from error
     # Streams below len(SPLITS) are those that tasks themselves are drawn from.
     draws = Draws(0, len(SPLITS) + SPLITS.index(split), first_episode, count, batch.support.x.device)
-    return replace(batch, support=replace(batch.support, key=draws.bits(1).squeeze(1)))
+    scoring = batch.scoring or Scoring(source.loss, tuple(source.metrics))
+    return replace(batch, key=draws.bits(1).squeeze(1), scoring=scoring)
 
 
-def first_episodes(source: TaskSource, split: Split, dtype: torch.dtype, count: int = 2) -> TaskBatch:
+def first_episodes(source: TaskSource, split: Split, dtype: torch.dtype, count: int = 2) -> Tasks:
     """Return the first episodes of a split, after a look at whether they have the form that they should have.
 
     Args:

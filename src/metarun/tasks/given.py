@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metarun.errors import MetarunError
-from metarun.tasks.batch import Examples, Loss, Split, TaskBatch, TaskSource
-from metarun.tasks.losses import binary_cross_entropy, cross_entropy
+from metarun.tasks.metrics import Loss, binary_cross_entropy, cross_entropy
+from metarun.tasks.types import Examples, Split, Tasks, TaskSource
 
 _ROUNDING = 1e-5
 _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
@@ -57,7 +57,7 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
     return images
 
 
-def tidy(source: TaskSource, batch: TaskBatch) -> TaskBatch:
+def tidy(source: TaskSource, batch: Tasks) -> Tasks:
     """Return a batch whose labels are int64, as torch's losses want them.
 
     Raises:
@@ -84,7 +84,7 @@ def _tidy(source: TaskSource, examples: Examples) -> Examples:
     return replace(examples, y=labels)
 
 
-def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, *, values: bool) -> None:
+def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, values: bool) -> None:
     """Raise MetarunError where a source's tasks do not have the form that losses and models rely on.
 
     Args:
@@ -94,6 +94,10 @@ def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, 
         count: how many were asked for.
         values: look at their numbers too, for which a GPU has to be waited for.
     """
+    if batch.ways is not None and batch.ways.shape != (count,):
+        raise MetarunError(
+            f"{type(source).__name__}.batch: {split}: ways {tuple(batch.ways.shape)}, expected [{count}]"
+        )
     for kind, examples in (("support", batch.support), ("query", batch.query)):
         name = f"{type(source).__name__}.batch: {split} {kind}"
         x, y = examples.x, examples.y
@@ -106,14 +110,21 @@ def check_batch(source: TaskSource, split: Split, batch: TaskBatch, count: int, 
             raise MetarunError(f"{name}: {form}, and input_shape is {tuple(source.input_shape)}")
         if source.loss in _CLASSIFY and y.dim() != 2:
             raise MetarunError(f"{name}: {form}, and labels are [{count}, n], a class each")
+        mask = examples.mask
+        if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != torch.bool):
+            raise MetarunError(
+                f"{name}: {form} have a mask {tuple(mask.shape)} {_kind(mask)}, expected [{count}, n] bool"
+            )
         if not values:
             continue
         if not (x.isfinite().all() and y.isfinite().all()):
             raise MetarunError(f"{name}: {form} hold numbers that are not finite")
-        if source.loss is cross_entropy and not (int(y.min()) >= 0 and int(y.max()) < source.output_size):
+        if batch.ways is not None and y.dim() == 2 and bool((y.amax(1) >= batch.ways).any()):
+            raise MetarunError(f"{name}: labels of {int(y.max())} and ways of {batch.ways.tolist()}")
+        classes = source.output_size if source.loss is cross_entropy else None
+        if classes is not None and not (int(y.min()) >= 0 and int(y.max()) < classes):
             raise MetarunError(
-                f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to "
-                f"{source.output_size - 1}"
+                f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to {classes - 1}"
             )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarun.fields import Interval
 from metarun.tasks.draws import Draws
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks.metrics import mean_squared_error
 from metarun.tasks.synthetic import SyntheticSource, stretch
 
 
@@ -39,7 +39,6 @@ class LinearRegression(SyntheticSource):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.metrics = {}
         self.slope, self.intercept, self.x_range, self.noise = slope, intercept, x_range, noise
 
     def task(self, draws: Draws) -> dict[str, Tensor]:

@@ -11,9 +11,9 @@ from torch import Tensor
 from metarun.errors import ConfigError
 from metarun.fields import Seed
 from metarun.system.randomness import Seeding, Streams
-from metarun.tasks.batch import Split
 from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
+from metarun.tasks.types import Split
 
 # The lake split validates on characters cut from the background set; as many as the random split does.
 _COUNTS: dict[str, dict[Split, int]] = {
@@ -62,8 +62,8 @@ class Omniglot(ClassEpisodes):
         self.root = None if root is None else Path(root).expanduser()
         if self.root is not None and not self.root.is_dir():
             raise ConfigError(
-                f"data.root={root}: there is no such folder; make it to download the archives to it, or type "
-                f"the one where they lie"
+                f"@source.root={root}: there is no such folder; make it to download the archives to it, or "
+                f"type the one where they lie"
             )
         super().__init__(seed=seed, **shared)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -10,10 +11,10 @@ from pydantic import Field
 from torch import Tensor
 
 from metarun.fields import Seed
-from metarun.tasks.batch import Split, TaskBatch
 from metarun.tasks.draws import Draws
-from metarun.tasks.losses import sum_squared_error
+from metarun.tasks.metrics import sum_squared_error
 from metarun.tasks.synthetic import SyntheticSource
+from metarun.tasks.types import Split, Tasks
 
 
 class Quadratics(SyntheticSource):
@@ -42,14 +43,13 @@ class Quadratics(SyntheticSource):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(shot=dimension, query=dimension, seed=seed, dtype=dtype)
-        self.metrics = {}
         self.input_shape = (dimension,)
         self.entries = entries
 
-    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return functions first_episode … first_episode + count − 1 of a split."""
         made = super().batch(split, first_episode, count)
-        return TaskBatch(made.support, made.support, made.info)
+        return replace(made, query=made.support)
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
         """Return W [T, d, d] and y [T, d]."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarun.fields import Interval
 from metarun.tasks.draws import Draws
-from metarun.tasks.losses import mean_squared_error
+from metarun.tasks.metrics import mean_squared_error
 from metarun.tasks.synthetic import SyntheticSource, stretch
 
 
@@ -39,7 +39,6 @@ class Sinusoid(SyntheticSource):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.metrics = {}
         self.amplitude, self.phase, self.frequency = amplitude, phase, frequency
         self.x_range = x_range
 

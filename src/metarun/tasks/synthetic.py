@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from metarun.fields import Count, Interval, Seed
-from metarun.tasks.batch import SPLITS, Examples, Loss, Split, TaskBatch
 from metarun.tasks.draws import Draws
+from metarun.tasks.metrics import Loss, Metric, Scoring
+from metarun.tasks.types import SPLITS, Examples, Split, Tasks
 
 
 def stretch(uniform: Tensor, interval: Interval) -> Tensor:
@@ -30,7 +31,7 @@ class SyntheticSource(ABC):
     """
 
     loss: Loss
-    metrics: Mapping[str, Loss]
+    metrics: tuple[Metric, ...] = ()
     input_shape: tuple[int, ...]
     output_size: int
     classes = 1
@@ -53,14 +54,15 @@ class SyntheticSource(ABC):
         """Make the tasks on this device from now on; there is nothing to read."""
         self._device = device
 
-    def batch(self, split: Split, first_episode: int, count: int) -> TaskBatch:
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split."""
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
         shot = self.train_shot if split == "train" else self.shot
         task = self.task(draws)
         # The query set first, so that the same tasks have the same one at any number of shots.
         query = self._examples(draws, task, self.query * self.classes)
-        return TaskBatch(self._examples(draws, task, shot * self.classes), query, task)
+        support = self._examples(draws, task, shot * self.classes)
+        return Tasks(support, query, task, scoring=Scoring(self.loss, self.metrics))
 
     def _examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Examples:
         x, y = self.examples(draws, task, n)

@@ -1,117 +1,128 @@
-"""How a training's meta-gradients and scores are computed: by one engine, in chunks that memory holds."""
+"""How a training's meta-gradients and scores are computed: each by an engine of its own."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
-from metarun.engine.choice import choose
 from metarun.engine.compiled import Compiled
-from metarun.engine.memory import too_large
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
 from metarun.engine.settings import Engine, EngineSettings
-from metarun.errors import MetarunError
-from metarun.evaluation.curve import Chunk, Curve, evaluate
-from metarun.experiment.build import Parts
-from metarun.learners import Scores
-from metarun.metagradients import MetaGradient
+from metarun.engine.tuning import choose, choose_for_evaluation
+from metarun.engine.watch import Watch
+from metarun.evaluation.curve import Curve, evaluate
+from metarun.experiment.build import Experiment
+from metarun.metagradients import MetaGradient, MetaStep, Progress
 from metarun.reports.progress import chunks_bar
-from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import fix
 from metarun.system.ranks import Ranks
-from metarun.tasks import Split, TaskBatch
-
-log = logging.getLogger("metarun")
+from metarun.tasks import Split, Tasks
 
 
 class Computation:
-    """Fills meta-gradients and scores tasks, the same way all through a run.
+    """Computes meta-steps and scores tasks, the same way all through a run.
 
     Args:
-        parts: the learner and its tasks.
-        metagradient: as it was built; compiled here, where the engine says so.
+        experiment: the learner and its tasks.
+        metagradient: what trains it.
         seed: of the run.
         ranks: this process among those of the run.
-        announce: told of every engine that is used from then on.
-
-    Attributes:
-        engine: chosen once and kept; only lack of memory or of a compiler changes it.
+        open_workers: whether the number of workers is metarun's choice.
+        announce: told of the engines whenever they are others than before.
+        save: saves the run; called before it goes on in smaller chunks, so that a resumed run has them too.
     """
-
-    engine: Engine
 
     def __init__(
         self,
-        parts: Parts,
-        metagradient: MetaGradient,
+        experiment: Experiment,
+        metagradient: MetaGradient[Any],
+        *,
         seed: int,
         ranks: Ranks,
-        announce: Callable[[Engine], None],
+        open_workers: bool,
+        announce: Callable[[Engine, Engine], None],
+        save: Callable[[], None],
     ) -> None:
-        self._learner, self._source, self._seed, self._ranks = parts.learner, parts.source, seed, ranks
+        self._learner, self._source = experiment.learner, experiment.source
         self._plain = self._metagradient = metagradient
-        self._announce = announce
+        self._seed, self._ranks, self._open_workers = seed, ranks, open_workers
+        self._announce, self._save = announce, save
 
     @property
-    def moves_often(self) -> bool:
-        """Whether the outer loop may move more than once in a meta-step."""
-        return self._plain.moves_often
+    def engine(self) -> Engine:
+        """By which meta-gradients are computed; only lack of memory or of a compiler changes it."""
+        return self._training.engine
 
-    def choose(self, settings: EngineSettings, batch: TaskBatch) -> None:
-        """Use the engine that suits the costliest meta-step on such a batch; the same in all processes."""
-        self._plain.be_costly()
-        self.use(self._ranks.from_first(lambda: choose(settings, self._plain, self._learner, batch)))
+    @property
+    def evaluation_engine(self) -> Engine:
+        """By which tasks are scored."""
+        return self._evaluation.engine
 
-    def use(self, engine: Engine) -> None:
+    @property
+    def steps_per_window(self) -> int | None:
+        """After how many inner steps the outer loop updates; None: after all of them."""
+        return self._plain.steps_per_window
+
+    def choose(self, settings: EngineSettings, meta_batch: Tasks, validation: Tasks, steps: int) -> None:
+        """Use the engines that suit such tasks, for the costliest meta-step; the same in all processes."""
+        costliest = Progress(self._plain.costliest(steps), steps, self._seed)
+
+        def both() -> tuple[Engine, Engine]:
+            engine = choose(settings, self._plain, self._learner, meta_batch, costliest)
+            return engine, choose_for_evaluation(settings, engine, self._learner, validation)
+
+        self.use(*self._ranks.broadcast_from_rank0(both))
+
+    def use(self, training: Engine, evaluation: Engine) -> None:
         """Compute like this from now on."""
-        self.engine, self._workers = engine, engine.use(self._learner)
-        self._metagradient = Compiled(self._plain) if engine.compile else self._plain
-        self._announce(engine)
+        self._training = Executor(training, self._learner, self._smaller)
+        self._watch: Watch | None = None
+        self._evaluation = Executor(evaluation, self._learner, self._say)
+        self._metagradient = Compiled(self._plain) if training.compile else self._plain
+        self._say()
 
-    def gradients(
-        self, batch: TaskBatch, step: int, steps: int, of: int, smaller: Callable[[], None]
-    ) -> Iterator[Scores]:
-        """Fill `.grad` for each move of the outer loop in a meta-step, and yield the scores.
+    def _say(self) -> None:
+        self._announce(self.engine, self.evaluation_engine)
 
-        Where memory runs out, go on for good in chunks of half the size, and tell `smaller`.
+    def _smaller(self) -> None:
+        self._say()
+        self._save()
+
+    def meta_steps(self, tasks: Tasks, progress: Progress, meta_batch_size: int) -> Iterator[MetaStep]:
+        """Yield what each update of the outer loop in a meta-step follows.
 
         Args:
-            batch: of the meta-batch, or this process's share of it.
-            step: meta-steps before.
-            steps: of the whole run.
-            of: tasks of the whole meta-batch.
-            smaller: told of smaller chunks.
+            tasks: the meta-batch, or this process's share of it.
+            progress: where in the run it is.
+            meta_batch_size: tasks of the whole meta-batch.
 
         Raises:
-            MetarunError: not even one task fits, or memory runs out when the meta-parameters have moved.
+            MetarunError: not even one task fits into memory.
         """
-        while True:
-            fix(self._seed, "step", step)
-            self._metagradient.begin(step, steps, self._seed)
-            moved = False
-            try:
-                for scores in self._metagradient.moves(
-                    self._learner, batch, self.engine.chunk, self._workers, of=of
-                ):
-                    yield scores
-                    moved = True
-                break
-            except (RuntimeError, MemoryError) as error:
-                if moved and is_out_of_memory(error):
-                    raise MetarunError(
-                        "memory ran out within a meta-step, whose tasks all keep their adapted parameters: "
-                        "type a smaller train.meta_batch, or metagradient.update=horizon"
-                    ) from error
-                chunk = _half(error, self.engine.size(len(batch)))
-            self._learner.zero_grad(set_to_none=True)  # what earlier chunks have left there
-            self.use(replace(self.engine, chunk=chunk))
-            smaller()
-            log.warning("memory ran out: from now on in chunks of %d tasks", chunk)
+        fix(self._seed, "step", progress.step)
+        began = time.perf_counter()
+        yield from meta_steps(
+            self._metagradient, self._learner, tasks, progress, self._training, meta_batch_size
+        )
+        self._look_at(time.perf_counter() - began, tasks, progress)
         if isinstance(self._metagradient, Compiled) and self._metagradient.gave_up:
-            self.use(replace(self.engine, compile=False))
+            self.use(replace(self.engine, compile=False), self.evaluation_engine)
+
+    def _look_at(self, seconds: float, tasks: Tasks, progress: Progress) -> None:
+        """Change the number of workers where meta-steps take clearly longer than was measured."""
+        if self._watch is None:  # several processes, and a compiler, keep to what they have
+            is_open = self._open_workers and self._ranks.count == 1 and not self.engine.compile
+            self._watch = Watch(self.engine, len(tasks), is_open=is_open)
+        if self._watch.notes(seconds):
+            compute = lambda part: self._plain.gradients(self._learner, part, progress, 1.0)
+            self._training.engine = self._watch.measure(self._learner, tasks, compute)
+            self._say()
 
     def evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
-        """Score the first tasks of a split, in smaller chunks where memory runs out.
+        """Score the first tasks of a split.
 
         Args:
             split: of the task source.
@@ -119,36 +130,15 @@ class Computation:
             between_chunks: may raise, to stop.
 
         Raises:
-            MetarunError: not even one task fits.
+            MetarunError: not even one task fits into memory.
         """
 
-        def progress(chunks: Iterator[Chunk], total: int) -> Iterator[Chunk]:
+        def show(chunks: Iterable[Any], total: int) -> Iterator[Any]:
             for chunk in chunks_bar(split, chunks, total):
                 between_chunks()
                 yield chunk
 
-        chunk = self.engine.size(tasks)
-        while True:
-            fix(self._seed, split)
-            try:
-                return evaluate(
-                    self._learner,
-                    self._source,
-                    split,
-                    tasks,
-                    chunk=chunk,
-                    workers=self._workers,
-                    progress=progress,
-                    ranks=self._ranks,
-                )
-            except (RuntimeError, MemoryError) as error:
-                chunk = _half(error, chunk)
-
-
-def _half(error: Exception, chunk: int) -> int:
-    """Return half of a chunk where the error says that memory ran out; raise the error again otherwise."""
-    if not is_out_of_memory(error):
-        raise error
-    if chunk == 1:
-        raise too_large() from error
-    return chunk // 2
+        fix(self._seed, split)
+        return evaluate(
+            self._learner, self._source, split, tasks, self._evaluation, show=show, ranks=self._ranks
+        )

@@ -27,7 +27,7 @@ from metarun.runs.directory import Run, resume_command
 from metarun.runs.manifest import manifest
 from metarun.runs.signals import StopSignals
 from metarun.system.ranks import ElsewhereError, LostRankError, Ranks
-from metarun.training.loop import Hopeless, train
+from metarun.training.loop import ShouldPrune, train
 
 log = logging.getLogger("metarun")
 
@@ -38,7 +38,7 @@ def launch(
     words: Sequence[str],
     *,
     resume: bool = False,
-    hopeless: Hopeless = lambda step, quality: False,  # noqa: ARG005
+    should_prune: ShouldPrune = lambda step, score: False,  # noqa: ARG005
     signals: StopSignals | None = None,
 ) -> Curve:
     """Begin a run, or go on with the one that is there, to its end; one that has ended is left as it is.
@@ -48,7 +48,7 @@ def launch(
         directory: of the run.
         words: what was typed, for the manifest.
         resume: go on with a run that is there whatever train.resume says.
-        hopeless: see `train`.
+        should_prune: see `train`.
         signals: see `train`.
 
     Returns:
@@ -77,9 +77,9 @@ def launch(
         run.begin(node, manifest(words, config.seed, chosen_device(config.device)))
         for key, (before, now) in run.changing.items():
             log.info("changed since the run began: %s, from %s to %s", key, before, now)
-        ranks.from_first(lambda: (dict(node), str(directory)))  # to those who follow
+        ranks.broadcast_from_rank0(lambda: (dict(node), str(directory)))  # to those who follow
         try:
-            return train(config, run, ranks, hopeless=hopeless, signals=signals)
+            return train(config, run, ranks, should_prune=should_prune, signals=signals)
         except LostRankError as error:
             raise LostRankError(f"{error}; to go on: {resume_command(directory)}") from error
         except OSError as error:
@@ -126,9 +126,9 @@ def _lead(ranks: Ranks, lead: Callable[[], None]) -> None:
     try:
         lead()
     except (*ALIKE, UnfinishedError, Interrupted):
-        ranks.from_first(lambda: None)
+        ranks.broadcast_from_rank0(lambda: None)
         raise
-    ranks.from_first(lambda: None)
+    ranks.broadcast_from_rank0(lambda: None)
 
 
 ALIKE = (ConfigError, DivergedError, OutOfTimeError, PrunedError)
@@ -147,7 +147,7 @@ def _follow(ranks: Ranks) -> None:
     log.setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):  # between two runs the first process answers for all
         signal.signal(number, signal.SIG_IGN)
-    while job := ranks.from_first(_nothing):
+    while job := ranks.broadcast_from_rank0(_nothing):
         node, directory = job
         config: Config = read_config(node)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metarun.errors import with_keys
 from metarun.evaluation.curve import Curve
 from metarun.experiment.config import Config
 from metarun.fields import seconds
@@ -11,18 +12,20 @@ from metarun.reports.progress import TrainingProgress
 from metarun.runs.directory import Run, resume_command
 from metarun.runs.signals import StopSignals, stop
 from metarun.system.ranks import Ranks
+from metarun.training.restore import restore
 from metarun.training.state import Training
 
-Hopeless = Callable[[int, float], bool]
-"""Told the step and the quality of each validation, in the first process; whether to give the run up."""
+ShouldPrune = Callable[[int, float], bool]
+"""Told the step and the selection score of each validation, in the first process; whether to give up."""
 
 
+@with_keys()
 def train(
     config: Config,
     run: Run,
     ranks: Ranks | None = None,
     *,
-    hopeless: Hopeless = lambda step, quality: False,  # noqa: ARG005
+    should_prune: ShouldPrune = lambda step, score: False,  # noqa: ARG005
     signals: StopSignals | None = None,
 ) -> Curve:
     """Train from the run's last checkpoint, or from the start, then test the best learner.
@@ -31,7 +34,7 @@ def train(
         config: of the run.
         run: where its files are.
         ranks: this process among those that train the run together.
-        hopeless: told of each validation; of the latest again when the run goes on right after it.
+        should_prune: told of each validation; of the latest again when the run goes on right after it.
         signals: what may stop it; SIGINT and SIGTERM by default.
 
     Returns:
@@ -51,14 +54,14 @@ def train(
         steps = config.train.steps
         with asked.at_once(f"stopped before the next step; {to_go_on}"):
             training = Training(config, run, ranks)
-            training.restore()
+            restore(training)
         if training.finished:  # a test that takes longer than that has to come to its end at some time
             asked.allow(None)
         here = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
         if training.validating:
             training.validate(lambda: asked.reason, here.format(training.step))
         if training.step and training.is_due(config.train.validate_every):
-            training.ask(hopeless)  # killed after the checkpoint, the run has not been told
+            training.prune_if(should_prune)  # killed after the checkpoint, the run has not been told
         with TrainingProgress(training.step, steps) as progress:
             while not training.finished:
                 reason = training.take_step(lambda: asked.reason)
@@ -71,7 +74,7 @@ def train(
                 if reason or training.finished or training.is_due(config.train.checkpoint_every):
                     training.save()
                 if validated:
-                    training.ask(hopeless)
+                    training.prune_if(should_prune)
                 stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
         training.log_rest()
         return training.test(lambda: stop(asked.reason, f"stopped while testing; {to_go_on}"))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, with_keys
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import MLP, Conv4
 from metarun.rules import SGD
-from metarun.tasks import Examples, Sinusoid, TaskBatch
-from metarun.tasks.losses import accuracy, cross_entropy, mean_squared_error
+from metarun.tasks import Examples, Scoring, Sinusoid, Tasks
+from metarun.tasks.metrics import ACCURACY, cross_entropy, mean_squared_error
 
 
 def learner(model: nn.Module | None = None, steps: int = 2, **options: object) -> GradientAdaptation:
@@ -20,13 +20,11 @@ def learner(model: nn.Module | None = None, steps: int = 2, **options: object) -
         model=model or MLP(input_shape=(1,), output_size=1, hidden=(8, 8)),
         rule=SGD(lr=0.1),
         loop=InnerLoop(steps=steps, **loop),
-        loss=mean_squared_error,
-        metrics={},
         **options,
     ).double()
 
 
-def sinusoids(shot: int = 6) -> TaskBatch:
+def sinusoids(shot: int = 6) -> Tasks:
     return Sinusoid(shot=shot, query=4, dtype=torch.float64).batch("train", 0, 3)
 
 
@@ -49,7 +47,8 @@ ALL = [
 )
 def test_only_what_adapts_is_adapted(adapts: str, expected: list[str]) -> None:
     made = learner(adapts=adapts)
-    adapted = made.adapt(sinusoids().support, "none")
+    with torch.no_grad():
+        adapted = made.adapt(sinusoids())
     assert sorted(adapted.params) == sorted(expected)
     for name, p in made.model.named_parameters():
         if name in expected:
@@ -61,13 +60,17 @@ def test_only_what_adapts_is_adapted(adapts: str, expected: list[str]) -> None:
 def test_what_a_norm_takes_away_adapts_to_itself() -> None:
     model = Conv4(input_shape=(1, 16, 16), output_size=3, filters=4)
     made = learner(model, adapts="body.block1.conv.bias")
-    adapted = made.adapt(Examples(torch.rand(2, 3, 1, 16, 16).double(), torch.rand(2, 3, 3).double()))
+    examples = Examples(torch.rand(2, 3, 1, 16, 16).double(), torch.rand(2, 3, 3).double())
+    adapted = made.adapt(Tasks(examples, examples, scoring=Scoring(mean_squared_error)))
     (bias,) = adapted.params.values()
     assert torch.equal(bias, model.body.block1.conv.bias.expand(2, 4))
 
 
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"algo\.adapts=tail matches no parameter.*head\.weight"):
+    with (
+        pytest.raises(ConfigError, match=r"algo\.adapts=tail matches no parameter.*head\.weight"),
+        with_keys(),
+    ):
         learner(adapts="tail")
 
 
@@ -84,7 +87,7 @@ def test_running_statistics_are_an_error() -> None:
 def test_testing_may_take_other_steps() -> None:
     made = learner(steps=2, test_steps=5)
     batch = sinusoids()
-    assert len(list(made.trajectory(batch.support, "none"))) == 3
+    assert len(list(made.trajectory(batch))) == 3
     assert len(list(made.eval().curve(batch))) == 6
     assert len(list(learner(steps=2).eval().curve(batch))) == 3
 
@@ -92,7 +95,7 @@ def test_testing_may_take_other_steps() -> None:
 def test_no_steps_leave_the_initialisation() -> None:
     made = learner(steps=0)
     batch = sinusoids()
-    prediction = made.predict(made.adapt(batch.support), batch.query.x)
+    prediction = made.predict(made.adapt(batch), batch.query.x)
     torch.testing.assert_close(prediction, torch.stack([made.model(x) for x in batch.query.x]))
 
 
@@ -102,11 +105,14 @@ def test_a_curve_is_what_shorter_loops_end_with() -> None:
     curve = [scores["loss"] for scores in learner(model, steps=3).curve(batch)]
     for steps, loss in enumerate(curve):
         shorter = learner(model, steps=steps)
-        torch.testing.assert_close(shorter.scores(shorter.adapt(batch.support), batch.query)["loss"], loss)
+        torch.testing.assert_close(shorter.scores(shorter.adapt(batch), batch)["loss"], loss)
 
 
-def test_the_graph_none_leaves_nothing_to_differentiate() -> None:
+def test_without_a_gradient_nothing_is_left_to_differentiate() -> None:
     made = learner()
+    with torch.no_grad():
+        adapted = made.adapt(sinusoids())
+    assert not made.predict(adapted, sinusoids().query.x).requires_grad
     scores = list(made.curve(sinusoids()))[-1]
     assert not scores["loss"].requires_grad
     assert all(p.grad is None for p in made.parameters())
@@ -115,7 +121,9 @@ def test_the_graph_none_leaves_nothing_to_differentiate() -> None:
 def test_adaptation_leaves_theta_alone() -> None:
     made = learner()
     before = {name: p.clone() for name, p in made.named_parameters()}
-    made.adapt(sinusoids().support, "none")
+    with torch.no_grad():
+        made.adapt(sinusoids())
+    made.adapt(sinusoids())
     assert all(torch.equal(before[name], p) for name, p in made.named_parameters())
 
 
@@ -130,7 +138,8 @@ def test_minibatches_walk_round_the_support_set() -> None:
 def test_minibatch_steps_are_a_plain_loops() -> None:
     made = learner(steps=3, batch=4)
     batch = sinusoids()
-    adapted = made.adapt(batch.support, "none").params
+    with torch.no_grad():
+        adapted = made.adapt(batch).params
     for t in range(3):
         params = {name: p.detach() for name, p in made.model.named_parameters()}
         for step in range(3):
@@ -154,12 +163,11 @@ def test_without_transduction_query_examples_do_not_see_each_other() -> None:
         model=Conv4(input_shape=(1, 16, 16), output_size=3, filters=4),
         rule=SGD(lr=0.1),
         loop=InnerLoop(steps=1),
-        loss=cross_entropy,
-        metrics={"accuracy": accuracy},
         transductive=False,
     ).double()
     made.eval()
-    adapted = made.adapt(support, "none")
+    with torch.no_grad():
+        adapted = made.adapt(Tasks(support, query, scoring=Scoring(cross_entropy, (ACCURACY,))))
     predictions = made.predict(adapted, query.x)
     for t in range(2):
         own = {name: p[t] for name, p in adapted.params.items()}

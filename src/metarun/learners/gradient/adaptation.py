@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import NonNegativeFloat
@@ -12,39 +12,31 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from metarun.errors import ConfigError
-from metarun.learners.gradient.initialisation import FreshParameters, frozen, matching, of_norms
+from metarun.learners.gradient.initialisation import (
+    FreshParameters,
+    adapted_and_per_step,
+    check_starts_afresh,
+)
 from metarun.learners.gradient.inner_loop import InnerLoop
+from metarun.learners.gradient.parameters import AdaptedParameters, leaves, squared_distance
 from metarun.learners.gradient.rematerialise import rematerialised
 from metarun.learners.gradient.task_forward import TaskForward
-from metarun.learners.learner import Graph, Learner
+from metarun.learners.learner import IterativeLearner
 from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
-from metarun.learners.soundness import check_forward, check_layers, check_replacement
+from metarun.learners.soundness import check_forward, check_layers, check_padding, check_replacement
 from metarun.rules import Parameters, UpdateRule
-from metarun.rules.rule import key
+from metarun.rules.rule import at_step, key
 from metarun.system.randomness import Seeding, Streams
-from metarun.tasks import Examples, Loss, TaskBatch
+from metarun.tasks import Tasks
+
+Derivatives = Literal["exact", "first_order"]
+"""Of the inner gradients: their own derivatives too, or none, as if they were constants."""
+
+Graph = Literal["exact", "first_order", "none"]
+"""What adaptation leaves for the outer loop to differentiate; nothing under `torch.no_grad`."""
 
 
-@dataclass(frozen=True)
-class AdaptedParameters:
-    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from.
-
-    Attributes:
-        params: the parameters that adapt.
-        shared: the others, the same for all tasks.
-        support_x: the inputs of the support sets.
-        start: the parameters that adapt as they were before the first step.
-        state: the rule's, after the last step.
-    """
-
-    params: Parameters
-    shared: Mapping[str, Tensor]
-    support_x: Tensor
-    start: Parameters
-    state: Any = None
-
-
-class GradientAdaptation(Learner[AdaptedParameters]):
+class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     """Every task starts from the model's own parameters θ and takes a few steps of an update rule.
 
     All T tasks are adapted together: their parameters carry a leading task dimension, the forward pass is
@@ -59,8 +51,6 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             not meta-learned (see `frozen`).
         rule: what a step does.
         loop: how many steps on how much of the support set.
-        loss: of predictions and targets, one value a task.
-        metrics: more of the same, for people to read.
         adapts: which parameters adapt: `all`, `head` (the layer of that name: ANIL, Raghu et al. 2020,
             arXiv:1909.09157), `body` (all others: BOIL, Oh et al. 2021, arXiv:2008.08882), a pattern of
             parameter names such as `body.block4.*`, or all but those of a pattern, `!*.norm.*`.
@@ -83,14 +73,14 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             statistics or drops out.
     """
 
+    can_rematerialise: ClassVar[bool] = True
+
     def __init__(
         self,
         *,
         model: nn.Module,
         rule: UpdateRule,
         loop: InnerLoop,
-        loss: Loss,
-        metrics: Mapping[str, Loss],
         adapts: str = "all",
         start: Literal["learned", "fresh"] = "learned",
         proximal: NonNegativeFloat = 0.0,
@@ -100,7 +90,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         seeding: Seeding = "streams",
         make_model: Callable[[], nn.Module] | None = None,
     ) -> None:
-        super().__init__(loss, metrics)
+        super().__init__()
         check_layers(model)
         mend_weight_norm(model)
         self.model: nn.Module
@@ -113,88 +103,78 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self.proximal = proximal
         self.transductive = transductive
         streams = Streams(seed, seeding)
-        names = [name for name, _ in model.named_parameters()]
-        self.adapted_names = matching(adapts, names) - frozen(model)
-        if not self.adapted_names:
-            raise ConfigError(
-                f"algo.adapts={adapts}: all that this stands for is frozen (requires_grad=False), so nothing "
-                f"adapts: leave one of {', '.join(sorted(matching(adapts, names)))[:100]} free"
-            )
         self.fresh: FreshParameters | None = None
         if start == "fresh":
-            if adapts != "all" or per_step or make_model is None:
-                raise ConfigError(
-                    "algo.start=fresh: all parameters adapt, from nothing learned; type algo.adapts=all and "
-                    "algo.per_step=null"
-                )
-            if loop.steps == 0:
-                raise ConfigError("algo.start=fresh learns inner steps: type inner.steps=1 or more")
-            for name, _ in model.named_buffers():
-                raise ConfigError(f"algo.start=fresh: the model has a buffer, {name}, which no task draws")
+            check_starts_afresh(model, loop.steps, alone=adapts == "all" and not per_step)
+            if make_model is None:
+                raise ConfigError("@learner.start=fresh draws from a new model: it needs make_model")
             self.fresh = FreshParameters(make_model, streams)
-        own_each_step = self._own_each_step(per_step, names)
-        self.adapted_names -= set(own_each_step)
-        if not self.adapted_names:
-            raise ConfigError(
-                f"algo.per_step={per_step} leaves no parameter that adapts: type algo.per_step=norms"
-            )
+        self.adapted_names, per_step_names = adapted_and_per_step(model, adapts, per_step)
         self.each_step = nn.ParameterDict()
-        for name in own_each_step:
+        for name in per_step_names:
             p = model.get_parameter(name).requires_grad_(False)  # its place is taken
             self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
         self._forward = TaskForward(model)
         initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
         rule.prepare(initial, streams.generator("rule"))
 
-    def _own_each_step(self, pattern: str | None, names: list[str]) -> list[str]:
-        """Return the names of the parameters that `per_step` stands for."""
-        if pattern is None:
-            return []
-        fitting = of_norms(self.model) if pattern == "norms" else matching(pattern, names, "algo.per_step")
-        return [name for name in names if name in fitting - frozen(self.model)]
-
-    def trained_names(self) -> set[str]:
-        """Return the names of the meta-parameters."""
-        return {name for name, p in self.named_parameters() if p.requires_grad}
+    @property
+    def steps(self) -> int:
+        """How many inner steps it takes, in the mode that it is in."""
+        return self.loop.count(self.training)
 
     def trajectory(
-        self, support: Examples, graph: Graph, window: int | None = None
+        self, tasks: Tasks, derivatives: Derivatives = "exact", window: int | None = None
     ) -> Iterator[AdaptedParameters]:
         """Yield θ, expanded to T tasks, and the adapted parameters after each inner step.
 
         With a window of n steps nothing can be differentiated through the end of every n-th step.
         """
-        start = self._start(support, graph)
+        graph = _graph(derivatives)
+        start = self._start(tasks, graph)
         yield start
-        yield from self.go_on(start, support, graph, window)
+        yield from self._go_on(start, tasks, graph, window)
 
-    def go_on(
-        self, before: AdaptedParameters, support: Examples, graph: Graph, window: int | None = None
+    def adapt_from(
+        self, before: AdaptedParameters, tasks: Tasks, derivatives: Derivatives = "exact"
+    ) -> AdaptedParameters:
+        """Return the parameters after the last step from others than θ, as on a second task after a first."""
+        adapted = before
+        for adapted in self._go_on(before, tasks, _graph(derivatives)):  # noqa: B007  (the last is kept)
+            pass
+        return adapted
+
+    def _go_on(
+        self, before: AdaptedParameters, tasks: Tasks, graph: Graph, window: int | None = None
     ) -> Iterator[AdaptedParameters]:
-        """Yield the parameters after each step from others than θ, as on a second task after a first."""
         params, state = before.params, self.rule.init(before.params)
-        for step in range(self.loop.count(self.training)):
+        for step in range(self.steps):
             if window and step and step % window == 0:
-                params, state = _leaves(params), tree_map_only(Tensor, Tensor.detach, state)
-            params, state = self._step((params, state), before, support, step, graph)
-            yield AdaptedParameters(params, self._shared(before, step, graph), support.x, before.start, state)
+                params, state = leaves(params), tree_map_only(Tensor, Tensor.detach, state)
+            params, state = self._step((params, state), before, tasks, step, graph)
+            shared = self._shared(before, step, graph)
+            yield AdaptedParameters(params, shared, tasks.support.x, before.start, state)
 
-    def adapt(self, support: Examples, graph: Graph = "exact") -> AdaptedParameters:
+    def adapt(self, tasks: Tasks, derivatives: Derivatives = "exact") -> AdaptedParameters:
         """Return the adapted parameters after the last step; see `rematerialise`."""
-        steps = self.loop.count(self.training)
+        graph, steps = _graph(derivatives), self.steps
+        start = self._start(tasks, graph)
         if not self.rematerialise or graph != "exact" or steps == 0:
-            return super().adapt(support, graph)
-        start = self._start(support, graph)
+            adapted = start
+            for adapted in self._go_on(start, tasks, graph):  # noqa: B007  (only the last is kept)
+                pass
+            return adapted
         values, structure = tree_flatten((start.params, self.rule.init(start.params)))
         if not all(isinstance(each, Tensor) and each.is_floating_point() for each in values):
             raise ConfigError(
-                f"engine.rematerialise needs a rule whose state is made of floating-point tensors, "
-                f"{type(self.rule).__name__}'s is not: type engine.rematerialise=false"
+                f"@engine.rematerialise needs a rule whose state is made of floating-point tensors, "
+                f"{type(self.rule).__name__}'s is not",
+                "@engine.rematerialise=false",
             )
 
         def one_step(values: tuple[Tensor, ...], step: int, differentiable: bool) -> tuple[Tensor, ...]:
             kind: Graph = "exact" if differentiable else "none"
-            after = self._step(tree_unflatten(values, structure), start, support, step, kind)
+            after = self._step(tree_unflatten(values, structure), start, tasks, step, kind)
             return tuple(tree_flatten(after)[0])
 
         shared = (p for name, p in start.shared.items() if key(name) not in self.each_step)
@@ -203,18 +183,18 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             weights += start.start.values()
         after = rematerialised(one_step, values, weights, steps)
         params, _ = tree_unflatten(after, structure)
-        return AdaptedParameters(params, self._shared(start, steps - 1, graph), support.x, start.start)
+        return AdaptedParameters(params, self._shared(start, steps - 1, graph), tasks.support.x, start.start)
 
-    def _start(self, support: Examples, graph: Graph) -> AdaptedParameters:
+    def _start(self, tasks: Tasks, graph: Graph) -> AdaptedParameters:
         """Return θ for T tasks, as it is before the first step."""
-        tasks = support.x.shape[0]
+        support = tasks.support
         if self.fresh is not None:
-            if support.key is None:
-                raise ConfigError("algo.start=fresh: these episodes have no key to draw parameters with")
+            if tasks.key is None:
+                raise ConfigError("@learner.start=fresh: these episodes have no key to draw parameters with")
             device, dtype = support.x.device, support.x.dtype if support.x.is_floating_point() else None
             own = {name: p.detach().to(device, dtype) for name, p in self.model.named_parameters()}
-            drawn = _leaves(
-                self.fresh.draw(support.key, {n: own.pop(n) for n in list(own) if n in self.adapted_names})
+            drawn = leaves(
+                self.fresh.draw(tasks.key, {n: own.pop(n) for n in list(own) if n in self.adapted_names})
             )
             return AdaptedParameters(drawn, own, support.x, drawn)
         params: Parameters = {}
@@ -223,7 +203,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             if name not in self.adapted_names:
                 shared[name] = p.detach() if graph == "none" else p
                 continue
-            expanded = p.expand(tasks, *p.shape)
+            expanded = p.expand(len(tasks), *p.shape)
             learned = p.requires_grad and graph != "none"
             params[name] = expanded if learned else expanded.detach().requires_grad_(graph != "none")
         start = AdaptedParameters(params, shared, support.x, params)
@@ -236,8 +216,7 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         own = {}
         for name in start.shared:
             if key(name) in self.each_step:
-                values = self.each_step[key(name)]
-                values = values[min(step, len(values) - 1)]
+                values = at_step(self.each_step[key(name)], step)
                 own[name] = values.detach() if graph == "none" else values
         return {**start.shared, **own}
 
@@ -245,19 +224,18 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         self,
         before: tuple[Parameters, Any],
         start: AdaptedParameters,
-        support: Examples,
+        tasks: Tasks,
         step: int,
         graph: Graph,
     ) -> tuple[Parameters, Any]:
         """Return the parameters and the rule's state after one inner step, given those before it."""
         params, state = before
         if graph == "none":
-            params = _leaves(params)
-        examples = self.loop.minibatch(support, step, self.training)
+            params = leaves(params)
+        examples = self.loop.minibatch(tasks.support, step, self.training)
         with torch.enable_grad():
-            losses = self.loss(
-                self._forward(params, self._shared(start, step, graph), examples.x), examples.y
-            )
+            predictions = self._forward(params, self._shared(start, step, graph), examples.x)
+            losses = tasks.losses(predictions, examples)
             total = losses.sum()
             if self.proximal:
                 total = total + self.proximal / 2 * squared_distance(params, start.start)
@@ -272,24 +250,37 @@ class GradientAdaptation(Learner[AdaptedParameters]):
             return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether the update rule keeps something from task to task."""
+        return self.rule.keeps_state
+
+    @property
+    def not_to_compile(self) -> str:
+        """Why its meta-gradient cannot be one compiled graph; empty where it may."""
+        return "fresh parameters are drawn one task after another" if self.fresh else ""
+
+    @property
     def is_known(self) -> bool:
         """Whether the model is a sequence of layers that are known to work every way there is."""
         return self._forward.known
 
-    def check(self, tasks: TaskBatch) -> None:
-        """Raise ConfigError where the model's forward pass keeps or draws something; see `check_forward`."""
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError where the model would mix tasks up, or their examples with padding."""
+        if tasks.support.mask is not None or tasks.query.mask is not None:
+            check_padding(self.model)
         if not self._forward.known:
             check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
             check_replacement(self.model, tasks.support.x[0])
 
-    def check_second_derivatives(self, tasks: TaskBatch) -> None:
+    def check_second_derivatives(self, tasks: Tasks) -> None:
         """Raise ConfigError where torch's are not those of the gradient; see `second_derivatives`."""
         if not self._forward.known:
             check_second_derivatives(self.model, tasks.support.x[0])
 
-    def support_losses(self, adapted: AdaptedParameters, support: Examples) -> Tensor:
+    def support_losses(self, adapted: AdaptedParameters, tasks: Tasks) -> Tensor:
         """Return each task's loss on the whole of its support set, [T]."""
-        return self.loss(self._forward(adapted.params, adapted.shared, support.x), support.y)
+        predictions = self._forward(adapted.params, adapted.shared, tasks.support.x)
+        return tasks.losses(predictions, tasks.support)
 
     def predict(self, adapted: AdaptedParameters, x: Tensor) -> Tensor:
         """Map x [T, n, …] to predictions [T, n, out]."""
@@ -307,11 +298,20 @@ class GradientAdaptation(Learner[AdaptedParameters]):
         return self
 
 
-def squared_distance(params: Parameters, others: Parameters) -> Tensor:
-    """Return ‖φ − θ‖², summed over tasks."""
-    return torch.stack([(p - others[name]).square().sum() for name, p in params.items()]).sum()
+def with_inner_loop(learner: nn.Module, what: str) -> GradientAdaptation:
+    """Return a learner that adapts by gradient.
+
+    Args:
+        learner: any.
+        what: needs it, for the message.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    if not isinstance(learner, GradientAdaptation):
+        raise ConfigError(f"{what} needs a learner with an inner loop, this is a {type(learner).__name__}")
+    return learner
 
 
-def _leaves(params: Parameters) -> Parameters:
-    """Cut the parameters from what made them, ready for the next step's gradient."""
-    return {name: p.detach().requires_grad_() for name, p in params.items()}
+def _graph(derivatives: Derivatives) -> Graph:
+    return derivatives if torch.is_grad_enabled() else "none"

@@ -40,7 +40,7 @@ def frozen(model: nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if not p.requires_grad} - context
 
 
-def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set[str]:
+def matching(adapts: str, names: list[str], setting: str = "@learner.adapts") -> set[str]:
     """Return the parameter names that `all`, `head`, `body` or a pattern stands for.
 
     Args:
@@ -52,14 +52,12 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
         ConfigError: the pattern fits no name, or there is none but those it leaves out.
     """
     if not names:
-        raise ConfigError(
-            "the model has no parameters: there is nothing that could adapt; type another model"
-        )
+        raise ConfigError("the model has no parameters: there is nothing that could adapt", "another model")
     head = {name for name in names if name.startswith("head.")}
     if adapts in ("head", "body") and not head:
         raise ConfigError(
-            f"{setting}={adapts}: the model has no layer called head; "
-            f"type a pattern of its parameter names instead: {', '.join(names)}"
+            f"{setting}={adapts}: the model has no layer called head",
+            f"a pattern of its parameter names instead: {', '.join(names)}",
         )
     known = {"all": set(names), "head": head, "body": set(names) - head}
     if adapts in known:
@@ -70,12 +68,61 @@ def matching(adapts: str, names: list[str], setting: str = "algo.adapts") -> set
     if not chosen or not pattern_fits:
         wrong = "leaves no parameter" if pattern_fits else "matches no parameter"
         words = (
-            [word for word, fitting in known.items() if fitting] if setting == "algo.adapts" else ["norms"]
+            [word for word, fitting in known.items() if fitting]
+            if setting == "@learner.adapts"
+            else ["norms"]
         )
         raise ConfigError(
-            f"{setting}={adapts} {wrong}: type {', '.join(words)} or a pattern of {', '.join(names)}"
+            f"{setting}={adapts} {wrong}", f"{', '.join(words)} or a pattern of {', '.join(names)}"
         )
     return chosen
+
+
+def adapted_and_per_step(model: nn.Module, adapts: str, per_step: str | None) -> tuple[set[str], list[str]]:
+    """Return which parameters adapt, and which have values of their own for each inner step, by name.
+
+    Args:
+        model: whose parameters they are.
+        adapts: see `GradientAdaptation`.
+        per_step: see `GradientAdaptation`.
+
+    Raises:
+        ConfigError: nothing adapts, or a pattern fits nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    chosen, unmoved = matching(adapts, names), frozen(model)
+    if not chosen - unmoved:
+        raise ConfigError(
+            f"@learner.adapts={adapts}: all that this stands for is frozen (requires_grad=False), so nothing "
+            f"adapts: leave one of {', '.join(sorted(chosen))[:100]} free"
+        )
+    if per_step is None:
+        return chosen - unmoved, []
+    own = of_norms(model) if per_step == "norms" else matching(per_step, names, "@learner.per_step")
+    if not chosen - unmoved - own:
+        raise ConfigError(
+            f"@learner.per_step={per_step} leaves no parameter that adapts", "@learner.per_step=norms"
+        )
+    return chosen - unmoved - own, [name for name in names if name in own - unmoved]
+
+
+def check_starts_afresh(model: nn.Module, steps: int, *, alone: bool) -> None:
+    """Raise ConfigError where parameters cannot be drawn anew for every task.
+
+    Args:
+        model: whose they are.
+        steps: of the inner loop.
+        alone: whether all of them adapt, and nothing else is learned of them.
+    """
+    if not alone:
+        raise ConfigError(
+            "@learner.start=fresh: all parameters adapt, from nothing learned",
+            "@learner.adapts=all and @learner.per_step=null",
+        )
+    if steps == 0:
+        raise ConfigError("@learner.start=fresh learns inner steps", "@loop.steps=1 or more")
+    for name, _ in model.named_buffers():
+        raise ConfigError(f"@learner.start=fresh: the model has a buffer, {name}, which no task draws")
 
 
 class FreshParameters:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metarun.errors import MetarunError
+from metarun.errors import MetarunError, with_keys
 from metarun.learners.gradient.batched import batched_forward
 from metarun.models import MLP, Conv4, Linear
 
@@ -159,5 +159,5 @@ def test_one_example_has_no_batch_to_be_normalised_by() -> None:
     model, shape = KNOWN["mlp-batch"]
     forward = batched_forward(model.double())
     assert forward is not None
-    with pytest.raises(MetarunError, match=r"one example.*data\.shot"):
+    with pytest.raises(MetarunError, match=r"one example.*data\.shot"), with_keys():
         forward(parameters(model), torch.ones(TASKS, 1, *shape, dtype=torch.float64))

@@ -31,8 +31,8 @@ def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool,
     """
     if y.numel() == y.shape[1]:
         raise MetarunError(
-            "a batch norm cannot normalise one example by itself: take more with data.shot or inner.batch, "
-            "or type model.norm=group"
+            "a batch norm cannot normalise one example by itself",
+            "a larger @source.shot or @loop.batch, or @model.norm=group",
         )
     result: Tensor = _Normalise.apply(y, gamma, beta, eps, pool, relu)
     return result

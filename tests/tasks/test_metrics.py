@@ -6,23 +6,23 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from metarun.tasks import losses
+from metarun.tasks import metrics
 
 
 def test_mean_squared_error_by_hand() -> None:
     predictions = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]]])
     targets = torch.tensor([[[1.0], [4.0]], [[3.0], [-1.0]]])
-    assert losses.mean_squared_error(predictions, targets).tolist() == [2.0, 5.0]
+    assert metrics.mean_squared_error(predictions, targets).tolist() == [2.0, 5.0]
 
 
 def test_cross_entropies_are_torchs_of_each_task() -> None:
     logits = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(7).remainder(4).expand(3, 7)
-    found = losses.cross_entropy(logits, labels)
+    found = metrics.cross_entropy(logits, labels)
     assert found.tolist() == pytest.approx(
         [F.cross_entropy(*task).item() for task in zip(logits, labels, strict=True)]
     )
-    binary = losses.binary_cross_entropy(logits[..., :1], labels % 2)
+    binary = metrics.binary_cross_entropy(logits[..., :1], labels % 2)
     expected = [
         F.binary_cross_entropy_with_logits(z[:, 0], y.float()).item()
         for z, y in zip(logits, labels % 2, strict=True)
@@ -32,6 +32,6 @@ def test_cross_entropies_are_torchs_of_each_task() -> None:
 
 def test_accuracies_by_hand() -> None:
     logits = torch.tensor([[[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])
-    assert losses.accuracy(logits, torch.tensor([[0, 1], [1, 0]])).tolist() == [0.5, 1.0]
+    assert metrics.accuracy(logits, torch.tensor([[0, 1], [1, 0]])).tolist() == [0.5, 1.0]
     single = torch.tensor([[[0.3], [-0.1], [2.0], [-5.0]]])
-    assert losses.binary_accuracy(single, torch.tensor([[1, 1, 0, 0]])).tolist() == [0.5]
+    assert metrics.binary_accuracy(single, torch.tensor([[1, 1, 0, 0]])).tolist() == [0.5]

@@ -1,0 +1,73 @@
+"""A meta-step of all tasks of a meta-batch, computed chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from metarun.engine.compiled import Compiled
+from metarun.engine.executor import Executor
+from metarun.errors import ConfigError, MetarunError
+from metarun.learners import Learner
+from metarun.metagradients import MetaGradient, MetaStep, Progress
+from metarun.system.allocator import is_out_of_memory
+from metarun.tasks import Tasks
+
+Windows = Iterator[MetaStep]
+
+
+def meta_steps(  # noqa: PLR0917  (a meta-batch is what they all make up)
+    metagradient: MetaGradient[Any],
+    learner: Learner[Any],
+    tasks: Tasks,
+    progress: Progress,
+    executor: Executor,
+    meta_batch_size: int | None = None,
+) -> Iterator[MetaStep]:
+    """Yield what each update of the outer loop in one meta-step follows: the mean over a meta-batch.
+
+    Args:
+        metagradient: what is computed.
+        learner: whose meta-parameters are trained; they may change in between.
+        tasks: the meta-batch, or the share of it that this process has.
+        progress: where in the run it is.
+        executor: computes it.
+        meta_batch_size: tasks of the whole meta-batch; those of `tasks` by default.
+
+    Raises:
+        ConfigError: no meta-parameter has a gradient.
+        MetarunError: not even one task fits into memory, or memory runs out after an update.
+    """
+    weight = 1 / (meta_batch_size or len(tasks))
+
+    def begin(chunk: slice) -> tuple[Windows, MetaStep | None]:
+        windows = metagradient.windows(learner, tasks.part(chunk), progress, weight)
+        return windows, next(windows, None)
+
+    def compile_new(chunks: Sequence[slice]) -> None:
+        if isinstance(metagradient, Compiled):
+            for chunk in chunks:
+                metagradient.prepare(learner, tasks.part(chunk), progress, weight)
+
+    begun = executor.map(begin, len(tasks), prepare=compile_new)
+    chunks = [windows for windows, _ in begun]
+    # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
+    steps = [step for _, step in begun if step]
+    del begun
+    while steps:
+        total = MetaStep.sum(steps)
+        if not total.gradients:
+            raise ConfigError(
+                "nothing that is learned has a part in the query loss",
+                "@loop.steps=1 or more, or another metagradient, update rule or @learner.adapts",
+            )
+        yield total
+        try:  # All chunks are in the same window: each keeps φ and the rule's state, but no graph.
+            steps = [step for step in executor.spread(lambda windows: next(windows, None), chunks) if step]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise MetarunError(
+                "memory ran out within a meta-step, whose tasks all keep their adapted parameters",
+                "a smaller @train.meta_batch, or @metagradient.update=horizon",
+            ) from error

@@ -1,0 +1,108 @@
+"""Engines that were chosen before, in the cache folder, a file for each work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarun import __version__
+from metarun.engine.measuring import Timing
+from metarun.engine.settings import Engine
+from metarun.learners import Learner
+from metarun.metagradients import MetaGradient
+from metarun.system.files import as_json, cache_directory, write_text
+from metarun.tasks import Tasks
+
+_THREADS = torch.get_num_threads()  # before an engine says how many
+
+
+def chosen_before(work: Mapping[str, Any], candidates: list[Engine]) -> tuple[Path, Engine | None]:
+    """Return where this work's choice is kept, and the candidate that was chosen, if one was."""
+    told = {**work, **_alike(candidates[0]), "candidates": [each.in_words() for each in candidates]}
+    digest = hashlib.sha256(as_json(told).encode()).hexdigest()[:16]
+    path = cache_directory() / "engine" / f"{digest}.json"
+    kept = _kept(path)
+    for engine in candidates:
+        if engine.in_words() == kept.get("chosen"):
+            return path, replace(engine, seconds_per_task=kept.get("a task takes at best"))
+    return path, None
+
+
+def keep_choice(
+    path: Path, work: Mapping[str, Any], chosen: Engine, timings: Mapping[Engine, Timing]
+) -> None:
+    """Keep what was chosen, and why, for the next run of this work.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    times = [
+        {**engine.in_words(), "milliseconds": 1e3 * timing.median, "spread": 1e3 * timing.spread}
+        for engine, timing in timings.items()
+    ]
+    content = {
+        "chosen": chosen.in_words(),
+        "a task takes at best": timings[chosen].median,
+        "a task takes": times,
+        "work": {**work, **_alike(chosen)},
+    }
+    write_text(path, as_json(content, indent=2) + "\n")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return what a file says was chosen; nothing where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    if not isinstance(content, dict) or not isinstance(content.get("a task takes at best"), float):
+        return {}
+    return content
+
+
+def _alike(engine: Engine) -> dict[str, Any]:
+    """Return what all candidates have in common."""
+    return {
+        "engine": [engine.compile, engine.rematerialise, engine.tf32, engine.plain_attention],
+    }
+
+
+def describe(
+    learner: Learner[Any], tasks: Tasks, metagradient: MetaGradient[Any] | None = None
+) -> dict[str, Any]:
+    """Return all that the speed of a meta-gradient depends on, or of scoring tasks, in words."""
+    device = tasks.support.x.device
+    what: dict[str, Any] = {"what": "scores"}
+    if metagradient is not None:
+        kind, settings = type(metagradient), vars(metagradient)
+        what = {
+            "metagradient": f"{kind.__module__}.{kind.__qualname__}",
+            "its settings": [f"{key}={each}" for key, each in settings.items() if key[0] != "_"],
+        }
+    return {
+        "metarun": __version__,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        **what,
+        "learner": repr(learner),
+        "steps": repr(getattr(learner, "loop", None)),
+        "adapts": sorted(getattr(learner, "adapted_names", ())),
+        "parameters": [[name, list(p.shape), str(p.dtype)] for name, p in learner.named_parameters()],
+        "examples": [[list(each.shape), str(each.dtype)] for each in tasks.tensors()],
+    }
+
+
+def _processor() -> str:
+    """Return what the processor calls itself, and how many cores torch may use."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
+    return f"{torch.backends.cpu.get_cpu_capability()} {_THREADS} {' '.join(sorted(names))}"

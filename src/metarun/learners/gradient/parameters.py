@@ -1,0 +1,41 @@
+"""The parameters of T tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.rules import Parameters
+
+
+@dataclass(frozen=True)
+class AdaptedParameters:
+    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from.
+
+    Attributes:
+        params: the parameters that adapt.
+        shared: the others, the same for all tasks.
+        support_x: the inputs of the support sets.
+        start: the parameters that adapt as they were before the first step.
+        state: the rule's, after the last step.
+    """
+
+    params: Parameters
+    shared: Mapping[str, Tensor]
+    support_x: Tensor
+    start: Parameters
+    state: Any = None
+
+
+def squared_distance(params: Parameters, others: Parameters) -> Tensor:
+    """Return ‖φ − θ‖², summed over tasks."""
+    return torch.stack([(p - others[name]).square().sum() for name, p in params.items()]).sum()
+
+
+def leaves(params: Parameters) -> Parameters:
+    """Cut the parameters from what made them, ready for the next step's gradient."""
+    return {name: p.detach().requires_grad_() for name, p in params.items()}

@@ -1,0 +1,238 @@
+"""What update rules are composed of: each step of a chain makes of the gradients something else.
+
+As in optax (DeepMind 2020), but that the last step, which moves the parameters, is the rule's own: torch does
+it in one operation. A transformation keeps nothing between calls.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.rules.rule import Parameters, UpdateRule, zeros
+
+
+class Transformation:
+    """A pure, differentiable function of updates by name, [T, …], and of a state."""
+
+    def init(self, params: Parameters) -> Any:  # noqa: ARG002  (those with a state read it)
+        """Return the state before the first step."""
+        return ()
+
+    @abstractmethod
+    def update(
+        self, updates: Parameters, state: Any, params: Parameters, step: int
+    ) -> tuple[Parameters, Any]:
+        """Return the updates and the state of inner step `step` (0, 1, …)."""
+
+
+class Chain(UpdateRule):
+    """Gradients through transformations, one after another; then a step against what comes out of the last.
+
+    Args:
+        transformations: in their order.
+        lr: the rate α of φ ← φ − α u.
+    """
+
+    def __init__(self, *transformations: Transformation, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        self.transformations = transformations
+
+    def init(self, params: Parameters) -> tuple[Any, ...]:
+        """Return the state of each transformation."""
+        return tuple(each.init(params) for each in self.transformations)
+
+    def update(
+        self, params: Parameters, grads: Parameters, state: tuple[Any, ...], step: int
+    ) -> tuple[Parameters, tuple[Any, ...]]:
+        """Return the parameters after one step, and the states."""
+        updates, after = grads, []
+        for transformation, own in zip(self.transformations, state, strict=True):
+            updates, changed = transformation.update(updates, own, params, step)
+            after.append(changed)
+        return self.move(params, updates, step), tuple(after)
+
+    def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:  # noqa: ARG002
+        """Return the parameters moved against the updates."""
+        return {name: p.sub(updates[name], alpha=self.lr) for name, p in params.items()}
+
+
+class AddDecayedWeights(Transformation):
+    """u ← u + λ φ; before all else the gradient of λ/2 ‖φ‖², after a scaling AdamW's decoupled decay.
+
+    Args:
+        weight_decay: λ.
+    """
+
+    def __init__(self, weight_decay: float) -> None:
+        self.weight_decay = weight_decay
+
+    def update(
+        self,
+        updates: Parameters,
+        state: Any,
+        params: Parameters,
+        step: int,  # noqa: ARG002
+    ) -> tuple[Parameters, Any]:
+        """Return the updates with the decay."""
+        return {name: u.add(params[name], alpha=self.weight_decay) for name, u in updates.items()}, state
+
+
+class Trace(Transformation):
+    """v ← μ v + (1 − d) u, the first v being u itself; Nesterov's variant hands on u + μ v.
+
+    (Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning",
+    section 2.)
+
+    Args:
+        decay: μ of a parameter at a step.
+        dampening: d.
+        nesterov: whether to look ahead.
+    """
+
+    def __init__(
+        self,
+        decay: Callable[[str, int], float | Tensor],
+        dampening: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        self.decay, self.dampening, self.nesterov = decay, dampening, nesterov
+
+    def init(self, params: Parameters) -> Parameters:
+        """Return zero velocities."""
+        return zeros(params)
+
+    def update(
+        self,
+        updates: Parameters,
+        state: Parameters,
+        params: Parameters,  # noqa: ARG002
+        step: int,
+    ) -> tuple[Parameters, Parameters]:
+        """Return the velocities."""
+        if step == 0:
+            velocity = updates
+        else:
+            velocity = {
+                name: self.decay(name, step) * state[name] + (1 - self.dampening) * u
+                for name, u in updates.items()
+            }
+        if not self.nesterov:
+            return velocity, velocity
+        return {name: u + self.decay(name, step) * velocity[name] for name, u in updates.items()}, velocity
+
+
+class ScaleByRss(Transformation):
+    """u ← u / (√Σu² + ε) (Adagrad, Duchi, Hazan & Singer 2011, JMLR 12).
+
+    Args:
+        initial_sum: where the sums start.
+        eps: ε.
+    """
+
+    def __init__(self, initial_sum: float, eps: float) -> None:
+        self.initial_sum, self.eps = initial_sum, eps
+
+    def init(self, params: Parameters) -> Parameters:
+        """Return the sums of squares before the first."""
+        return {name: torch.full_like(p, self.initial_sum) for name, p in params.items()}
+
+    def update(
+        self,
+        updates: Parameters,
+        state: Parameters,
+        params: Parameters,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+    ) -> tuple[Parameters, Parameters]:
+        """Return the scaled updates, and the sums."""
+        sums = {name: state[name] + u.square() for name, u in updates.items()}
+        return {name: u / (sqrt(sums[name]) + self.eps) for name, u in updates.items()}, sums
+
+
+class ScaleByRms(Transformation):
+    """u ← u / (√v + ε), v a running mean of u² (RMSProp, Tieleman & Hinton 2012).
+
+    Args:
+        alpha: decay of the running means.
+        eps: ε.
+        centered: subtract the squared mean of u from v (Graves 2013, arXiv:1308.0850).
+    """
+
+    def __init__(self, alpha: float, eps: float, *, centered: bool) -> None:
+        self.alpha, self.eps, self.centered = alpha, eps, centered
+
+    def init(self, params: Parameters) -> dict[str, Parameters]:
+        """Return zero means."""
+        return {"square": zeros(params), **({"mean": zeros(params)} if self.centered else {})}
+
+    def update(
+        self,
+        updates: Parameters,
+        state: dict[str, Parameters],
+        params: Parameters,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+    ) -> tuple[Parameters, dict[str, Parameters]]:
+        """Return the scaled updates, and the means."""
+        after = {"square": {n: self._mean(state["square"][n], u.square()) for n, u in updates.items()}}
+        variance = after["square"]
+        if self.centered:
+            after["mean"] = {n: self._mean(state["mean"][n], u) for n, u in updates.items()}
+            variance = {n: v - after["mean"][n].square() for n, v in variance.items()}
+        return {n: u / (sqrt(variance[n]) + self.eps) for n, u in updates.items()}, after
+
+    def _mean(self, before: Tensor, new: Tensor) -> Tensor:
+        return self.alpha * before + (1 - self.alpha) * new
+
+
+class ScaleByAdam(Transformation):
+    """u ← m̂ / (√v̂ + ε), bias-corrected running means of u and u² (Kingma & Ba 2015, arXiv:1412.6980).
+
+    Args:
+        beta1: decay of the mean of u.
+        beta2: decay of the mean of u².
+        eps: added to the denominator.
+        start: the second moments before the first step.
+        taken: how many steps they are of.
+    """
+
+    def __init__(
+        self,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        *,
+        start: Callable[[Parameters], Parameters] = zeros,
+        taken: Callable[[], float | Tensor] = lambda: 0,
+    ) -> None:
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.start, self.taken = start, taken
+
+    def init(self, params: Parameters) -> tuple[Parameters, Parameters]:
+        """Return zero first moments, and the second ones."""
+        return zeros(params), self.start(params)
+
+    def update(
+        self,
+        updates: Parameters,
+        state: tuple[Parameters, Parameters],
+        params: Parameters,  # noqa: ARG002
+        step: int,
+    ) -> tuple[Parameters, tuple[Parameters, Parameters]]:
+        """Return the scaled updates, and the new moments."""
+        first = {n: self.beta1 * m + (1 - self.beta1) * updates[n] for n, m in state[0].items()}
+        second = {n: self.beta2 * v + (1 - self.beta2) * updates[n].square() for n, v in state[1].items()}
+        unbiased1 = 1 - self.beta1 ** (step + 1)
+        unbiased2 = 1 - self.beta2 ** (self.taken() + step + 1)
+        scaled = {n: (first[n] / unbiased1) / (sqrt(second[n] / unbiased2) + self.eps) for n in updates}
+        return scaled, (first, second)
+
+
+def sqrt(v: Tensor) -> Tensor:
+    """√v whose derivative at v = 0 is 0 instead of infinite: an entry that never had a gradient stays put."""
+    positive = v > 0
+    return torch.where(positive, torch.where(positive, v, 1.0).sqrt(), 0.0)
