@@ -11,31 +11,31 @@ from pathlib import Path
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return what an error of somebody's own class says, and the file and line that it came from."""
+    """Return one line for an error of a user's class: type, message, and the file and line that raised it."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if not _LIBRARY.search(each.filename)]
-    where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text or 'without a word'}{where}"
+    user_frames = [frame for frame in frames if not _LIBRARY.search(frame.filename)]
+    where = f" ({Path(user_frames[-1].filename).name}, line {user_frames[-1].lineno})" if user_frames else ""
+    return f"{type(error).__name__}: {text or 'no message'}{where}"
 
 
 _LONGEST = 200
-# Frames of metarun and of what it stands on say nothing to the author of a class.
+# Frames of metarun and of libraries do not help the author of a class.
 _LIBRARY = re.compile(rf"/(site-packages|lib/python3\.\d+)/|^{re.escape(str(Path(__file__).parent))}/")
 
 
-# What a role's argument is called on the command line, where the two differ: its group's key.
+# Roles whose config group has another name on the command line: role → group.
 _GROUPS = {"learner": "algo", "rule": "inner", "loop": "inner", "source": "data"}
 _ARGUMENT = re.compile(r"@(learner|rule|loop|model|source|metagradient|outer|engine|train)([.=])")
 _IN_PYTHON = {"=null": "=None", "=true": "=True", "=false": "=False"}
 
 
 class MetarunError(Exception):
-    """Something a user can act on: what was given, what was expected, what would be right.
+    """An error that a user can act on: it says what is wrong and what to give instead.
 
-    Classes name arguments as `@rule.lr`, and options as `@rule=sgd`. A Python user reads them as `lr` and
-    `rule=sgd`; what `with_keys` has passed on has the keys of the command line, `inner.lr` and `inner=sgd`.
+    Messages write arguments as `@rule.lr` and options as `@rule=sgd`. A Python user reads `lr` and
+    `rule=sgd`; an error that has passed `with_keys` shows command-line keys, `inner.lr` and `inner=sgd`.
 
     Args:
         problem: what is wrong.
@@ -50,20 +50,20 @@ class MetarunError(Exception):
         self.problem, self.remedy = problem, remedy
 
     def __str__(self) -> str:
-        """Return the message in the words of whoever reads it."""
+        """Return the message with command-line keys or with Python's argument names."""
         verb = "type" if self.in_keys else "give"
         text = f"{self.problem}: {verb} {self.remedy}" if self.remedy else self.problem
         if self.in_keys:
-            return _ARGUMENT.sub(lambda found: _GROUPS.get(found[1], found[1]) + found[2], text)
-        plain = _ARGUMENT.sub(lambda found: "" if found[2] == "." else f"{found[1]}=", text)
-        for typed, written in _IN_PYTHON.items() if plain != text else ():
-            plain = re.sub(rf"{typed}\b", written, plain)
+            return _ARGUMENT.sub(lambda match: _GROUPS.get(match[1], match[1]) + match[2], text)
+        plain = _ARGUMENT.sub(lambda match: "" if match[2] == "." else f"{match[1]}=", text)
+        for yaml_value, python_value in _IN_PYTHON.items() if plain != text else ():
+            plain = re.sub(rf"{yaml_value}\b", python_value, plain)
         return plain
 
 
 @contextmanager
 def with_keys() -> Iterator[None]:
-    """Let errors of classes speak of the command line's keys from here on."""
+    """Show the command line's keys in every MetarunError that leaves this context."""
     try:
         yield
     except MetarunError as error:
@@ -72,38 +72,38 @@ def with_keys() -> Iterator[None]:
 
 
 class ConfigError(MetarunError, ValueError):
-    """A setting that cannot be right, found before any work is done."""
+    """A wrong setting, reported before any work is done."""
 
     exit_status = 2
 
 
 class OutOfTimeError(MetarunError):
-    """The run has used the time it was given; its work is saved. The other jobs of a sweep go on."""
+    """The run has reached its time limit and is saved. The other jobs of a sweep go on."""
 
-    exit_status = 124  # as coreutils' timeout has it
+    exit_status = 124  # the status of coreutils' timeout
 
 
 class DivergedError(MetarunError):
-    """The loss or a parameter is no longer a number."""
+    """The loss or a parameter is NaN or infinite."""
 
 
 class PrunedError(MetarunError):
-    """The search that a run belongs to has given it up; it is no failure."""
+    """The search that a run belongs to has pruned it; this is not a failure."""
 
 
 class UnfinishedError(MetarunError):
-    """A sweep has come to its end, and some of its jobs have not."""
+    """A sweep has ended, but some of its jobs are not finished."""
 
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
-        self.args = (message, exit_status)  # what it is unpickled from
+        self.args = (message, exit_status)  # unpickling calls __init__ with these
         self.exit_status = exit_status
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop; its work is saved.
 
-    A KeyboardInterrupt, so that one interrupted job also ends the sweep it belongs to.
+    It is a KeyboardInterrupt, so that one interrupted job also ends its sweep.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -113,6 +113,6 @@ class Interrupted(KeyboardInterrupt):
 
 
 def did_you_mean(given: str, choices: Iterable[str]) -> str:
-    """Return `; did you mean …?` with the closest choice, or nothing where none is close."""
+    """Return `; did you mean …?` with the closest choice, or "" if none is close."""
     close = get_close_matches(given, list(choices), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""

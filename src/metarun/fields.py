@@ -1,4 +1,4 @@
-"""Values that several constructors take: the annotations that a config is checked against."""
+"""Annotated types of config values that several constructors take; a config is checked against them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, PositiveFloat
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""What 64-bit generators take."""
+"""A seed of a 64-bit generator."""
 
 
 Size = Annotated[int, Field(gt=0, le=1_000_000)]
-"""Of a layer, a window, or another dimension: none is larger than a million."""
+"""The size of a layer, a window, or another dimension: at most a million."""
 
 SizeOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
-"""The same, where 0 means none at all."""
+"""A size, where 0 means none."""
 
 Steps = Annotated[int, Field(ge=0, le=1_000_000_000)]
-"""Of any loop; 0 means none, or never."""
+"""The steps of a loop; 0 means none, or never."""
 
 SomeSteps = Annotated[int, Field(gt=0, le=1_000_000_000)]
-"""The same, where there has to be one."""
+"""The steps of a loop: at least one."""
 
 Threads = Annotated[int, Field(gt=0, le=1024)]
-"""More than that no machine starts."""
+"""A number of threads."""
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-"""Of examples or tasks: more than a million at once is a slip of the hand."""
+"""A number of examples or tasks: more than a million at once is a typing error."""
 
 
 def ordered(interval: tuple[float, float]) -> tuple[float, float]:
-    """Return an interval, or raise ValueError where it is empty."""
+    """Return the interval, or raise ValueError if it is empty."""
     if interval[0] > interval[1]:
         raise ValueError("should be [low, high] with low ≤ high")
     return interval
@@ -43,33 +43,33 @@ _ON_A_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
 
 
 def seconds(duration: str | float) -> float:
-    """Return the seconds of 90, "90s", "1h30m", "1:30:00", or "2-12:00:00" (days first, as Slurm has it).
+    """Return a duration in seconds: of 90, "90s", "1h30m", "1:30:00", or "2-12:00:00" (days first).
 
-    Two numbers with a colon are minutes and seconds; after days, hours and minutes (Slurm's reading).
+    "a:b" means minutes and seconds, but hours and minutes after days, as in Slurm.
 
     Raises:
-        ValueError: it is none of these, or nothing.
+        ValueError: the duration has another form, or is not above 0.
     """
     if isinstance(duration, str):
         clock = _ON_A_CLOCK.fullmatch(duration)
         if clock:
             days, first, second, third = clock.groups()
             hours, minutes, rest = (first, second, third or 0) if third or days else (0, first, second)
-            found = float(int(days or 0) * 86_400 + int(hours) * 3_600 + int(minutes) * 60 + int(rest))
+            total = float(int(days or 0) * 86_400 + int(hours) * 3_600 + int(minutes) * 60 + int(rest))
         elif _IN_UNITS.fullmatch(duration):
             parts = re.findall(r"([\d.]+)([dhms])", duration)
-            found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+            total = sum(float(number) * _UNITS[unit] for number, unit in parts)
         else:
             raise ValueError("should be a time such as 90s, 1h30m, 1:30:00 or 2-12:00:00")
     else:
-        found = float(duration)
-    if found <= 0:
-        raise ValueError("should be more than no time at all")
-    return found
+        total = float(duration)
+    if total <= 0:
+        raise ValueError("should be longer than 0 seconds")
+    return total
 
 
 Duration = Annotated[PositiveFloat | str, AfterValidator(seconds)]
-"""A time in seconds, or as `seconds` reads it."""
+"""A time in seconds, or a text that `seconds` can read."""
 
 
 Interval = Annotated[tuple[float, float], AfterValidator(ordered)]

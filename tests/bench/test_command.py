@@ -80,7 +80,7 @@ def test_what_the_data_costs(monkeypatch, capsys, tmp_path: Path) -> None:
     assert row.keys() == IN_COMMON | own
     assert row["episodes_per_second"] == pytest.approx(25 / (row["episodes_ms"] / 1e3))
     assert row["share"] == pytest.approx(row["episodes_ms"] / (row["episodes_ms"] + row["metarun_ms"]))
-    assert "left out: data of omniglot: METARUN_DATA names no folder of it" in capsys.readouterr().out
+    assert "left out: data of omniglot: it is not in the folder METARUN_DATA" in capsys.readouterr().out
 
 
 def test_omniglot_is_measured_where_it_is(omniglot_root: Path, shared_cache: Path) -> None:
@@ -126,7 +126,7 @@ def test_failures_wrong_sides_and_absent_packages_are_named(monkeypatch, capsys)
 def test_what_no_peer_can_do_is_said(capsys) -> None:
     pytest.importorskip("higher")
     bench.main(["bench", "--only", "sinusoid-5-first-order", "--peer", "higher"])
-    assert "left out: sinusoid-5-first-order: it is no work for higher" in capsys.readouterr().out
+    assert "left out: sinusoid-5-first-order: it cannot be computed by higher" in capsys.readouterr().out
 
 
 def test_an_extra_that_is_missing_is_named_before_anything_is_measured(monkeypatch, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_an_extra_that_is_missing_is_named_before_anything_is_measured(monkeypat
         ("--device", "cuda:99"): "device=cuda:99: ",
         ("--seconds", "x"): "argument --seconds: invalid float value",
         ("--plot", "g.png"): "--plot g.png draws growth curves: add --only growth-tasks or --only growth-",
-        ("--plot", "g.what"): "--plot g.what: its ending says what to draw; choose from ",
+        ("--plot", "g.what"): "--plot g.what: unknown file type; choose from ",
     }.items(),
 )
 def test_what_is_not_there_is_refused(flags: tuple[str, str], message: str) -> None:

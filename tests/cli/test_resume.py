@@ -12,10 +12,10 @@ from metarun.errors import ConfigError
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("model.activation=tanh", "a run keeps model.activation for all its life"),
-        ("train.meta_batch=5", "a run keeps train.meta_batch for all its life"),
-        ("traim.steps=5", "a run keeps traim.steps for all its life; did you mean"),
-        ("algo=maml", "a run keeps algo for all its life"),
+        ("model.activation=tanh", "model.activation cannot change on resume"),
+        ("train.meta_batch=5", "train.meta_batch cannot change on resume"),
+        ("traim.steps=5", "traim.steps cannot change on resume; did you mean"),
+        ("algo=maml", "algo cannot change on resume"),
         ("train.steps=20,30", "one value at a time"),
         ("~train.steps", "every key is needed"),
         ("train.steps.more=1", "steps has no keys"),

@@ -326,9 +326,9 @@ class WritesInput(Activated):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Checkpointed(), "Checkpointed does not compute with parameters that are put into it"),
-        (Alias(), "Alias does not compute with parameters that are put into it"),
-        (Derived(), "Derived does not compute with parameters that are put into it"),
+        (Checkpointed(), "Checkpointed does not compute with the parameters that it is called with"),
+        (Alias(), "Alias does not compute with the parameters that it is called with"),
+        (Derived(), "Derived does not compute with the parameters that it is called with"),
         (Locked(), "Locked cannot be copied .TypeError: cannot pickle"),
         (WritesInput(torch.tanh), "WritesInput writes into its input"),
     ],
@@ -444,8 +444,8 @@ class Failing(RunningMean):
     [
         (RunningMean(), "its forward pass writes mean, which tasks would share"),
         (Counter(), "its forward pass writes calls, which tasks would share"),
-        (Remembering(), "Remembering predicts otherwise after a forward pass than before it"),
-        (OnlyInEval(), "OnlyInEval predicts otherwise after a forward pass than before it"),
+        (Remembering(), "Remembering predicts differently after a forward pass: keep nothing"),
+        (OnlyInEval(), "OnlyInEval predicts differently after a forward pass: keep nothing"),
         (FunctionalDropout(), "the forward pass of FunctionalDropout draws random numbers .dropout"),
         (NumpyNoise(), "the forward pass of NumpyNoise draws random numbers"),
         (Recurrent(nn.LSTM, num_layers=2, dropout=0.5), "the forward pass of Recurrent draws random numbers"),
@@ -477,7 +477,7 @@ def test_what_is_frozen_moves_in_neither_loop() -> None:
     model.requires_grad_(False)
     with (
         pytest.raises(
-            ConfigError, match=r"algo.adapts=all: all that this stands for is frozen .requires_grad=False"
+            ConfigError, match=r"algo.adapts=all: all matching parameters are frozen .requires_grad=False"
         ),
         with_keys(),
     ):

@@ -119,11 +119,11 @@ def test_those_of_another_run_or_of_another_kind_are_named_and_not_used(
     other.save(state(9), keep=0)
     (tmp_path / "other" / "last.pt").replace(checkpoints.folder / "last.pt")
     assert newest_step(mine) == 2
-    assert "last.pt is of a run with another config" in caplog.text
+    assert "last.pt belongs to a run with another config" in caplog.text
     mine.save_best({"step": 8, "learner": {}})
     (checkpoints.folder / "best.pt").replace(checkpoints.folder / "last.pt")
     assert newest_step(mine) == 2
-    assert "last.pt is no checkpoint of this kind" in caplog.text
+    assert "last.pt is not a checkpoint of this kind" in caplog.text
     (checkpoints.folder / "last.pt").unlink()
     (checkpoints.folder / "last.pt").mkdir()
     assert newest_step(mine) == 2
@@ -159,7 +159,7 @@ def test_a_damaged_best_is_named_and_left_out(
     assert "best.pt is gone" in caplog.text
     checkpoints.save_best(state(1))
     assert checkpoints.best(step=0) is None
-    assert "best.pt is of step 1, the best validation was at 0" in caplog.text
+    assert "best.pt is of step 1, the best validation was at step 0" in caplog.text
     found = checkpoints.best()
     assert found is not None
     assert found["step"] == 1
@@ -250,10 +250,12 @@ def test_a_checkpoint_cannot_run_code(
     path = checkpoints.folder / "last.pt"
     for content in ({"format": 1, "step": Malice()}, {"format": FORMAT, "step": Malice()}):
         torch.save(content, path)
-        with pytest.raises(MetarunError, match="is damaged, or holds something else"):
+        with pytest.raises(MetarunError, match="is damaged, or not a file of metarun"):
             checkpoints.newest()
         path.write_bytes(storage._seal(path.read_bytes()))  # a stranger can make the checksum fit
-        with pytest.raises(MetarunError, match="holds something that is not read from strangers"):
+        with pytest.raises(
+            MetarunError, match="holds objects that are not loaded, since they could run code"
+        ):
             checkpoints.newest()
     path.write_bytes(pickle.dumps(Malice()))
     with pytest.raises(MetarunError, match="is damaged"):

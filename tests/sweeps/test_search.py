@@ -102,7 +102,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(metarun, tmp_path: Pat
     before = trials(sweep)[1].params
     again = metarun("resume", "search")
     assert again.returncode == 0, again.stderr
-    assert "2 of 3 trials are there, 1 of them begun" in again.stderr
+    assert "2 of 3 trials exist, 1 of them unfinished" in again.stderr
     found = trials(sweep)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
     assert found[1].params == before
@@ -126,7 +126,7 @@ def test_a_failing_trial_does_not_end_a_search_and_bad_ones_are_pruned(metarun, 
     assert any(trial.state is TrialState.PRUNED for trial in found)
     assert all(trial.state is TrialState.RUNNING for trial in found if trial.params["inner.lr"] == "1e+30")
     again = metarun("resume", "search")
-    assert "8 of 8 trials are there" in again.stderr
+    assert "8 of 8 trials exist" in again.stderr
     assert again.stderr.count("failed: the loss is nan at step 1") == sum(
         "1e+30" in str(t.params) for t in found
     )
@@ -161,7 +161,7 @@ def test_a_search_on_several_cores_tells_every_trial(metarun, tmp_path: Path) ->
     [
         (["search=ratess"], "search=ratess: there is no such option; did you mean rates?"),
         ([], "there is nothing to search in; type search=rates"),
-        (["search=rates", "train.validate_every=0"], "a search goes by validations"),
+        (["search=rates", "train.validate_every=0"], "a search needs validations"),
         (["search=rates", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: should be a whole number"),
         (["inner.lrr=interval(0,1)"], "inner.lrr=0.0: there is no such key; did you mean lr?"),
         (["inner.lr=interval(-1,1)"], "inner.lr=-1.0: should be greater than or equal to 0"),
@@ -192,7 +192,10 @@ def test_what_a_search_was_begun_with_is_not_changed_by_what_is_refused(metarun,
     assert metarun(*OPTUNA, "inner.steps=1,2", "hydra.sweeper.n_trials=1", *small).returncode == 0
     before = (tmp_path / "search" / "sweep.json").read_bytes()
     for words, message in (
-        ([*OPTUNA, "inner.steps=1,3", "hydra.sweeper.n_trials=2"], "goes on in the space it began with"),
+        (
+            [*OPTUNA, "inner.steps=1,3", "hydra.sweeper.n_trials=2"],
+            "the space of a search cannot change on resume",
+        ),
         (["-m", "seed=0,1"], "holds a sweep of another kind (search)"),
         ([*OPTUNA, "inner.steps=1,2", "hydra.sweeper.study.sampler.seed=x"], "hydra.sweeper.study: "),
         ([*OPTUNA, "inner.steps=1,2", "hydra.sweeper.study.storage=nonsense"], "hydra.sweeper.study: "),
@@ -206,4 +209,4 @@ def test_what_a_search_was_begun_with_is_not_changed_by_what_is_refused(metarun,
     (tmp_path / "search" / "study.db").unlink()
     lost = metarun("resume", "search", "hydra.sweeper.n_trials=2")
     assert lost.returncode == 1
-    assert "no study of them: restore study.db" in lost.stderr
+    assert "but not their study: restore study.db" in lost.stderr

@@ -89,7 +89,10 @@ def test_a_sweep_typed_again_with_more_values_keeps_its_numbers(metarun, tmp_pat
     longer = metarun("resume", "sweep", "train.steps=16")
     assert longer.returncode == 0, longer.stderr
     assert {untimed(tmp_path / "sweep" / n)[-1]["step"] for n in "012"} == {16}
-    for word, message in {"inner.lr=3": "the jobs keep inner.lr", "seed=1,2": "one value at a time"}.items():
+    for word, message in {
+        "inner.lr=3": "inner.lr cannot change on resume",
+        "seed=1,2": "one value at a time",
+    }.items():
         refused = metarun("resume", "sweep", word)
         assert refused.returncode == 2
         assert message in refused.stderr

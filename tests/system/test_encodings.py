@@ -112,5 +112,5 @@ def test_a_full_disk_behind_stdout_is_said_and_the_run_is_kept(tmp_path: Path, c
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "metarun: No space left on device behind the standard output"
+    assert done.stderr.splitlines()[-1] == "metarun: No space left on device on the standard output"
     assert (tmp_path / "run" / "results.json").exists()

@@ -99,5 +99,5 @@ def test_where_nothing_can_be_written_the_line_says_what_to_type(typed) -> None:
     status, _, said = typed(*TINY, "hydra.run.dir=/sys/metarun")
     assert status == 1
     assert said.splitlines()[-1].endswith(
-        "/sys/metarun; type hydra.run.dir=FOLDER, of a sweep hydra.sweep.dir=FOLDER, to write somewhere else"
+        "/sys/metarun; type hydra.run.dir=FOLDER (for a sweep hydra.sweep.dir=FOLDER) to write somewhere else"
     )

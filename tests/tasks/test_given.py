@@ -81,14 +81,14 @@ ones = torch.ones(SHAPE)
         (ones * torch.nan, r"is float32 \(4, 5, 2, 3\) from nan to nan: expected uint8"),
         (ones.to(torch.int8) - 100, r"is int8 \(4, 5, 2, 3\) from -99 to -99: expected uint8"),
         (ones.long() * 200, r"is int64 \(4, 5, 2, 3\) from 200 to 200: expected uint8"),
-        (ones.to(torch.uint8), r"is uint8 \(4, 5, 2, 3\) from 1 to 1, and 255 stands for 1: multiply by 255"),
+        (ones.to(torch.uint8), r"is uint8 \(4, 5, 2, 3\) from 1 to 1, but 255 stands for 1: multiply by 255"),
         (ones[:, :4], r"Loaded.load: train has shape \(4, 4, 2, 3\), expected \(4, 5, 2, 3\)"),
         (
             [[1, 2], [3]],
-            r"Loaded.load: train is no array of numbers \(.*\): expected the shape \(4, 5, 2, 3\)",
+            r"Loaded.load: train is not an array of numbers \(.*\): expected the shape \(4, 5, 2, 3\)",
         ),
-        (np.array(["a"]), r"Loaded.load: train is no array of numbers"),
-        (None, r"Loaded.load: train is no array of numbers"),
+        (np.array(["a"]), r"Loaded.load: train is not an array of numbers"),
+        (None, r"Loaded.load: train is not an array of numbers"),
         (
             ones.to(torch.uint16),
             r"train is uint16 \(4, 5, 2, 3\): expected uint8 from 0 to 255, or floats from 0 to 1",
@@ -167,7 +167,7 @@ def on_support(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_labels(lambda y: y + 0.5), r"Relabelled.batch: labels are float32, and not whole numbers"),
+        (with_labels(lambda y: y + 0.5), r"Relabelled.batch: labels are float32 and not whole numbers"),
         (
             with_labels(lambda y: y + 1),
             r"Relabelled.batch: test support: labels from 1 to 2, expected 0 to 1",
@@ -177,14 +177,17 @@ def on_support(**changes: Any) -> Any:
             with_labels(lambda y: y[:, :-1]),
             r"2 tasks have x \(2, 4, 2\) float32 and y \(2, 3\) int64, expected x \[2, n",
         ),
-        (on_support(x=torch.zeros(2, 4, 3)), r"x \(2, 4, 3\) float32 and y .*, and input_shape is \(2,\)"),
+        (on_support(x=torch.zeros(2, 4, 3)), r"x \(2, 4, 3\) float32 and y .*, but input_shape is \(2,\)"),
         (
             on_support(x=torch.zeros(2, 4, 2).double()),
-            r"Relabelled.batch: test tasks are torch.float64, expected torch.float32 as dtype= says",
+            r"Relabelled.batch: test tasks are torch.float64, but dtype= is torch.float32",
         ),
-        (on_support(x=torch.full((2, 4, 2), torch.nan)), r"hold numbers that are not finite"),
+        (on_support(x=torch.full((2, 4, 2), torch.nan)), r"contain NaN or infinite numbers"),
         (on_support(x=torch.zeros(3, 4, 2), y=torch.zeros(3, 4).long()), r"2 tasks have x \(3, 4, 2\)"),
-        (with_labels(lambda y: torch.nn.functional.one_hot(y, 2)), r"and labels are \[2, n\], a class each"),
+        (
+            with_labels(lambda y: torch.nn.functional.one_hot(y, 2)),
+            r"expected labels \[2, n\], one class per example",
+        ),
         (lambda batch: batch.nothing, r"Relabelled.batch fails on the test split: AttributeError: .*nothing"),
         ({}.get, r"Relabelled.batch fails on the test split"),
     ],

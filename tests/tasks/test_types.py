@@ -94,7 +94,7 @@ def test_distributions_are_scored_by_their_logits_or_their_mean() -> None:
     torch.testing.assert_close(m.binary_cross_entropy(bernoulli, binary), expected)
     values = torch.randn(2, 4, 1)
     assert torch.equal(m.mean_squared_error(Normal(one, 2.0), values), m.mean_squared_error(one, values))
-    with pytest.raises(ValueError, match="predictions are a Normal, and these targets are classes"):
+    with pytest.raises(ValueError, match="predictions are a Normal, but these targets are classes"):
         m.cross_entropy(Normal(one, 1.0), labels)
 
 

@@ -1,6 +1,6 @@
-"""metarun's sweepers, where Hydra looks for plugins; what they do is in metarun.sweeps.
+"""metarun's sweepers, in the package in which Hydra looks for plugins; metarun.sweeps does the work.
 
-Hydra imports this at every start of any application, so it imports nothing itself.
+Hydra imports this module at every start of any application, so metarun is only imported inside functions.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 
 
 class _MetarunSweeper(Sweeper):
-    """What both have in common: Hydra hands over what a job is launched with."""
+    """The common part of both sweepers: setting up the launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher.
 
         Raises:
-            ConfigError: the package that the launcher comes from is not installed.
+            ConfigError: the launcher's package is not installed.
         """
         from metarun.sweeps.launching import Launching
 
@@ -28,7 +28,7 @@ class _MetarunSweeper(Sweeper):
 
 
 class GridSweeper(_MetarunSweeper):
-    """Every combination of the values given (`hydra/sweeper=grid`); unfinished jobs only, where some are."""
+    """Runs every combination of the values (`hydra/sweeper=grid`), except those that are finished."""
 
     def __init__(self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None) -> None:
         self._params, self._max_batch_size = dict(params or {}), max_batch_size
@@ -40,14 +40,14 @@ class GridSweeper(_MetarunSweeper):
             )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the jobs that are not finished, and print the table."""
+        """Run the unfinished jobs and print the table."""
         from metarun.sweeps.grid import sweep
 
         sweep(self.launching, arguments, self._params, self._max_batch_size)
 
 
 class OptunaSweeper(_MetarunSweeper):
-    """A search by Optuna (`hydra/sweeper=optuna`); one that is there is continued."""
+    """Searches with Optuna (`hydra/sweeper=optuna`), or continues an existing search."""
 
     def __init__(
         self, n_trials: int, n_jobs: int, study: DictConfig, params: Mapping[str, Any] | None
@@ -61,7 +61,7 @@ class OptunaSweeper(_MetarunSweeper):
         self._params = [f"{key}={value}" for key, value in (params or {}).items()]
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run trials until there are as many as asked for, and print the table."""
+        """Run trials until there are `n_trials`, and print the table."""
         from metarun.sweeps.search import search
 
         search(

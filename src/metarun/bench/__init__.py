@@ -1,1 +1,1 @@
-"""`metarun bench`: metarun against other ways to compute the same meta-gradient, a process each."""
+"""`metarun bench`: metarun against other ways to compute the same meta-gradient, each in its own process."""

@@ -1,4 +1,4 @@
-"""What is measured: published kinds of work, and what else `metarun bench` knows by name."""
+"""The cases of `metarun bench`: published set-ups, and growth curves and data sources run only by name."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ CASES: dict[str, list[str]] = {
         "train.meta_batch=4",
     ],
 }
-"""Overrides of the default config, by name. The number before q is of query images a task."""
+"""Overrides of the default config, by name. The number before q is the query images per task."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A curve of times over one number of a case.
+    """A curve of times over the tasks of a meta-batch or the inner steps.
 
     Attributes:
         base: overrides of every point.
-        over: what grows: tasks of a meta-batch or inner steps.
-        values: of it, a point each.
+        over: the quantity that grows: tasks of a meta-batch or inner steps.
+        values: of this quantity, one per point.
     """
 
     base: list[str]
@@ -70,7 +70,7 @@ GROWTH: dict[str, Growth] = {
     "growth-steps": Growth([], "steps", (1, 5, 10, 20, 50)),
     "growth-tasks-conv4": Growth(_CONV4_5Q, "tasks", (1, 4, 16, 64)),
 }
-"""By name, on the default config's network where the base is empty."""
+"""Growth curves by name; an empty base means the default config's network."""
 
 SOURCES: dict[str, list[str]] = {
     "sinusoid": [],
@@ -78,4 +78,4 @@ SOURCES: dict[str, list[str]] = {
     "binary_classification": ["data=binary_classification"],
     "omniglot": ["data=omniglot", "data.query=1", "train.meta_batch=32"],
 }
-"""Overrides for each source of episodes; Omniglot in the size of conv4-5q."""
+"""Overrides for each source of episodes; Omniglot has the size of conv4-5q."""

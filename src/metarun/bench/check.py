@@ -1,4 +1,4 @@
-"""Whether a side computes what metarun computes."""
+"""The check that a side computes the same meta-gradient as metarun."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TASKS = 3
 
 
 class Check:
-    """metarun's meta-gradient of a work in float64, on 3 tasks, for others to be compared with."""
+    """metarun's meta-gradient in float64 on 3 tasks, to compare other sides with."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self._overrides = overrides
@@ -27,10 +27,10 @@ class Check:
         return float((self._ours - theirs).norm() / theirs.norm())
 
     def work(self) -> Work:
-        """Return the work anew, so that a side which fails leaves nothing behind for the next.
+        """Return a new work for every side, so that a failing side cannot affect the next.
 
-        It is at a network some way from the start of a training, whose small weights make the gradient of
-        the first layers so small a part of the whole that nobody would see it wrong.
+        Its weights are moved away from the initialisation: with the initial small weights the gradient of the
+        first layers is so small a part of the whole that an error in it would not be noticed.
         """
         work = make_work(self._overrides, torch.device("cpu"), torch.float64, _TASKS)
         generator = torch.Generator().manual_seed(0)
@@ -44,10 +44,10 @@ class Check:
         side = start(work)
         side.compute()
         side.deliver()
-        each = [torch.zeros_like(p) if p.grad is None else p.grad for p in work.learner.parameters()]
-        return torch.cat([g.flatten() for g in each])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in work.learner.parameters()]
+        return torch.cat([g.flatten() for g in gradients])
 
 
 def is_the_same(error: float) -> bool:
-    """Say whether two meta-gradients with this relative error are the same."""
+    """Return whether two meta-gradients with this relative error count as the same."""
     return error < _WITHIN

@@ -1,4 +1,4 @@
-"""How far a meta-gradient is from what the machine can do: operations and bytes against measured peaks."""
+"""How close a meta-gradient comes to the machine's peak: operations and bytes against measured rates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TURNS = 5
 
 
 class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes that operations read and write, as if nothing stayed in a cache; views are free."""
+    """Counts the bytes that operations read and write, as if there were no cache; views count nothing."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -37,53 +37,53 @@ class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = operation(*arguments, **(keywords or {}))
         if not operation.is_view:
-            touched = [
-                each for each in tree_leaves((arguments, keywords, result)) if isinstance(each, Tensor)
-            ]
-            self.bytes += sum(each.numel() * each.element_size() for each in touched)
+            leaves = tree_leaves((arguments, keywords, result))
+            tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 
 
 def operations_and_bytes(overrides: list[str]) -> tuple[float, float]:
-    """Return the floating-point operations of a work's meta-gradient, and the bytes it touches.
+    """Return the floating-point operations of a work's meta-gradient, and the bytes that it reads and writes.
 
-    Counted for two tasks and for four, so that what does not grow with the tasks is counted once. A
-    multiplication and an addition are two operations; only products of matrices and convolutions count.
+    They are counted for two tasks and for four, and extrapolated, so that work that does not depend on the
+    number of tasks counts once. A multiplication and an addition are two operations; only matrix products and
+    convolutions count.
     """
-    found = []
+    counts = []
     for tasks in (2, 4):
         work = make_work(overrides, torch.device("cpu"), tasks=tasks)
-        # Task by task: torch does not count grouped convolutions rightly.
+        # Task by task, because torch miscounts grouped convolutions.
         with FlopCounterMode(display=False) as operations, Traffic() as traffic:
             work.compute(Executor(Engine(chunk=1), work.learner))
-        found.append((operations.get_total_flops(), traffic.bytes))
-    (two_flop, two_bytes), (four_flop, four_bytes) = found
-    more = (work.meta_batch - 2) / 2
-    return two_flop + more * (four_flop - two_flop), two_bytes + more * (four_bytes - two_bytes)
+        counts.append((operations.get_total_flops(), traffic.bytes))
+    (two_flop, two_bytes), (four_flop, four_bytes) = counts
+    pairs = (work.meta_batch - 2) / 2
+    return two_flop + pairs * (four_flop - two_flop), two_bytes + pairs * (four_bytes - two_bytes)
 
 
 def peaks(device: torch.device, seconds: float) -> dict[str, float]:
-    """Return what this device does at best, a second: operations of each kind, and bytes of a copy."""
+    """Return this device's measured peaks, per second: operations by kind, and bytes of a copy."""
     on_cpu = device.type == "cpu"
     side, images = (1024, 64 * torch.get_num_threads()) if on_cpu else (8192, 4096)
     a = torch.randn(side, side, device=device)
     x = torch.randn(images, 64, 14, 14, device=device).contiguous(memory_format=torch.channels_last)
     w = torch.randn(64, 64, 3, 3, device=device)
-    found = {}
+    rates = {}
     for tf32 in (False,) if on_cpu else (False, True):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         kind = "TF32" if tf32 else "float32"
-        found[f"matrix product, {kind}"] = 2 * side**3 / _fastest(lambda: a @ a, device, seconds)
+        rates[f"matrix product, {kind}"] = 2 * side**3 / _fastest(lambda: a @ a, device, seconds)
         convolve = lambda: torch.nn.functional.conv2d(x, w, padding=1)
-        found[f"convolution, {kind}"] = 2 * x.numel() * 64 * 9 / _fastest(convolve, device, seconds)
-    large = torch.empty(2**26, device=device)
-    other = torch.empty_like(large)
-    found["copied bytes"] = 2 * 2**28 / _fastest(lambda: other.copy_(large), device, seconds)
-    return found
+        rates[f"convolution, {kind}"] = 2 * x.numel() * 64 * 9 / _fastest(convolve, device, seconds)
+    source = torch.empty(2**26, device=device)
+    target = torch.empty_like(source)
+    rates["copied bytes"] = 2 * 2**28 / _fastest(lambda: target.copy_(source), device, seconds)
+    return rates
 
 
 def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Return the seconds of the fastest of many times."""
+    """Return the least time in seconds of repeated calls."""
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < _TURNS or time.perf_counter() - began < seconds:
@@ -98,26 +98,26 @@ def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -
 def floor(device_name: str, seconds: float) -> Iterator[Row]:
     """Yield the measured peaks, then a row for each case: its least time by operations and by bytes.
 
-    The floor is the operations at the fastest float32 rate that was measured. The bytes are those of every
-    single operation at the speed of a copy: fused or cached work needs less, so this is no bound but says
-    whether memory matters.
+    The floor is the time of the operations at the fastest measured float32 rate. The time by bytes is that of
+    every single operation at the speed of a copy. Fused or cached work needs fewer bytes, so this is not a
+    bound, but shows whether memory matters.
     """
     device = torch.device(device_name)
     log.info("floor: the machine's peaks")
-    best = peaks(device, seconds / 4)
-    for what, rate in best.items():
-        yield {"case": "peak", "what": what, "giga_per_second": rate / 1e9, **conditions(device_name)}
-    fastest = max(rate for what, rate in best.items() if what.endswith("float32"))
+    rates = peaks(device, seconds / 4)
+    for name, rate in rates.items():
+        yield {"case": "peak", "what": name, "giga_per_second": rate / 1e9, **conditions(device_name)}
+    fastest = max(rate for name, rate in rates.items() if name.endswith("float32"))
     for name, overrides in CASES.items():
         log.info("floor: %s", name)
-        operations, touched = operations_and_bytes(overrides)
+        operations, traffic_bytes = operations_and_bytes(overrides)
         row = {
             "case": "floor",
             "work": name,
             "gflop": operations / 1e9,
-            "gigabytes": touched / 1e9,
+            "gigabytes": traffic_bytes / 1e9,
             "floor_ms": 1e3 * operations / fastest,
-            "bytes_ms": 1e3 * touched / best["copied bytes"],
+            "bytes_ms": 1e3 * traffic_bytes / rates["copied bytes"],
             **conditions(device_name),
         }
         with Racer("metarun", overrides, device_name) as racer:

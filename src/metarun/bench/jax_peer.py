@@ -1,7 +1,7 @@
 """JAX (Bradbury et al. 2018): the whole meta-batch's gradient as one compiled function.
 
 Written for the networks of the cases: an MLP without norm, and Conv4 with batch norm and max-pooling. The
-arrays are converted once, before the clock starts; gradients go back to torch for the check alone.
+arrays are converted once, before timing starts; gradients are converted to torch only for the check.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ Task = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def jax_library(work: Work) -> Side:
-    """Small networks with all tasks at once, convolutional ones task after task in one compiled loop."""
+    """Return JAX's side: MLPs on all tasks at once, convolutional networks in a compiled loop over tasks."""
     one_task = jax.grad(_query_loss(work))
     convolutional = isinstance(work.learner.model, Conv4)
 
     def gradients(meta: Arrays, tasks: Task) -> Arrays:
-        if convolutional:  # half the time of vmap, and less of its memory
-            each = lax.map(partial(one_task, meta), tasks)
+        if convolutional:  # takes half the time of vmap, and less memory
+            per_task = lax.map(partial(one_task, meta), tasks)
         else:
-            each = jax.vmap(one_task, (None, 0))(meta, tasks)
-        return {name: g.mean(0) for name, g in each.items()}
+            per_task = jax.vmap(one_task, (None, 0))(meta, tasks)
+        return {name: g.mean(0) for name, g in per_task.items()}
 
-    wide = work.batch.support.x.dtype == torch.float64
+    is_float64 = work.batch.support.x.dtype == torch.float64
     compiled = jax.jit(gradients)
     batch = work.batch
-    with jax.enable_x64(wide):  # for the check; a race stays in JAX's default
+    with jax.enable_x64(is_float64):  # True only in the check; a race uses JAX's default
         meta = {name: jnp.asarray(p.detach().numpy()) for name, p in work.learner.named_parameters()}
         parts = (batch.support.x, batch.support.y, batch.query.x, batch.query.y)
         tasks: Any = tuple(jnp.asarray(_channels_last(part).numpy()) for part in parts)
-    found: Arrays = {}
+    meta_gradient: Arrays = {}
 
     def compute() -> None:
-        with jax.enable_x64(wide):
-            found.update(jax.block_until_ready(compiled(meta, tasks)))
+        with jax.enable_x64(is_float64):
+            meta_gradient.update(jax.block_until_ready(compiled(meta, tasks)))
 
     def deliver() -> None:
         for name, p in work.learner.named_parameters():
-            p.grad = torch.from_numpy(np.array(found[name]))
+            p.grad = torch.from_numpy(np.array(meta_gradient[name]))
 
     return Side(compute, deliver)
 
@@ -78,10 +78,10 @@ def _query_loss(work: Work) -> Callable[[Arrays, Task], jax.Array]:
         support_x, support_y, query_x, query_y = task
         params = {name.removeprefix("model."): p for name, p in meta.items() if name.startswith("model.")}
         for _ in range(steps):
-            found = jax.grad(loss)(params, support_x, support_y)
+            grads = jax.grad(loss)(params, support_x, support_y)
             if first_order:
-                found = lax.stop_gradient(found)
-            params = {name: p - rate(name) * found[name] for name, p in params.items()}
+                grads = lax.stop_gradient(grads)
+            params = {name: p - rate(name) * grads[name] for name, p in params.items()}
         return loss(params, query_x, query_y)
 
     return query_loss
@@ -94,7 +94,7 @@ def _loss(outputs: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _forward(params: Arrays, x: jax.Array) -> jax.Array:
-    """Return the outputs of the network whose parameters have these names, torch's."""
+    """Return the outputs of the network, built from torch's parameter names."""
     for block in sorted({name.rsplit(".", 2)[0] for name in params if name.startswith("body.")}):
         if f"{block}.conv.weight" not in params:
             x = jax.nn.relu(x @ params[f"{block}.linear.weight"].T + params[f"{block}.linear.bias"])
@@ -107,9 +107,9 @@ def _forward(params: Arrays, x: jax.Array) -> jax.Array:
 
 
 def _convolution(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """3 × 3 convolution as a matrix product over shifted images.
+    """Return a 3 × 3 convolution, computed as a matrix product over shifted images.
 
-    `lax.conv_general_dilated` under vmap, the obvious way, is some thirty times slower on a CPU (jax 0.10).
+    The usual `lax.conv_general_dilated` under vmap is some thirty times slower on a CPU (jax 0.10).
     """
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -119,10 +119,10 @@ def _convolution(x: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _halve(x: jax.Array) -> jax.Array:
-    """2 × 2 max-pooling; an odd last row or column is left out, as torch does.
+    """Return the 2 × 2 max-pooling; an odd last row or column is left out, as in torch.
 
-    A `max` over axes asks in its derivative which entries equal it, and XLA computes those anew with other
-    roundings: no entry may, and 0 / 0 follows (jax 0.10). `lax.reduce_window` is slower.
+    The derivative of a `max` over axes compares the entries with the maximum. XLA recomputes them with other
+    roundings, so possibly no entry is equal and 0 / 0 follows (jax 0.10). `lax.reduce_window` is slower.
     """
     height, width = (size // 2 * 2 for size in x.shape[1:3])
     (a, b), (c, d) = ((x[:, row:height:2, 0:width:2], x[:, row:height:2, 1:width:2]) for row in (0, 1))

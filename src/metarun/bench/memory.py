@@ -1,4 +1,4 @@
-"""How much memory a computation needs."""
+"""The peak memory of a computation."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """What this process's memory has grown by at its peak, since this was made."""
+    """The growth of this process's memory at its peak, since this object was created."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif _RESET.exists():
-            _RESET.write_text("5")  # Linux: forget the peak so far
+            _RESET.write_text("5")  # Linux: reset the recorded peak
         self._before = self._now()
 
     @property
     def bytes(self) -> int | None:
-        """The bytes; None where this system does not say."""
-        return None if self._before is None else self._most() - self._before
+        """The growth in bytes; None if this system does not report it."""
+        return None if self._before is None else self._peak() - self._before
 
     def _now(self) -> int | None:
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
         return _status("VmRSS") if _RESET.exists() else None
 
-    def _most(self) -> int:
+    def _peak(self) -> int:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return _status("VmHWM")
 
 
 def _status(key: str) -> int:
-    """Return one of Linux's counts of this process's memory, in bytes."""
+    """Return an entry of /proc/self/status, in bytes."""
     (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
     return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Random images by class in the place of photographs: pixels do not change the time."""
+"""Random images in place of real ones: the pixel values do not affect the time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarun.tasks.class_episodes import ClassEpisodes
 
 
 class Noise(ClassEpisodes):
-    """Classes whose images are uniform noise, made anew by every process from the same numbers.
+    """Classes whose images are uniform noise, the same in every process.
 
     Args:
         image: (colour channels, height, width).
@@ -26,7 +26,7 @@ class Noise(ClassEpisodes):
         super().__init__(**shared)
 
     def classes(self, split: Split) -> int:  # noqa: ARG002  (every split has the same ones)
-        """Return the number of classes: enough for 20-way."""
+        """Return the number of classes, enough for 20-way."""
         return 20
 
     def load(self) -> dict[Split, Tensor]:

@@ -1,4 +1,4 @@
-"""The growth curves as a picture."""
+"""The plot of the growth curves."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from metarun.system.files import replace
 
 
 def check_plot(path: Path, cases: Sequence[str]) -> None:
-    """Raise ConfigError where there will be nothing to draw, or nothing to draw it with."""
+    """Raise ConfigError if no growth case was chosen, the file type is unknown, or matplotlib is missing."""
     if find_spec("matplotlib") is None:
         raise ConfigError(f"--plot {path}: matplotlib is not installed: pip install 'metarun[bench]'")
     from matplotlib.figure import Figure
 
     known = [f".{kind}" for kind in Figure().canvas.get_supported_filetypes()]
     if path.suffix not in known:
-        raise ConfigError(f"--plot {path}: its ending says what to draw; choose from {', '.join(known)}")
+        raise ConfigError(f"--plot {path}: unknown file type; choose from {', '.join(known)}")
     if not any(case in GROWTH for case in cases):
         raise ConfigError(f"--plot {path} draws growth curves: add --only {' or --only '.join(GROWTH)}")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the milliseconds of a meta-gradient over what grows, both axes logarithmic, a panel a case."""
+    """Draw the milliseconds of a meta-gradient over tasks or steps, both axes logarithmic, a panel per case.
+
+    Raises:
+        MetarunError: there are no rows of growth cases.
+    """
     from matplotlib.figure import Figure
 
     cases = list(dict.fromkeys(row["case"] for row in rows if row["case"] in GROWTH))
@@ -43,7 +47,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def lines(rows: Sequence[Row], case: str) -> dict[str, dict[int, float]]:
-    """Return the milliseconds of each side, by what grows."""
+    """Return the milliseconds of each side by the number of tasks or steps: side → number → ms."""
     lines: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["case"] == case and "ratio" in row:

@@ -1,4 +1,4 @@
-"""What is measured, an object a row: as it is printed, and written as JSON."""
+"""The measurements, one dictionary per row, for the tables and the JSON file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _THREADS = torch.get_num_threads()
 
 
 def conditions(device: str) -> Row:
-    """Return under what a row was measured; `threads` are those that torch starts with."""
+    """Return the conditions of a measurement; `threads` is torch's number at the start of the process."""
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": _THREADS,
@@ -32,9 +32,9 @@ def conditions(device: str) -> Row:
 def compare(
     case: str, overrides: Sequence[str], peers: Sequence[str], device: str, seconds: float
 ) -> list[Row]:
-    """Return a row for each of these peers that can do the work, after `seconds` of racing for each.
+    """Return a row for each peer that can do the work, after a race of `seconds` per peer.
 
-    A peer whose meta-gradient is not metarun's is not raced; one that fails has a row that says how.
+    A peer whose meta-gradient differs from metarun's is not raced; the row of a failed peer has the error.
     """
     check = Check(overrides)
     work = check.work()
@@ -44,12 +44,12 @@ def compare(
             rows[name] = {"case": case, "peer": name, **_size(work), **conditions(device)}
             try:
                 rows[name]["error"] = check.relative_error(PEERS[name].start)
-            except Exception as failure:  # whatever another library raises, the others are raced
+            except Exception as failure:  # an error of one library must not stop the race of the others
                 rows[name]["failed"] = f"{type(failure).__name__}: {failure}"
-    able = [name for name, row in rows.items() if "error" in row and is_the_same(row["error"])]
-    if able:
-        racers = race(["metarun", *able], overrides, device, seconds * len(able))
-        for name in able:
+    correct = [name for name, row in rows.items() if "error" in row and is_the_same(row["error"])]
+    if correct:
+        racers = race(["metarun", *correct], overrides, device, seconds * len(correct))
+        for name in correct:
             rows[name] |= _result(racers["metarun"], racers[name])
     return list(rows.values())
 
@@ -62,7 +62,7 @@ def _result(ours: Racer, theirs: Racer) -> Row:
     if theirs.failed:
         return {"failed": theirs.failed}
     if ours.failed:
-        return {"failed": f"without metarun: {ours.failed}"}
+        return {"failed": f"metarun itself: {ours.failed}"}
     return {
         "ratio": theirs.ms / ours.ms,
         "metarun_ms": ours.ms,
@@ -75,10 +75,10 @@ def _result(ours: Racer, theirs: Racer) -> Row:
 
 
 def data_path(source: str, overrides: Sequence[str], device: str, seconds: float) -> list[Row]:
-    """Return a row of how fast a source makes episodes, and of their share of a meta-step.
+    """Return a row with the speed of a source of episodes, and their share of a meta-step.
 
-    A meta-step here is a meta-batch of episodes and its meta-gradient: the outer optimizer's own step is
-    left out, which makes the share a little larger than it is. No row where the source would download.
+    A meta-step here is a meta-batch of episodes and its meta-gradient. The outer optimizer's step is left
+    out, so the share is slightly overestimated. Return no row if the source would have to download data.
     """
     if not _is_here(source):
         return []
@@ -101,7 +101,7 @@ def data_path(source: str, overrides: Sequence[str], device: str, seconds: float
 
 
 def _is_here(source: str) -> bool:
-    """Say whether episodes of a source need no download (any more)."""
+    """Return whether the data of a source needs no download."""
     if source != "omniglot":
         return True
     root = data_directory()

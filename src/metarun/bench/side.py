@@ -1,9 +1,8 @@
 """One side of a race, alone in its process: `python -m metarun.bench.side SIDE DEVICE OVERRIDE …`.
 
-It writes a line when it is ready. Then each line it reads is its turn: it computes one meta-gradient, or as
-many as take a twentieth of a second, and answers with the milliseconds of each and the bytes by which the
-process has grown at its peak since it had the work and nothing to do it with. It ends when nobody is left to
-write to it.
+It writes a line when it is ready. Then each line it reads is a turn: it computes meta-gradients, at least one
+and for at least a twentieth of a second, and answers with the milliseconds of each and the growth of the
+process's memory at its peak since the work was loaded. It ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from metarun.bench import sides
 from metarun.bench.memory import PeakMemory
 from metarun.bench.work import make_work
 
-# Seconds of one turn at least: as in a training, a step of a millisecond follows upon the one before it, and
-# does not find the caches as another process left them.
+# The least seconds of a turn. Short steps follow one another, as in a training; a single one would find the
+# caches filled by another process.
 _TURN = 0.05
 
 
@@ -29,7 +28,7 @@ def main(name: str, device_name: str, *overrides: str) -> None:
     """Take turns until standard input ends."""
     answers = _own_stdout()
     if "OMP_NUM_THREADS" in os.environ:
-        os.environ["NPROC"] = str(torch.get_num_threads())  # XLA reads this one alone
+        os.environ["NPROC"] = str(torch.get_num_threads())  # the only such variable that XLA reads
     device = torch.device(device_name)
     work = make_work(overrides, device)
     peak = PeakMemory(device)
@@ -38,18 +37,18 @@ def main(name: str, device_name: str, *overrides: str) -> None:
     for _ in sys.stdin:
         _finish(device)
         began = time.perf_counter()
-        done = 0
-        while done == 0 or time.perf_counter() - began < _TURN:
+        count = 0
+        while count == 0 or time.perf_counter() - began < _TURN:
             work.learner.zero_grad(set_to_none=True)
             side.compute()
-            done += 1
+            count += 1
         _finish(device)
         seconds = time.perf_counter() - began
-        print(json.dumps({"ms": 1e3 * seconds / done, "bytes": peak.bytes}), file=answers)
+        print(json.dumps({"ms": 1e3 * seconds / count, "bytes": peak.bytes}), file=answers)
 
 
 def _own_stdout() -> IO[str]:
-    """Return standard output for the answers alone: what a library prints goes to standard error."""
+    """Return standard output for the answers only, and send what libraries print to standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return answers

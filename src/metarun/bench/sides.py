@@ -1,4 +1,4 @@
-"""Who takes part in a race: metarun, and its peers as far as they are installed and can do the work."""
+"""The sides of a race: metarun, and the peers that are installed and can do the work."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Start = Callable[[Work], Side]
 
 @dataclass(frozen=True)
 class Peer:
-    """Another way to the same meta-gradient.
+    """Another way to compute the same meta-gradient.
 
     Attributes:
-        start: makes it ready for a work.
-        can: whether it can do a work on a device.
-        package: what must be installed for it.
+        start: prepares it for a work.
+        can: returns whether it can do a work on a device.
+        package: the package that it needs.
     """
 
     start: Start
@@ -37,19 +37,19 @@ class Peer:
 
     @property
     def installed(self) -> bool:
-        """Whether the package is there."""
+        """Whether the package is installed."""
         return find_spec(self.package) is not None
 
 
 def metarun(work: Work) -> Side:
-    """The engine, as a training uses it."""
+    """Return metarun's side: the engine, as a training uses it."""
     executor = Executor(work.engine, work.learner)
     metagradient = Compiled(work.metagradient) if work.engine.compile else work.metagradient
     return Side(lambda: work.compute(executor, metagradient))
 
 
 def episodes(work: Work) -> Side:
-    """What a meta-gradient waits for: the next meta-batch from its source."""
+    """Return the side that only fetches the next meta-batch from its source."""
     work.source.prepare(work.batch.support.x.device)
     prefetcher, steps = Prefetcher(work.source, len(work.batch)), count()
     return Side(lambda: prefetcher.batch(next(steps)))
@@ -60,7 +60,7 @@ def _torch(function: Callable[[Work], None]) -> Start:
 
 
 def _jax(work: Work) -> Side:
-    from metarun.bench.jax_peer import jax_library  # and JAX with it, which may be absent
+    from metarun.bench.jax_peer import jax_library  # imports JAX, which may not be installed
 
     return jax_library(work)
 
@@ -70,18 +70,18 @@ def _anything(work: Work, device: torch.device) -> bool:  # noqa: ARG001
 
 
 def _second_order(work: Work, device: torch.device) -> bool:  # noqa: ARG001
-    # higher, asked for no graph, leaves the initialisation without a gradient too; TorchOpt always makes one.
+    # higher, without a graph, leaves the initialisation without a gradient; TorchOpt always builds the graph.
     return not isinstance(work.metagradient, FirstOrder)
 
 
 def _one_rate(work: Work, device: torch.device) -> bool:
-    # TorchOpt's optimizers take a number or a schedule of numbers for a rate, no tensors to be learned.
+    # The rate of TorchOpt's optimizers is a number or a schedule of numbers, not a learnable tensor.
     return _second_order(work, device) and isinstance(work.learner.rule, SGD)
 
 
 def _compiled_too(work: Work, device: torch.device) -> bool:
-    # The JAX that the extra installs is the one for CPUs; accelerators have builds of their own. It always
-    # compiles, so it races metarun compiled; on images metarun has no compiler to gain from.
+    # The extra installs JAX for CPUs; accelerators need other builds. JAX always compiles, so it races
+    # compiled metarun; on images compiling does not make metarun faster.
     images = len(work.source.input_shape) == 3
     return device.type == "cpu" and (work.settings.compile or images)
 
@@ -96,6 +96,6 @@ PEERS: dict[str, Peer] = {
 
 
 def start(name: str, work: Work) -> Side:
-    """Return a side by its name, ready for a work."""
-    own: dict[str, Start] = {"metarun": metarun, "episodes": episodes}
-    return own[name](work) if name in own else PEERS[name].start(work)
+    """Return a side by its name, prepared for a work."""
+    own_sides: dict[str, Start] = {"metarun": metarun, "episodes": episodes}
+    return own_sides[name](work) if name in own_sides else PEERS[name].start(work)

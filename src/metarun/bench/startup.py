@@ -1,4 +1,4 @@
-"""How long a user waits: real commands, from their start."""
+"""The start-up time of real commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FEWEST, _MOST = 3, 200
 
 
 def startup(device: str, seconds: float) -> list[Row]:
-    """Return rows of the seconds that `metarun --help` takes, and the default run to its first meta-step.
+    """Return rows with the seconds of `metarun --help`, and of the default run until its first meta-step.
 
-    The first meta-step has been taken when its line is written to metrics.jsonl, whose time is read; what
-    the run does afterwards does not count.
+    The end of the first meta-step is the time in its line of metrics.jsonl; the rest of the run does not
+    count.
     """
-    measured: dict[str, Callable[[], float]] = {
+    measures: dict[str, Callable[[], float]] = {
         "metarun --help": lambda: seconds_of("--help"),
         "first meta-step": lambda: _seconds_to_first_step(device),
     }
@@ -32,26 +32,26 @@ def startup(device: str, seconds: float) -> list[Row]:
         {
             "case": "startup",
             "what": what,
-            "seconds": median(_repeated(once, seconds)),
+            "seconds": median(_repeat(measure, seconds)),
             **conditions(device),
         }
-        for what, once in measured.items()
+        for what, measure in measures.items()
     ]
 
 
-def _repeated(once: Callable[[], float], seconds: float) -> list[float]:
+def _repeat(measure: Callable[[], float], seconds: float) -> list[float]:
     began = time.perf_counter()
-    found: list[float] = []
-    while len(found) < _FEWEST or (time.perf_counter() - began < seconds and len(found) < _MOST):
-        found.append(once())
-    return found
+    values: list[float] = []
+    while len(values) < _FEWEST or (time.perf_counter() - began < seconds and len(values) < _MOST):
+        values.append(measure())
+    return values
 
 
 def seconds_of(*arguments: str) -> float:
     """Return how long a command takes in an empty folder.
 
     Raises:
-        MetarunError: it fails.
+        MetarunError: the command fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -60,10 +60,10 @@ def seconds_of(*arguments: str) -> float:
 
 
 def _seconds_to_first_step(device: str) -> float:
-    # After the first step the run is as short as can be.
+    # The shortest possible run after its first step.
     short = ["train.steps=1", "train.validate_every=0", "train.test_tasks=1"]
     with tempfile.TemporaryDirectory() as folder:
-        began = time.time()  # the clock that metrics.jsonl has its times from
+        began = time.time()  # the same clock as that of the times in metrics.jsonl
         _metarun(folder, f"device={device}", "hydra.run.dir=run", *short)
         first, *_ = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
         return datetime.fromisoformat(json.loads(first)["time"]).timestamp() - began
@@ -71,6 +71,6 @@ def _seconds_to_first_step(device: str) -> float:
 
 def _metarun(folder: str, *arguments: str) -> None:
     command = [sys.executable, "-m", "metarun", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise MetarunError(f"metarun {' '.join(arguments)} failed: {done.stderr.strip()}")
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        raise MetarunError(f"metarun {' '.join(arguments)} failed: {process.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""The tables that `metarun bench` prints: a kind of row each, and what went wrong below it."""
+"""The tables that `metarun bench` prints, one per kind of row, and the failures below them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _WORDS = {"case", "peer", "source", "from the command", "peak"}
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Return one table for each kind of row there is, and a line for each failure."""
+    """Return one table for each kind of row, and a line for each failure."""
     shown = []
     for is_kind, columns in _KINDS:
         cells = [[show(row) for show in columns.values()] for row in rows if is_kind(row["case"])]

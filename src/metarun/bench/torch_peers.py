@@ -1,4 +1,4 @@
-"""Other ways to the same meta-gradient with torch, each as its users write it; every one fills `.grad`."""
+"""Other ways to compute the same meta-gradient with torch, as their users write them; all fill `.grad`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Task = tuple[Tensor, Tensor]
 
 
 def per_task_loop(work: Work) -> None:
-    """Task by task: clone, adapt, backward, as learn2learn does."""
+    """Compute task by task: clone, adapt, backward, as learn2learn does."""
     learner, batch = work.learner, work.batch
     exact = not isinstance(work.metagradient, FirstOrder)
     initial = dict(learner.model.named_parameters())
@@ -25,16 +25,16 @@ def per_task_loop(work: Work) -> None:
         params = {name: p.clone() for name, p in initial.items()}
         for _ in range(learner.loop.steps):
             loss = _loss(work, params, batch.support.x[t], batch.support.y[t])
-            found = torch.autograd.grad(loss, list(params.values()), create_graph=exact)
+            grads = torch.autograd.grad(loss, list(params.values()), create_graph=exact)
             params = {
-                name: p - _rate(work, name) * g for (name, p), g in zip(params.items(), found, strict=True)
+                name: p - _rate(work, name) * g for (name, p), g in zip(params.items(), grads, strict=True)
             }
         query = _loss(work, params, batch.query.x[t], batch.query.y[t])
         torch.autograd.backward(query / len(batch))
 
 
 def nested_functorch(work: Work) -> None:
-    """`vmap` over `grad` over the adaptation; over a batch norm wrong (torch 2.13), as the check finds."""
+    """Apply `vmap` over `grad` to the adaptation; wrong with batch norm (torch 2.13), as the check shows."""
     learner, batch = work.learner, work.batch
     names = [name for name, _ in learner.model.named_parameters()]
 
@@ -43,16 +43,16 @@ def nested_functorch(work: Work) -> None:
             return _loss(work, params, *support)
 
         for _ in range(learner.loop.steps):
-            found = grad(support_loss)(params)
+            grads = grad(support_loss)(params)
             if isinstance(work.metagradient, FirstOrder):
-                found = {name: g.detach() for name, g in found.items()}
-            params = {name: p - rates[name] * found[name] for name, p in params.items()}
+                grads = {name: g.detach() for name, g in grads.items()}
+            params = {name: p - rates[name] * grads[name] for name, p in params.items()}
         return _loss(work, params, *query)
 
     params: dict[str, Tensor] = dict(learner.model.named_parameters())
     rates = {name: _rate(work, name) for name in names}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # functorch warns of operations that it runs one task at a time
+        warnings.simplefilter("ignore")  # functorch warns about operations that it runs task by task
         losses = vmap(query_loss, in_dims=(None, None, 0, 0))(
             params, rates, (batch.support.x, batch.support.y), (batch.query.x, batch.query.y)
         )
@@ -60,7 +60,7 @@ def nested_functorch(work: Work) -> None:
 
 
 def higher_library(work: Work) -> None:
-    """The package `higher` (Grefenstette et al. 2019, arXiv:1910.01727), task by task."""
+    """Use the package `higher` (Grefenstette et al. 2019, arXiv:1910.01727), task by task."""
     import higher
 
     learner, batch = work.learner, work.batch
@@ -77,7 +77,7 @@ def higher_library(work: Work) -> None:
 
 
 def torchopt_library(work: Work) -> None:
-    """The package TorchOpt (Ren et al. 2022, arXiv:2211.06934): its MetaSGD, as in its MAML example."""
+    """Use the package TorchOpt (Ren et al. 2022, arXiv:2211.06934): its MetaSGD, as in its MAML example."""
     import torchopt
 
     learner, batch = work.learner, work.batch
@@ -101,7 +101,7 @@ def _loss(work: Work, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor
 
 
 def _own_loss(work: Work, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return one task's loss with the parameters that the model holds."""
+    """Return one task's loss with the model's own parameters."""
     return work.source.loss(model(x)[None], y[None])[0]
 
 

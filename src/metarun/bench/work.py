@@ -1,4 +1,4 @@
-"""A meta-step ready to be computed, made from an ordinary config."""
+"""A meta-step prepared from an ordinary config."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Work:
     """One meta-batch for one learner.
 
     Attributes:
-        source: where the batch is from.
-        meta_batch: tasks of a whole meta-step; a check's batch has fewer.
-        settings: what a config asks of metarun's own engine; the other sides have no part in it.
+        source: the task source of the batch.
+        meta_batch: the number of tasks of a whole meta-step; a check's batch has fewer.
+        settings: the config's settings of metarun's engine; other sides do not use them.
     """
 
     learner: GradientAdaptation
@@ -43,11 +43,11 @@ class Work:
 
     @cached_property
     def engine(self) -> Engine:
-        """How metarun chose to compute it; chosen when first asked for, so never in a peer's process."""
+        """The engine that metarun chooses on first access, so never in a peer's process."""
         return choose(self.settings, self.metagradient, self.learner, self.batch)
 
     def compute(self, executor: Executor, metagradient: MetaGradient[Any] | None = None) -> None:
-        """Fill `.grad`, as a training does at its first meta-step, perhaps by a compiled meta-gradient."""
+        """Fill `.grad` as the first meta-step of a training does, with `metagradient` if one is passed."""
         chosen = metagradient or self.metagradient
         for step in meta_steps(chosen, self.learner, self.batch, Progress(), executor):
             step.fill(self.learner)
@@ -59,13 +59,13 @@ def make_work(
     dtype: torch.dtype = torch.float32,
     tasks: int | None = None,
 ) -> Work:
-    """Return the work that overrides of the default config stand for; `data=noise` is known here too.
+    """Return the work for overrides of the default config; `data=noise` is available here too.
 
     Args:
         overrides: as in CASES.
         device: where to compute.
         dtype: of parameters and examples.
-        tasks: of the meta-batch; the config's own number where None.
+        tasks: the number of tasks in the batch; None means the config's meta-batch.
     """
     config = read_config(compose_config([*overrides, "device=cpu"], [str(_CONF)]))
     experiment = build(config)
@@ -84,11 +84,11 @@ def make_work(
 
 @dataclass(frozen=True)
 class Side:
-    """One way to compute a work's meta-gradient, ready to start.
+    """One way to compute a work's meta-gradient, prepared for it.
 
     Attributes:
-        compute: computes it once; what is timed.
-        deliver: puts it into the learner's `.grad`, for a side whose compute does not.
+        compute: computes it once; this is timed.
+        deliver: writes it to the learner's `.grad` if `compute` does not.
     """
 
     compute: Callable[[], object]

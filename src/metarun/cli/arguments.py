@@ -1,4 +1,4 @@
-"""Command-line flags whose mistakes are one line, like every other mistake."""
+"""Parsing of command-line flags, with errors of one line like all others."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from metarun.errors import ConfigError
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse arguments, options and positionals in any order.
+    """Parse arguments; flags and positionals may be mixed.
 
     Raises:
-        ConfigError: they do not fit.
+        ConfigError: the parser does not accept the arguments, or a --config-dir is not a folder.
     """
 
     def complain(message: str) -> None:
         raise ConfigError(f"{message}; see {parser.prog} --help")
 
     parser.error = complain  # type: ignore[method-assign, assignment]
-    given = parser.parse_intermixed_args(arguments)
-    check_config_dirs(getattr(given, "config_dirs", ()))
-    return given
+    options = parser.parse_intermixed_args(arguments)
+    check_config_dirs(getattr(options, "config_dirs", ()))
+    return options
 
 
 def run_and_overrides(verb: str, description: str, open_keys: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser of a verb that tests a run: its directory, and the keys that a test may change."""
+    """Return the parser of a verb that tests a run: it takes the directory and overrides of `open_keys`."""
     parser = argparse.ArgumentParser(
         f"metarun {verb}",
         description=description,
-        epilog=f"overrides of: {', '.join(open_keys)}; "
-        "where every task starts from fresh parameters (algo=l2l) of model too",
+        epilog=f"overrides may set: {', '.join(open_keys)}; "
+        "also model, if every task starts from fresh parameters (algo=l2l)",
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
@@ -42,12 +42,12 @@ def run_and_overrides(verb: str, description: str, open_keys: Sequence[str]) -> 
 
 
 def add_config_dirs(parser: argparse.ArgumentParser) -> None:
-    """Let a verb take a user's own folders of groups, as `config_dirs`."""
+    """Add the flag --config-dir for a user's own folders of groups, parsed as `config_dirs`."""
     parser.add_argument(
         "--config-dir",
         dest="config_dirs",
         metavar="FOLDER",
         action="append",
         default=[],
-        help="a folder of your own groups and options; may be given again",
+        help="a folder of your own groups and options; may be repeated",
     )

@@ -1,4 +1,4 @@
-"""`metarun continual RUN [overrides]`: task after task, tested on all that came before."""
+"""`metarun continual RUN [overrides]`: adapt to one task after another, and test on all earlier ones."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from metarun.tasks.metrics import selected_by
 
 
 def main(arguments: list[str]) -> None:
-    """Let the learner follow streams, print the tables, and keep them in the run's evaluations/.
+    """Let the learner follow streams of tasks, print the table, and save it in the run's evaluations/.
 
     Raises:
-        ConfigError: a flag or an override does not fit, or the learner has no inner loop.
-        MetarunError: the directory is not a run's, or has no checkpoint.
+        ConfigError: a flag or an override is wrong, or the learner has no inner loop.
+        MetarunError: the directory holds no run, or the run has no checkpoint.
     """
     parser = run_and_overrides(
         "continual",
-        "Adapt to one test task after another without a new start, and test on all of them after each.",
+        "Adapt to one test task after another without resetting the parameters, and test on all after each.",
         OPEN,
     )
-    parser.add_argument("--tasks", type=int, default=5, help="of a stream (5)")
-    parser.add_argument("--streams", type=int, default=200, help="to average over (200)")
-    given = parse(parser, arguments[1:])
+    parser.add_argument("--tasks", type=int, default=5, help="tasks in a stream (5)")
+    parser.add_argument("--streams", type=int, default=200, help="streams to average over (200)")
+    options = parse(parser, arguments[1:])
     for flag in ("tasks", "streams"):
-        if getattr(given, flag) < 1:
-            raise ConfigError(f"--{flag} {getattr(given, flag)}: should be 1 or more")
-    trained = reopen(given.run, given.overrides, given.config_dirs)
-    learner = with_inner_loop(trained.experiment.learner, f"{given.run}: metarun continual")
+        if getattr(options, flag) < 1:
+            raise ConfigError(f"--{flag} {getattr(options, flag)}: should be 1 or more")
+    trained = reopen(options.run, options.overrides, options.config_dirs)
+    learner = with_inner_loop(trained.experiment.learner, f"{options.run}: metarun continual")
     fix(trained.config.seed, "test")
     stream = follow_streams(
         learner,
         trained.experiment.source,
         trained.executor(),
-        tasks=given.tasks,
-        streams=given.streams,
+        tasks=options.tasks,
+        streams=options.streams,
         show=partial(chunks_bar, "streams"),
     )
     print(stream_table(stream))
-    trained.keep("-continual", {"overrides": given.overrides, **asdict(stream)})
+    trained.keep("-continual", {"overrides": options.overrides, **asdict(stream)})
 
 
 def stream_table(stream: Stream) -> str:
-    """Return the score that matters on each task after each task, its mean and what was forgotten."""
+    """Return the table of the selection measure on each task after each task, its mean and the forgetting."""
     measure = selected_by(stream.measures)
     name = measure.name
     tasks = range(len(stream.scores))
     rows = [
-        [label, *(cell(measure, each[name].mean, each[name].ci95) for each in row)]
+        [label, *(cell(measure, scores[name].mean, scores[name].ci95) for scores in row)]
         for label, row in zip(
             ["before", *(f"after {i + 1}" for i in tasks)], [stream.start, *stream.scores], strict=True
         )
@@ -69,6 +69,6 @@ def stream_table(stream: Stream) -> str:
         f"at the end, over all tasks: {cell(measure, stream.average[name].mean, stream.average[name].ci95)}",
     ]
     if stream.forgetting:
-        lost = stream.forgetting[name]
-        lines.append(f"forgotten since each was learned: {cell(measure, lost.mean, lost.ci95)}")
+        forgetting = stream.forgetting[name]
+        lines.append(f"forgotten since each was learned: {cell(measure, forgetting.mean, forgetting.ci95)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`metarun eval RUN [overrides]`: test a run's best checkpoint again, under other conditions."""
+"""`metarun eval RUN [overrides]`: re-test a run's best checkpoint with other settings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _ALSO_OPEN = ("train.test_tasks", "engine.workers")
 
 
 def main(arguments: list[str]) -> None:
-    """Test again, print the table, and keep it in the run's evaluations/.
+    """Re-test the best checkpoint, print the table, and save it in the run's evaluations/.
 
     Raises:
-        ConfigError: an override does not fit, or does not bear on a test.
-        MetarunError: the directory is not a run's, or has no checkpoint.
+        ConfigError: an override is wrong, or its key may not differ between training and test.
+        MetarunError: the directory holds no run, or the run has no checkpoint.
     """
-    parser = run_and_overrides("eval", "Test a run's best checkpoint again.", (*OPEN, *_ALSO_OPEN))
-    given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
+    parser = run_and_overrides("eval", "Re-test a run's best checkpoint.", (*OPEN, *_ALSO_OPEN))
+    options = parse(parser, arguments[1:])
+    trained = reopen(options.run, options.overrides, options.config_dirs, _ALSO_OPEN)
     config, experiment = trained.config, trained.experiment
     fix(config.seed, "test")
     curve = evaluate(
@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
         show=partial(chunks_bar, "test"),
     )
     print(curve_table(curve))
-    trained.keep("", {"overrides": given.overrides, **curve.as_dict()})
+    trained.keep("", {"overrides": options.overrides, **curve.as_dict()})

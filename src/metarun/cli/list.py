@@ -1,4 +1,4 @@
-"""`metarun list [group]`: what can be chosen, a line each."""
+"""`metarun list [group]`: the groups and their options, one per line."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from metarun.errors import ConfigError, did_you_mean
 
 
 def main(arguments: list[str]) -> None:
-    """Print groups with their options, or one group's options with what they are.
+    """Print the options of all groups, or of one group, with their descriptions.
 
     Raises:
         ConfigError: there is no such group, or no such folder.
     """
-    parser = argparse.ArgumentParser("metarun list", description="Print what can be chosen, a line each.")
+    parser = argparse.ArgumentParser("metarun list", description="Print the options, one per line.")
     parser.add_argument("group", nargs="?", help="one group: algo, model, data, …")
     add_config_dirs(parser)
-    given = parse(parser, arguments[1:])
-    found = groups([CONF, *(Path(folder) for folder in given.config_dirs)])
-    if given.group and given.group not in found:
+    options = parse(parser, arguments[1:])
+    by_group = groups([CONF, *(Path(folder) for folder in options.config_dirs)])
+    chosen = options.group
+    if chosen and chosen not in by_group:
         raise ConfigError(
-            f"{given.group}: there is no such group{did_you_mean(given.group, found)}; "
-            f"choose from {', '.join(found)}"
+            f"{chosen}: there is no such group{did_you_mean(chosen, by_group)}; "
+            f"choose from {', '.join(by_group)}"
         )
-    for group in [given.group] if given.group else found:
+    for group in [chosen] if chosen else by_group:
         print(f"{group}=")
-        width = max((len(option.name) for option in found[group]), default=0)
-        for option in found[group]:
+        width = max((len(option.name) for option in by_group[group]), default=0)
+        for option in by_group[group]:
             print(f"  {option.name:<{width}}  {option.description}")

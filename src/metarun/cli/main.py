@@ -14,27 +14,27 @@ from metarun.config.options import CONF, groups
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, with_keys
 from metarun.system.console import to_stderr
 
-# One verb a module of metarun.cli, imported when it is typed; each has `main(arguments)`.
+# Each verb is a module of metarun.cli with `main(arguments)`, imported only when it is typed.
 COMMANDS = {
-    "resume": "continue a stopped run, or a sweep, where it was",
-    "eval": "test a run's best checkpoint again, under other conditions",
+    "resume": "continue a stopped run or sweep",
+    "eval": "re-test a run's best checkpoint with other settings",
     "optimizers": "compare a run's update rule with tuned SGD, momentum, RMSProp and Adam",
-    "continual": "let a run's learner meet task after task, and test it on what came before",
-    "diff": "print what differs between two runs",
-    "list": "print what can be chosen",
-    "bench": "time this machine against other ways to the same meta-gradient",
+    "continual": "adapt a run's learner to one task after another, and test it on all earlier ones",
+    "diff": "print the differences between two runs",
+    "list": "print the groups and their options",
+    "bench": "time the meta-gradient against other ways to compute it",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 failed, 2 wrong input, 128+n stopped."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     to_stderr()
-    if str(Path.cwd()) not in sys.path:  # where a user's own classes are looked for, after everything else
+    if str(Path.cwd()) not in sys.path:  # at the end: a user's own classes must not hide other modules
         sys.path.append(str(Path.cwd()))
     try:
         with with_keys():
-            _command(given)(given)
+            _command(words)(words)
     except MetarunError as error:
         return _complain(str(error), error.exit_status)
     except Interrupted as stop:
@@ -42,28 +42,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe, head or less, has seen enough
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as head or less, has ended
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        where = f": {error.filename}" if error.filename else " behind the standard output"
-        return _complain(f"{error.strerror or error}{where}{_elsewhere(error)}", 1)
+        where = f": {error.filename}" if error.filename else " on the standard output"
+        return _complain(f"{error.strerror or error}{where}{_hint_for_another_folder(error)}", 1)
     return 0
 
 
-def _command(given: list[str]) -> Callable[[list[str]], None]:
-    """Return what the arguments ask for; a bare first word is a subcommand."""
-    word = given[0] if given else ""
+def _command(words: list[str]) -> Callable[[list[str]], None]:
+    """Return the function for the arguments; a bare first word is a verb."""
+    word = words[0] if words else ""
     if word in COMMANDS:
         return _verb(word)
-    if word == "help" or {"--help", "-h"} & set(given):
+    if word == "help" or {"--help", "-h"} & set(words):
         return _verb("help")
     if word == "--version":
         return _verb("version")
     if word and not word.startswith("-") and "=" not in word and word[0] not in "+~":
-        meant = next(
-            (f"{g}={word}" for g, each in groups([CONF]).items() if word in [o.name for o in each]), ""
+        override = next(
+            (f"{g}={word}" for g, options in groups([CONF]).items() if word in [o.name for o in options]), ""
         )
-        hint = f"; did you mean {meant}?" if meant else did_you_mean(word, COMMANDS)
+        hint = f"; did you mean {override}?" if override else did_you_mean(word, COMMANDS)
         raise ConfigError(
             f"{word}: there is no such command{hint}; choose from "
             f"{', '.join(COMMANDS)}, or type key=value to train (metarun --help)"
@@ -76,11 +76,11 @@ def _verb(name: str) -> Callable[[list[str]], None]:
     return main
 
 
-def _elsewhere(error: OSError) -> str:
-    """Say what to type where a folder cannot be written."""
+def _hint_for_another_folder(error: OSError) -> str:
+    """Return what to type if the folder cannot be written, else ""."""
     if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
         return ""
-    return "; type hydra.run.dir=FOLDER, of a sweep hydra.sweep.dir=FOLDER, to write somewhere else"
+    return "; type hydra.run.dir=FOLDER (for a sweep hydra.sweep.dir=FOLDER) to write somewhere else"
 
 
 def _complain(message: str, status: int) -> int:

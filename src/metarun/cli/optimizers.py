@@ -17,11 +17,11 @@ _ALSO_OPEN = ("train.validation_tasks", "train.test_tasks", "engine.workers")
 
 
 def main(arguments: list[str]) -> None:
-    """Compare, print the table, and keep it and the plots in the run's evaluations/.
+    """Compare the rules, print the table, and save it and the plots in the run's evaluations/.
 
     Raises:
-        ConfigError: an override does not fit, or the learner has no inner loop.
-        MetarunError: the directory is not a run's, or has no checkpoint.
+        ConfigError: an override is wrong, or the learner has no inner loop.
+        MetarunError: the directory holds no run, or the run has no checkpoint.
     """
     parser = run_and_overrides(
         "optimizers",
@@ -29,12 +29,12 @@ def main(arguments: list[str]) -> None:
         "the validation tasks, over the same inner steps from the same starts.",
         (*OPEN, *_ALSO_OPEN),
     )
-    given = parse(parser, arguments[1:])
-    trained = reopen(given.run, given.overrides, given.config_dirs, _ALSO_OPEN)
-    learner = with_inner_loop(trained.experiment.learner, f"{given.run}: metarun optimizers")
+    options = parse(parser, arguments[1:])
+    trained = reopen(options.run, options.overrides, options.config_dirs, _ALSO_OPEN)
+    learner = with_inner_loop(trained.experiment.learner, f"{options.run}: metarun optimizers")
     config = trained.config
     if learner.loop.count(training=False) == 0:
-        raise ConfigError("without inner steps there is nothing to compare: type inner.test_steps=1 or more")
+        raise ConfigError("there are no inner steps to compare: type inner.test_steps=1 or more")
     fix(config.seed, "test")
     compared = against_tuned(
         learner,
@@ -44,21 +44,21 @@ def main(arguments: list[str]) -> None:
         test_tasks=config.train.test_tasks,
     )
     entries = list(chunks_bar("optimizers", compared, 1 + len(HAND_DESIGNED)))
-    content = [{"optimizer": each.name, "lr": each.lr, **each.curve.as_dict()} for each in entries]
+    content = [{"optimizer": entry.name, "lr": entry.lr, **entry.curve.as_dict()} for entry in entries]
     print(optimizers_table(entries))
-    kept = trained.keep("-optimizers", {"overrides": given.overrides, "optimizers": content})
-    if kept:
-        _draw(entries, kept)
+    path = trained.keep("-optimizers", {"overrides": options.overrides, "optimizers": content})
+    if path:
+        _draw(entries, path)
 
 
-def _draw(entries: list[Entry], kept: Path) -> None:
+def _draw(entries: list[Entry], json_path: Path) -> None:
     if missing := plots_missing():
         print(missing)
         return
-    paths = [kept.with_suffix(".curves.png")]
+    paths = [json_path.with_suffix(".curves.png")]
     draw_curves(entries, paths[0])
     if entries[0].rule.coordinatewise:
-        paths.append(kept.with_suffix(".update.png"))
+        paths.append(json_path.with_suffix(".update.png"))
         draw_response(entries, paths[1])
     for path in paths:
         print(f"drawn: {path}")

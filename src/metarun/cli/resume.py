@@ -1,4 +1,4 @@
-"""`metarun resume DIRECTORY [overrides]`: continue a stopped run, or a sweep, where it was."""
+"""`metarun resume DIRECTORY [overrides]`: continue a stopped run or sweep."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from metarun.training.launch import launch, show, together
 
 
 def main(arguments: list[str]) -> None:
-    """Continue in place: a run from its last checkpoint; of a sweep what is missing, half done or failed.
+    """Continue a run from its last checkpoint, or the missing, half-done and failed jobs of a sweep.
 
     Raises:
-        ConfigError: an override does not fit, or is of a key that a run keeps.
-        MetarunError: the directory is neither a run's nor a sweep's, or the training failed.
+        ConfigError: an override is wrong, or its key may not change.
+        MetarunError: the directory holds neither a run nor a sweep, or the training failed.
     """
     parser = argparse.ArgumentParser(
         "metarun resume",
-        description="Continue a stopped run, or a sweep, where it was.",
-        epilog=f"overrides of: {', '.join(MAY_CHANGE)}; of a sweep also of hydra/launcher and hydra.*",
+        description="Continue a stopped run or sweep.",
+        epilog=f"overrides may set: {', '.join(MAY_CHANGE)}; for a sweep also hydra/launcher and hydra.*",
     )
     parser.add_argument("directory", metavar="DIRECTORY", type=Path, help="outputs/DATE/TIME, or a sweep's")
     parser.add_argument("overrides", nargs="*", help="key=value, as in train.steps=20000")
     add_config_dirs(parser)
-    given = parse(parser, arguments[1:])
-    if Sweep(given.directory).exists():
-        train_sweep(given.directory, given.overrides, given.config_dirs)
+    options = parse(parser, arguments[1:])
+    if Sweep(options.directory).exists():
+        train_sweep(options.directory, options.overrides, options.config_dirs)
         return
-    run = Run.open(given.directory)
-    node = override(run.config(), given.overrides, given.config_dirs)
+    run = Run.open(options.directory)
+    node = override(run.config(), options.overrides, options.config_dirs)
     together(lambda: show(launch(node, run.directory, arguments, resume=True), run.directory))
 
 
 def override(
     trained: dict[str, Any], words: Sequence[str], config_dirs: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return a run's config with some of the keys replaced that may be, or a group of them by an option.
+    """Return a run's config with overrides of single keys and of whole groups applied.
 
     Raises:
-        ConfigError: a word does not fit, or its key is one that a run keeps.
+        ConfigError: an override is wrong, or its key may not change.
     """
     config = deepcopy(trained)
-    # Groups first: single keys are meant for the option that was chosen.
-    for each in sorted(single_values(words), key=lambda each: "." in each.key_or_group):
-        key = each.key_or_group
+    # Groups first: single keys then change the chosen option.
+    for parsed in sorted(single_values(words), key=lambda parsed: "." in parsed.key_or_group):
+        key = parsed.key_or_group
         if not may_change(key):
             raise ConfigError(
-                f"{each.input_line}: a run keeps {key} for all its life{did_you_mean(key, MAY_CHANGE)}; "
+                f"{parsed.input_line}: {key} cannot change on resume{did_you_mean(key, MAY_CHANGE)}; "
                 f"choose from {', '.join(MAY_CHANGE)}, or start another run"
             )
         if key in _GROUPS:
-            chosen = compose_config([str(each.input_line)], config_dirs)[key]
+            chosen = compose_config([str(parsed.input_line)], config_dirs)[key]
             config[key] = {
                 k: v if may_change(f"{key}.{k}") else config[key].get(k, v) for k, v in chosen.items()
             }
         else:
-            set_key(config, each)
+            set_key(config, parsed)
     return config
 
 
 _GROUPS = ("engine", "train")
-"""Those all of whose keys may change, or nearly all."""
+"""The groups in which all or nearly all keys may change."""

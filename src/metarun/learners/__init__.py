@@ -1,4 +1,4 @@
-"""How a support set becomes a predictor (`algo=`); knows nothing of files and Hydra."""
+"""Learners, which map a support set to a predictor (`algo=`); independent of files and Hydra."""
 
 from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation, with_inner_loop
 from metarun.learners.gradient.inner_loop import InnerLoop

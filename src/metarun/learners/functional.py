@@ -1,4 +1,4 @@
-"""A module called with other tensors in the place of its own parameters and buffers."""
+"""Calling a module with other tensors in place of its parameters and buffers."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from torch.func import functional_call
 
 
 class Places:
-    """Where each parameter and buffer of a module stands: a tied weight has several names.
+    """The places of each parameter and buffer of a module: a tied weight has several names.
 
-    `torch.func.functional_call` is told one name by one. Left to itself it takes the two names of a layer
-    that stands in two places for two tensors, and leaves the tensors of the call in the layer (torch 2.13).
+    `torch.func.functional_call` gets one name per place. By default it takes the two names of a layer that is
+    registered twice for two tensors, and leaves the tensors of the call in the layer (torch 2.13).
 
     Args:
-        module: whose places they are; a copy of it has the same.
+        module: the module; its copies have the same places.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._names: dict[str, list[str]] = {}
-        first: dict[int, str] = {}
-        seen: set[tuple[int, str]] = set()
-        for named in (module.named_parameters, module.named_buffers):
-            for name, tensor in named(remove_duplicate=False):
+        first_names: dict[int, str] = {}
+        visited: set[tuple[int, str]] = set()
+        for named_tensors in (module.named_parameters, module.named_buffers):
+            for name, tensor in named_tensors(remove_duplicate=False):
                 owner, _, attribute = name.rpartition(".")
                 place = (id(module.get_submodule(owner)), attribute)
-                if place not in seen:
-                    seen.add(place)
-                    self._names.setdefault(first.setdefault(id(tensor), name), []).append(name)
+                if place not in visited:
+                    visited.add(place)
+                    self._names.setdefault(first_names.setdefault(id(tensor), name), []).append(name)
 
     def call(self, module: nn.Module, tensors: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> Any:
-        """Call the module with these tensors in the place of its own.
+        """Call the module with these tensors in place of its own.
 
         Args:
-            module: it is as it was after the call.
-            tensors: by the names that `named_parameters` and `named_buffers` give; others stay as they are.
-            inputs: of its forward pass.
+            module: the module; unchanged after the call.
+            tensors: tensors by their name in `named_parameters` or `named_buffers`; others stay as they are.
+            inputs: arguments of the forward pass.
         """
-        everywhere = {
+        by_place = {
             place: tensors[name]
             for name, places in self._names.items()
             if name in tensors
             for place in places
         }
-        return functional_call(module, everywhere, inputs, tie_weights=False)
+        return functional_call(module, by_place, inputs, tie_weights=False)

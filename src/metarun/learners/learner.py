@@ -1,4 +1,4 @@
-"""The contract of a learner: how a support set becomes a predictor."""
+"""The contract of a learner, which maps a support set to a predictor."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Adapted = TypeVar("Adapted")
 
 
 class Learner(nn.Module, ABC, Generic[Adapted]):
-    """Something with meta-parameters that adapts to T tasks at once.
+    """A module with meta-parameters that adapts to T tasks at once.
 
-    The arguments of its constructor say what it needs: one called `model`, `make_model`, `rule`, `loop`,
-    `seed`, `seeding`, `input_shape` or `output_size` is given it, and keys of groups that nothing needs are
-    refused.
+    Its constructor's arguments declare what it needs: those named `model`, `make_model`, `rule`, `loop`,
+    `seed`, `seeding`, `input_shape` or `output_size` are passed to it, and keys of groups that nothing needs
+    are refused.
 
     Attributes:
-        can_rematerialise: whether its steps can be computed again in the backward pass instead of kept.
-        rematerialise: whether they are.
+        can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
+        rematerialise: whether it does.
     """
 
     can_rematerialise: ClassVar[bool] = False
@@ -32,14 +32,14 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
 
     @classmethod
     def model_output_size(cls, output_size: int | None) -> int | None:
-        """Return how many outputs its model is to have, for tasks that want so many; None: no head."""
+        """Return the number of outputs of its model, given that of the tasks; None: no head."""
         return output_size
 
     @abstractmethod
     def adapt(self, tasks: Tasks) -> Adapted:
-        """Return what the support sets of T tasks have taught it; the targets of the query sets are hidden.
+        """Return the learner adapted to the support sets of T tasks; the query targets are hidden.
 
-        In training mode as the outer loop trains it, else as it is tested.
+        It adapts as in the outer loop in training mode, else as in a test.
         """
 
     @abstractmethod
@@ -47,32 +47,32 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         """Map x [T, n, …] to predictions: a tensor [T, n, out], or a distribution."""
 
     def scores(self, adapted: Adapted, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of what was adapted on each task's query set, [T]."""
+        """Return the loss and the metrics of the adapted learner on each task's query set, [T]."""
         return tasks.score(partial(self.predict, adapted))
 
     def curve(self, tasks: Tasks) -> Iterator[Scores]:
-        """Yield the query scores after adaptation; nothing can be differentiated."""
+        """Yield the query scores after adaptation, without a graph."""
         with torch.no_grad():
             scores = self.scores(self.adapt(tasks.without_answers()), tasks)
         yield scores
 
     @property
     def keeps_state(self) -> bool:
-        """Whether it has parameters that are no meta-parameters and change from task to task."""
+        """Whether it has parameters that change from task to task and are not meta-parameters."""
         return False
 
     @property
     def not_to_compile(self) -> str:
-        """Why its meta-gradient cannot be one compiled graph; empty where it may."""
+        """Why its meta-gradient cannot be compiled to one graph; empty where it can."""
         return ""
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known to work for many tasks at once, and in every order of derivatives, untried."""
+        """Whether it needs no check to work for many tasks at once, with derivatives of every order."""
         return False
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where a few real tasks show that this learner would mix tasks up."""
+        """Raise ConfigError where a few real tasks show that this learner would mix tasks."""
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
         """Raise ConfigError where real tasks show that torch's second derivatives of the model are wrong."""
@@ -83,10 +83,10 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
 
 
 class IterativeLearner(Learner[Adapted]):
-    """A learner that gets better step by step on a support set.
+    """A learner that adapts to a support set step by step.
 
     Attributes:
-        axis: what a step is, as the heading of a table has it.
+        axis: what the steps are, as a heading of a table.
     """
 
     axis: ClassVar[str] = "adaptation steps"
@@ -94,14 +94,14 @@ class IterativeLearner(Learner[Adapted]):
     @property
     @abstractmethod
     def steps(self) -> int:
-        """How many steps it takes, in the mode that it is in."""
+        """The number of steps in the current mode (training or test)."""
 
     @abstractmethod
     def trajectory(self, tasks: Tasks) -> Iterator[Adapted]:
-        """Yield the learner before adaptation and after each of its steps."""
+        """Yield the adapted learner before the first step and after each step."""
 
     def adapt(self, tasks: Tasks) -> Adapted:
-        """Return the learner after its last step."""
+        """Return the adapted learner after the last step."""
         steps = self.trajectory(tasks)
         adapted = next(steps)
         for adapted in steps:  # noqa: B007  (only the last is kept)
@@ -109,7 +109,7 @@ class IterativeLearner(Learner[Adapted]):
         return adapted
 
     def curve(self, tasks: Tasks) -> Iterator[Scores]:
-        """Yield the query scores before adaptation and after each step; nothing can be differentiated."""
+        """Yield the query scores before adaptation and after each step, without a graph."""
         steps = self.trajectory(tasks.without_answers())
         while True:
             with torch.no_grad():

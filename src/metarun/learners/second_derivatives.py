@@ -1,4 +1,4 @@
-"""Second derivatives of a model: torch's own are not all right, and some are silently missing."""
+"""Checks of a model's second derivatives: some of torch's are wrong, and some silently missing."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.nn.utils import parametrizations
 from metarun.errors import ConfigError
 from metarun.learners.soundness import copied
 
-# Private names, or deprecated ones: a torch without them has nothing of theirs to mend.
+# Private or deprecated names: a torch without them has nothing to mend.
 _BY_HOOKS = getattr(importlib.import_module("torch.nn.utils.weight_norm"), "WeightNorm", ())
 _PARAMETRIZATION = getattr(parametrizations, "_WeightNorm", ())
 
 log = logging.getLogger("metarun")
 
-# The larger ones for models that round to float32 somewhere.
+# Step sizes of the differences: the larger ones are for models that round to float32 somewhere.
 _STEPS = (1e-6, 1e-4, 1e-3)
 _TOLERANCE = 1e-2
 
 
 def mend_weight_norm(model: nn.Module) -> None:
-    """Let weight norms of this model compute w = g v / ‖v‖ by plain operations.
+    """Make the model's weight norms compute w = g v / ‖v‖ by plain operations.
 
-    The second derivatives of torch's fused one take ‖v‖ as a constant (torch 2.13; gradgradcheck fails).
+    The second derivatives of torch's fused kernel treat ‖v‖ as a constant (torch 2.13; gradgradcheck fails).
     """
     for module in model.modules():
         if isinstance(module, _PARAMETRIZATION):
@@ -55,19 +55,18 @@ class _ByHooks(_Composite):
 
 
 def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
-    """Look whether autograd's second derivatives of a model are those of its gradient.
+    """Compare autograd's second derivatives of a model with central differences of its gradient.
 
-    In float64, at a point beside its parameters (where no ReLU has its corner) and along one direction,
-    against central differences of the gradient. Where they differ a warning says so: a stop-gradient in the
-    model makes that so too, and is meant.
+    In float64, at a point near its parameters (away from the kinks of ReLU) and along one direction. Where
+    they differ it only warns, since an intended stop-gradient in the model has the same effect.
 
     Args:
-        model: any module that `check_forward` has nothing against.
+        model: any module that passes `check_forward`.
         x: examples of one task, [n, …].
 
     Raises:
-        ConfigError: a function of the model is marked `once_differentiable`: its derivatives have none, and
-            autograd takes them for zero without a word.
+        ConfigError: a function of the model is marked `once_differentiable`: it has no second derivatives,
+            and autograd silently takes them for zero.
     """
     model, generator = copied(model), torch.Generator().manual_seed(0)
     try:
@@ -76,14 +75,14 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
         with torch.enable_grad():
             _move(parameters, [_normal(p, generator) for p in parameters], 0.05)
-            along = [_normal(p, generator) for p in parameters]
+            direction = [_normal(p, generator) for p in parameters]
             gradient = _gradient(model, x, parameters, graph=True)
-            once = any(_leads_to_once_differentiable(each) for each in gradient)
-            by_autograd = _product(gradient, parameters, along)
-            errors = [_distance(by_autograd, _differences(model, x, parameters, along, h)) for h in _STEPS]
-    except (RuntimeError, TypeError, ValueError):  # it does not work in float64, and that is no fault
+            once_differentiable = any(_leads_to_once_differentiable(g) for g in gradient)
+            product = _product(gradient, parameters, direction)
+            errors = [_distance(product, _differences(model, x, parameters, direction, h)) for h in _STEPS]
+    except (RuntimeError, TypeError, ValueError):  # the model may not support float64, which is no error
         return
-    if once:
+    if once_differentiable:
         raise ConfigError(
             f"model: a function in {type(model).__name__} is once_differentiable, so its second derivatives "
             f"would count as zero: write its backward pass in plain operations",
@@ -91,31 +90,31 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
         )
     if min(errors) > _TOLERANCE:
         log.warning(
-            "model: the second derivatives of %s differ by %.1f %% from differences of its gradient: right "
-            "where a detach() is meant, wrong where a kernel is; metagradient=first_order needs none",
+            "model: the second derivatives of %s differ by %.1f %% from differences of its gradient: fine if "
+            "a detach() is intended, else a kernel is wrong; metagradient=first_order needs none",
             type(model).__name__,
             100 * min(errors),
         )
 
 
 def _leads_to_once_differentiable(tensor: Tensor) -> bool:
-    """Say whether the graph of a tensor has a node that only raises: autograd itself goes round it."""
-    waiting, seen = [tensor.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
+    """Return whether the graph of a tensor has a node that only raises, which autograd itself skips."""
+    stack, visited = [tensor.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
             continue
         if type(node).__name__ == "Error":
             return True
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
+        visited.add(node)
+        stack += [function for function, _ in node.next_functions]
     return False
 
 
-def _move(parameters: list[nn.Parameter], along: list[Tensor], distance: float) -> None:
+def _move(parameters: list[nn.Parameter], direction: list[Tensor], distance: float) -> None:
     with torch.no_grad():
-        for p, a in zip(parameters, along, strict=True):
-            p.add_(a, alpha=distance)
+        for p, d in zip(parameters, direction, strict=True):
+            p.add_(d, alpha=distance)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,43 +124,43 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 def _gradient(
     model: nn.Module, x: Tensor, parameters: list[nn.Parameter], *, graph: bool
 ) -> tuple[Tensor, ...]:
-    """Return the gradient of a scalar of the output whose own second derivatives are not zero."""
+    """Return the gradient of a function of the output whose second derivatives are not zero."""
     output = model(x)
     weight = torch.linspace(0.5, 1.5, output.numel(), dtype=torch.float64, device=output.device)
     scalar = (weight * output.flatten().square()).sum()
-    found: tuple[Tensor, ...] = torch.autograd.grad(
+    gradient: tuple[Tensor, ...] = torch.autograd.grad(
         scalar, parameters, create_graph=graph, materialize_grads=True
     )
-    return found
+    return gradient
 
 
-def _product(gradient: tuple[Tensor, ...], parameters: list[nn.Parameter], along: list[Tensor]) -> Tensor:
+def _product(gradient: tuple[Tensor, ...], parameters: list[nn.Parameter], direction: list[Tensor]) -> Tensor:
     """Return the Hessian times the direction by a second backward pass, as one vector."""
-    slope = torch.stack([(g * a).sum() for g, a in zip(gradient, along, strict=True)]).sum()
+    slope = torch.stack([(g * d).sum() for g, d in zip(gradient, direction, strict=True)]).sum()
     if not slope.requires_grad:
         return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
     return _flat(torch.autograd.grad(slope, parameters, materialize_grads=True))
 
 
 def _differences(
-    model: nn.Module, x: Tensor, parameters: list[nn.Parameter], along: list[Tensor], h: float
+    model: nn.Module, x: Tensor, parameters: list[nn.Parameter], direction: list[Tensor], h: float
 ) -> Tensor:
-    """Return the same by central differences of the gradient."""
+    """Return the Hessian times the direction by central differences of the gradient."""
 
-    def moved(distance: float) -> Tensor:
-        _move(parameters, along, distance)
+    def gradient_after(distance: float) -> Tensor:
+        _move(parameters, direction, distance)
         return _flat(_gradient(model, x, parameters, graph=False))
 
-    ahead = moved(h)
-    behind = moved(-2 * h)
-    moved(h)
-    return (ahead - behind) / (2 * h)
+    plus = gradient_after(h)
+    minus = gradient_after(-2 * h)
+    gradient_after(h)
+    return (plus - minus) / (2 * h)
 
 
 def _flat(tensors: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([each.detach().flatten() for each in tensors])
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    scale: Any = other.norm().clamp_min(1e-12)
-    return float(((one - other).norm() / scale).item())
+def _distance(vector: Tensor, reference: Tensor) -> float:
+    scale: Any = reference.norm().clamp_min(1e-12)
+    return float(((vector - reference).norm() / scale).item())

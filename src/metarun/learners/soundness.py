@@ -1,4 +1,4 @@
-"""What a model must not do, since tasks would share it: keep something in a forward pass, or draw."""
+"""Checks that a model keeps no state and draws no random numbers, which tasks would share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_layers(model: nn.Module) -> None:
-    """Raise ConfigError for a layer of torch's that keeps running statistics or drops out."""
+    """Raise ConfigError for a torch layer that keeps running statistics, is lazy or applies dropout."""
     for name, module in model.named_modules():
         if getattr(module, "track_running_stats", False):
             raise ConfigError(
@@ -30,13 +30,13 @@ def check_layers(model: nn.Module) -> None:
             raise ConfigError(f"model: {name} is lazy, and has no weights yet: build it with its sizes")
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ConfigError(
-                f"model: {name} drops out at random, from a generator that a resumed run would not have; "
+                f"model: {name} applies dropout, from a generator that a resumed run would not have: "
                 f"build it with p=0"
             )
 
 
 def check_padding(model: nn.Module) -> None:
-    """Raise ConfigError for a batch norm, whose statistics would count examples that only fill up tasks."""
+    """Raise ConfigError for a batch norm, whose statistics would count padding examples."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ConfigError(
@@ -46,7 +46,7 @@ def check_padding(model: nn.Module) -> None:
 
 
 def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
-    """Raise ConfigError where a forward pass on real examples changes anything that the next one depends on.
+    """Raise ConfigError where a forward pass on real examples changes the result of the next one.
 
     A copy of the model is called in both modes, with other examples in between.
 
@@ -56,39 +56,39 @@ def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
         other: examples of the same kind, [m, …].
 
     Raises:
-        ConfigError: a forward pass writes a buffer or a parameter, keeps something elsewhere, draws random
-            numbers, or fails.
+        ConfigError: a forward pass writes a buffer or a parameter, keeps other state, draws random numbers,
+            or fails.
     """
     model = copied(model)
-    kept = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    before = {name: each.detach().clone() for name, each in kept.items()}
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     with torch.no_grad(), _generators_unchanged(type(model).__name__, x.device):
         first = {training: _forward(model, x, training=training) for training in (False, True)}
         _forward(model, other, training=True)
         again = {training: _forward(model, x, training=training) for training in (True, False)}
-    for name, each in (*model.named_parameters(), *model.named_buffers()):
-        if name not in before or not _equal(each, before[name]):
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name not in before or not _equal(tensor, before[name]):
             raise ConfigError(
                 f"model: its forward pass writes {name}, which tasks would share: keep no running statistics "
                 f"or counters there"
             )
     if not all(_equal(first[training], again[training]) for training in (False, True)):
         raise ConfigError(
-            f"model: {type(model).__name__} predicts otherwise after a forward pass than before it: keep "
-            f"nothing from one forward pass to the next, since tasks would share it"
+            f"model: {type(model).__name__} predicts differently after a forward pass: keep nothing from one "
+            f"forward pass to the next, since tasks would share it"
         )
 
 
 def _forward(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
-    """Return what a model makes of examples [n, …], or raise ConfigError where it fails or changes them."""
+    """Return the model's output for examples [n, …], or raise ConfigError where it fails or writes them."""
     model.train(training)
-    given = x.clone()
+    examples = x.clone()
     try:
-        output = model(given)
-    except Exception as error:  # of a user's class, of any kind
+        output = model(examples)
+    except Exception as error:  # a user's class may raise anything
         raise ConfigError(f"model: {type(model).__name__} fails on the data: {in_one_line(error)}") from error
-    if not _equal(given, x):
+    if not _equal(examples, x):
         raise ConfigError(
             f"model: {type(model).__name__} writes into its input: build its first layer without inplace=True"
         )
@@ -103,36 +103,36 @@ def _forward(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
 
 @contextmanager
 def _generators_unchanged(name: str, device: torch.device) -> Iterator[None]:
-    cards = [device] if device.type == "cuda" else []
+    gpus = [device] if device.type == "cuda" else []
 
     def states() -> list[object]:
         cpu, numpy = torch.get_rng_state().tolist(), np.random.get_state()
-        on_cards = [torch.cuda.get_rng_state(card).tolist() for card in cards]
-        return [cpu, on_cards, random.getstate(), numpy[1].tolist(), numpy[2:]]  # type: ignore[index]
+        cuda = [torch.cuda.get_rng_state(gpu).tolist() for gpu in gpus]
+        return [cpu, cuda, random.getstate(), numpy[1].tolist(), numpy[2:]]  # type: ignore[index]
 
-    with torch.random.fork_rng(devices=cards):
+    with torch.random.fork_rng(devices=gpus):
         before = states()
         yield
         if states() != before:
             raise ConfigError(
-                f"model: the forward pass of {name} draws random numbers (dropout?), which no other way to "
-                f"compute it, and no resumed run, would draw again: build it with p=0"
+                f"model: the forward pass of {name} draws random numbers (dropout?), which another execution "
+                f"strategy or a resumed run would not draw again: build it with p=0"
             )
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    if one.device.type == "cpu":
-        return torch.equal(one.detach().nan_to_num(), other.detach().nan_to_num())
-    return torch.allclose(one, other, rtol=1e-4, equal_nan=True)  # additions have no fixed order on a GPU
+def _equal(tensor: Tensor, expected: Tensor) -> bool:
+    if tensor.device.type == "cpu":
+        return torch.equal(tensor.detach().nan_to_num(), expected.detach().nan_to_num())
+    return torch.allclose(tensor, expected, rtol=1e-4, equal_nan=True)  # a GPU adds in no fixed order
 
 
 def copied(model: Module) -> Module:
-    """Return a deep copy; of a tensor that a forward pass has left somewhere its value, if it still has one.
+    """Return a deep copy; of a tensor that a forward pass left in an attribute it copies the value, if any.
 
     Raises:
         ConfigError: the model holds something that cannot be copied.
     """
-    registered = {id(each) for each in (*model.parameters(), *model.buffers())}
+    registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     copies: dict[int, object] = {}
     for module in model.modules():
         for name, value in vars(module).items():
@@ -140,7 +140,7 @@ def copied(model: Module) -> Module:
                 copies |= {id(t): _value(t) for t in _tensors(value) if id(t) not in registered}
     try:
         return copy.deepcopy(model, copies)
-    except Exception as error:  # of what a user's class holds, of any kind
+    except Exception as error:  # a user's class may hold anything
         raise ConfigError(
             f"model: {type(model).__name__} cannot be copied ({in_one_line(error)}): keep no locks, files or "
             f"the like in it"
@@ -152,64 +152,65 @@ def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
+        for element in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(element)
 
 
-def _value(left: Tensor) -> Tensor | None:
+def _value(tensor: Tensor) -> Tensor | None:
     try:
-        return left.detach().clone()
-    except RuntimeError:  # one of vmap's, which ended with it
+        return tensor.detach().clone()
+    except RuntimeError:  # a tensor of vmap, invalid after it
         return None
 
 
 def check_replacement(model: nn.Module, x: Tensor) -> None:
-    """Raise ConfigError where a model with other tensors as its parameters is not what it should be.
+    """Raise ConfigError where a model called with other parameters does not compute with them.
 
-    Outputs and gradients are compared with those of a copy that has these parameters as its own.
+    Outputs and gradients are compared with those of a copy whose own parameters have these values.
 
     Args:
-        model: any module that `check_forward` has nothing against.
+        model: any module that passes `check_forward`.
         x: examples of one task, [n, …].
     """
-    model, other = copied(model), copied(model)
+    model, reference = copied(model), copied(model)
     places, generator = Places(model), torch.Generator().manual_seed(0)
     names = [name for name, p in model.named_parameters() if p.is_floating_point()]
-    moved = {}
+    params = {}
     with torch.no_grad():
         model(x.clone())
         for name in names:
-            p = other.get_parameter(name)
+            p = reference.get_parameter(name)
             p.add_(0.05 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))
-            moved[name] = p.detach().clone().requires_grad_()
+            params[name] = p.detach().clone().requires_grad_()
             p.requires_grad_()
     try:
         with torch.enable_grad():
-            found = places.call(model, moved, (x.clone(),))
-            gradients = _gradients(found, list(moved.values()))
-            expected = other(x.clone())
-            pairs = zip(gradients, _gradients(expected, [other.get_parameter(n) for n in names]), strict=True)
-    except Exception as error:  # of a user's class, of any kind
+            output = places.call(model, params, (x.clone(),))
+            gradients = _gradients(output, list(params.values()))
+            expected = reference(x.clone())
+            expected_gradients = _gradients(expected, [reference.get_parameter(name) for name in names])
+            pairs = zip(gradients, expected_gradients, strict=True)
+    except Exception as error:  # a user's class may raise anything
         raise ConfigError(
-            f"model: {type(model).__name__} fails with parameters that are put into it: {in_one_line(error)}"
+            f"model: {type(model).__name__} fails when called with other parameters: {in_one_line(error)}"
         ) from error
-    if not (_close(found, expected) and all(_close(one, another) for one, another in pairs)):
+    if not (_close(output, expected) and all(_close(*pair) for pair in pairs)):
         raise ConfigError(
-            f"model: {type(model).__name__} does not compute with parameters that are put into it: it "
-            f"recomputes (activation checkpointing), reaches a weight by another name, or keeps what it once "
+            f"model: {type(model).__name__} does not compute with the parameters that it is called with: it "
+            f"recomputes (activation checkpointing), reaches a weight by another name, or keeps a value "
             f"computed from one"
         )
 
 
 def _gradients(output: Tensor, tensors: list[Tensor] | list[nn.Parameter]) -> tuple[Tensor, ...]:
     if not output.requires_grad:
-        return tuple(torch.zeros_like(each) for each in tensors)
+        return tuple(torch.zeros_like(tensor) for tensor in tensors)
     scalar = output.square().sum() + output.sum()
-    found: tuple[Tensor, ...] = torch.autograd.grad(scalar, tensors, materialize_grads=True)
-    return found
+    gradients: tuple[Tensor, ...] = torch.autograd.grad(scalar, tensors, materialize_grads=True)
+    return gradients
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
-    """Say whether two computations of the same in another order agree."""
-    one, other = (each.detach().double().nan_to_num() for each in (one, other))
-    return bool((one - other).norm() <= 1e-3 * other.norm() + 1e-6)
+def _close(tensor: Tensor, expected: Tensor) -> bool:
+    """Return whether two results agree up to the order of their operations."""
+    tensor, expected = (t.detach().double().nan_to_num() for t in (tensor, expected))
+    return bool((tensor - expected).norm() <= 1e-3 * expected.norm() + 1e-6)

@@ -1,4 +1,4 @@
-"""Context parameters: what adapts to a task in CAVIA (Zintgraf et al. 2019, arXiv:1810.03642)."""
+"""Context parameters, which adapt to a task in CAVIA (Zintgraf et al. 2019, arXiv:1810.03642)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from metarun.fields import Size
 
 
 class Context(nn.Module):
-    """Inputs [n, d] with context parameters behind them, [n, d + size].
+    """Appends context parameters to inputs [n, d], giving [n, d + size].
 
     They start at zero for every task, and are not meta-learned.
 
     Args:
-        size: how many.
+        size: number of context parameters.
     """
 
     context_parameters = ("values",)
@@ -30,7 +30,7 @@ class Context(nn.Module):
         return torch.cat([x, self.values.expand(len(x), -1)], 1)
 
     def over_tasks(self, prefix: str) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-        """Return the same for T tasks: their parameters by name and x [T, n, d] to [T, n, d + size]."""
+        """Return the forward pass of T tasks: parameters by name and x [T, n, d] to [T, n, d + size]."""
 
         def step(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
             values = params[f"{prefix}values"]
@@ -40,11 +40,11 @@ class Context(nn.Module):
 
 
 class Film(nn.Module):
-    """Feature maps scaled and shifted a channel, (1 + γ) x + β, with (γ, β) linear in context parameters.
+    """Scales and shifts each channel, (1 + γ) x + β, with (γ, β) linear in the context parameters.
 
     Args:
-        size: how many context parameters.
-        channels: of the feature maps.
+        size: number of context parameters.
+        channels: channels of the feature maps.
     """
 
     context_parameters = ("values",)
@@ -56,17 +56,17 @@ class Film(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, channels, height, width] to the same shape."""
-        made: Tensor = self.map(self.values)[:, None, None]
-        gamma, beta = made.chunk(2)
+        gamma_and_beta: Tensor = self.map(self.values)[:, None, None]
+        gamma, beta = gamma_and_beta.chunk(2)
         return (1 + gamma) * x + beta
 
     def over_tasks(self, prefix: str) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
-        """Return the same for T tasks: their parameters by name and x [T, n, …] to [T, n, …]."""
+        """Return the forward pass of T tasks: parameters by name and x [T, n, …] to [T, n, …]."""
 
         def step(params: Mapping[str, Tensor], x: Tensor) -> Tensor:
             weight, bias = params[f"{prefix}map.weight"], params[f"{prefix}map.bias"]
-            made = torch.baddbmm(bias.unsqueeze(2), weight, params[f"{prefix}values"].unsqueeze(2))
-            gamma, beta = made[:, None, :, :, None].chunk(2, 2)
+            gamma_and_beta = torch.baddbmm(bias.unsqueeze(2), weight, params[f"{prefix}values"].unsqueeze(2))
+            gamma, beta = gamma_and_beta[:, None, :, :, None].chunk(2, 2)
             return (1 + gamma) * x + beta
 
         return step

@@ -27,16 +27,16 @@ class Conv4(nn.Sequential):
         norm: batch, group, layer or none.
         halve: `pool` (2 × 2 max-pooling after the norm) or `stride` (the convolution has stride 2).
         features: `flatten` the last feature map or take its spatial `mean`, as MAML's Omniglot code does.
-        context: context parameters, which scale and shift the channels of the third block, for algo=cavia.
-        warp: a 1 × 1 convolution after each block's own, starting as the identity, for algo=tnet.
+        context: number of context parameters that scale and shift the third block's channels (algo=cavia).
+        warp: add a 1 × 1 convolution after each block's own, starting as the identity (algo=tnet).
         input_shape: (colour channels, height, width).
         output_size: outputs of the head; None: there is no head.
 
     Attributes:
-        features: entries of the embedding that the head maps to outputs.
+        features: size of the embedding that the head maps to outputs.
 
     Raises:
-        ConfigError: the input is not an image, or too small for four halvings.
+        ConfigError: the input is not an image, or too small to be halved four times.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Conv4(nn.Sequential):
         stride = 2 if halve == "stride" else 1
         self.body = nn.Sequential()
         for index in range(1, BLOCKS + 1):
-            shrunk = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
+            half_size = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
             block = OrderedDict[str, nn.Module](conv=nn.Conv2d(channels, filters, 3, stride, padding=1))
             if warp:
                 block["warp"] = nn.Conv2d(filters, filters, 1, bias=False)
-            block["norm"] = norm_layer(norm, filters, shrunk if stride == 2 else (height, width))
+            block["norm"] = norm_layer(norm, filters, half_size if stride == 2 else (height, width))
             if context and index == 3:
                 block["context"] = Film(context, filters)
             if stride == 1:
@@ -73,10 +73,10 @@ class Conv4(nn.Sequential):
             # Max-pooling commutes with ReLU: the same function for a quarter of the work.
             block["relu"] = nn.ReLU()
             self.body.add_module(f"block{index}", nn.Sequential(block))
-            channels, (height, width) = filters, shrunk
+            channels, (height, width) = filters, half_size
         if height * width == 0:
             raise ConfigError(
-                f"@model=conv4 halves four times, the data's images are {list(input_shape)}", "@model=mlp"
+                f"@model=conv4 halves images four times, {list(input_shape)} is too small", "@model=mlp"
             )
         if features == "mean":
             self.mean = nn.AdaptiveAvgPool2d(1)

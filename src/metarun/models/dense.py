@@ -22,10 +22,10 @@ class Linear(nn.Sequential):
     """One linear layer on the flattened input, starting from zero by default (closed forms are easy there).
 
     Args:
-        bias: whether it has one.
-        std: standard deviation of the weights' start; biases start from zero.
-        input_shape: of one example.
-        output_size: outputs; None: there is no head, and an embedding is the flattened input.
+        bias: whether the layer has a bias.
+        std: standard deviation of the initial weights; biases start from zero.
+        input_shape: shape of one example.
+        output_size: outputs; None: there is no head, and the embedding is the flattened input.
 
     Attributes:
         features: entries of the flattened input.
@@ -53,20 +53,20 @@ class Linear(nn.Sequential):
 class MLP(nn.Sequential):
     """Linear layers with an activation between them: MAML's regression network by default.
 
-    Weights start from a normal with standard deviation 0.01 cut at two deviations and biases from zero,
-    as in the code of MAML (Finn et al. 2017, arXiv:1703.03400).
+    Weights start from a normal distribution with standard deviation 0.01, truncated at two deviations, and
+    biases from zero, as in the code of MAML (Finn et al. 2017, arXiv:1703.03400).
 
     Args:
         hidden: sizes of the hidden layers.
-        norm: after each hidden layer, before its activation; MAML's code uses batch on Omniglot.
-        activation: of the hidden layers.
-        context: context parameters beside the input, for algo=cavia.
-        warp: a linear map after each hidden layer's own, starting as the identity, for algo=tnet.
-        input_shape: of one example.
+        norm: norm after each hidden layer, before its activation; MAML's code uses batch on Omniglot.
+        activation: activation of the hidden layers.
+        context: number of context parameters appended to the input (algo=cavia).
+        warp: add a linear map after each hidden layer's own, starting as the identity (algo=tnet).
+        input_shape: shape of one example.
         output_size: outputs of the head; None: there is no head.
 
     Attributes:
-        features: entries of the embedding that the head maps to outputs.
+        features: size of the embedding that the head maps to outputs.
     """
 
     def __init__(

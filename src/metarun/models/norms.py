@@ -12,10 +12,9 @@ Norm = Literal["batch", "group", "layer", "none"]
 def norm_layer(norm: Norm, channels: int, spatial: tuple[int, ...] = ()) -> nn.Module:
     """Return a norm over [n, channels, *spatial].
 
-    `batch` always uses the statistics of the batch at hand, as MAML's code does: a task's support and
-    query sets are each normalised by themselves, at test too (this is what makes it transductive).
-    `group` makes groups of the largest divisor of the channels up to eight; `layer` normalises each example
-    as a whole.
+    `batch` always uses the statistics of the current batch, as MAML's code does: a task's support and query
+    sets are normalised separately, at test too (this makes it transductive). `group` uses groups of the
+    largest divisor of the channels up to eight; `layer` normalises each example as a whole.
     """
     if norm == "batch":
         kind = nn.BatchNorm2d if spatial else nn.BatchNorm1d

@@ -32,7 +32,7 @@ class Adagrad(Chain):
         lr: the rate α.
         lr_decay: η, where step k = 0, 1, … has the rate α / (1 + kη).
         weight_decay: λ, where g = ∇L(φ) + λ φ.
-        initial_sum: where the sums of squared gradients start.
+        initial_sum: initial value of the sums of squared gradients.
         eps: ε.
     """
 
@@ -62,7 +62,7 @@ class RMSProp(Chain):
         alpha: decay of the running means.
         eps: ε.
         weight_decay: λ, where g = ∇L(φ) + λ φ.
-        momentum: decay of a velocity of such steps; 0 for none.
+        momentum: decay of a velocity of these steps; 0: none.
         centered: subtract the squared mean of g from v (Graves 2013, arXiv:1308.0850).
     """
 
@@ -86,19 +86,19 @@ class RMSProp(Chain):
 class Adam(Chain):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), with a fresh state for every task.
 
-    With β1 = 0 and second moments that are kept it is the inner rule of Reptile's published runs (Nichol et
-    al. 2018, arXiv:1803.02999): in the authors' code they live on from task to task. A meta-batch leaves the
-    mean of its tasks' here, where the tasks of theirs come one after another.
+    With β1 = 0 and kept second moments it is the inner rule of Reptile's published runs (Nichol et al. 2018,
+    arXiv:1803.02999). In the authors' code one task after another updates them; here a meta-batch leaves the
+    mean over its tasks.
 
     Args:
         lr: the rate α.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         eps: added to the denominator.
-        weight_decay: λ; part of the gradient, or with `decoupled` a shrinking of φ by αλφ beside the step
-            (AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101).
-        decoupled: which of the two.
-        second_moments: `fresh` for every task, or `kept` from the tasks before, with their bias correction.
+        weight_decay: λ; part of the gradient, or with `decoupled` a separate shrinking of φ by αλφ (AdamW,
+            Loshchilov & Hutter 2019, arXiv:1711.05101).
+        decoupled: whether weight decay is decoupled.
+        second_moments: `fresh` for every task, or `kept` from earlier tasks, with their bias correction.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class Adam(Chain):
         decay = _decay(weight_decay)
         super().__init__(*((scaling, *decay) if decoupled else (*decay, scaling)), lr=lr)
         self.weight_decay = weight_decay
-        self._place = self.transformations.index(scaling)
+        self._scaling_index = self.transformations.index(scaling)
         self.keeps_state = second_moments == "kept"
         self.second = nn.ParameterDict()
         self.taken: nn.Parameter | None = None
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
-        """Make room for the second moments that are kept, and for how many steps they are of."""
+        """Create parameters for the kept second moments and their number of steps."""
         if self.keeps_state:
             for name, p in initial.items():
                 self.second[key(name)] = nn.Parameter(torch.zeros_like(p), requires_grad=False)
@@ -130,7 +130,7 @@ class Adam(Chain):
             self.taken = nn.Parameter(first.new_zeros(()), requires_grad=False)
 
     def _second_moments(self, params: Parameters) -> Parameters:
-        """Return second moments of zero, or of the tasks before."""
+        """Return zero second moments, or those of earlier tasks."""
         if not self.keeps_state:
             return zeros(params)
         return {name: self.second[key(name)].expand_as(p) for name, p in params.items()}
@@ -139,9 +139,9 @@ class Adam(Chain):
         return 0 if self.taken is None else self.taken
 
     def persistent_state(self, state: tuple[Any, ...], steps: int) -> Parameters:
-        """Return each task's second moments, and how many steps they are of."""
+        """Return each task's second moments, and their number of steps."""
         if self.taken is None:
             return {}
-        after = {f"second.{key(name)}": v for name, v in state[self._place][1].items()}
-        tasks = len(next(iter(after.values())))
-        return {**after, "taken": (self.taken + steps).expand(tasks)}
+        second = {f"second.{key(name)}": v for name, v in state[self._scaling_index][1].items()}
+        tasks = len(next(iter(second.values())))
+        return {**second, "taken": (self.taken + steps).expand(tasks)}

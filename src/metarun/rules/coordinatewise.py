@@ -1,4 +1,4 @@
-"""Learned optimizers: one small network that moves every coordinate of every parameter alike."""
+"""Learned optimizers: one small network updates every coordinate of every parameter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def coordinates(params: Parameters) -> Tensor:
 
 
 def sizes(params: Parameters) -> list[int]:
-    """Return how many entries each parameter has, without T."""
+    """Return the number of entries of each parameter, without T."""
     return [p[0].numel() for p in params.values()]
 
 
@@ -37,14 +37,14 @@ def log_and_sign(gradient: Tensor, p: float) -> Tensor:
 
     (log|g| / p, sign g) where |g| ≥ e⁻ᵖ, else (−1, eᵖ g) (Andrychowicz et al. 2016, appendix A).
     """
-    small = math.exp(-p)
-    large = gradient.abs() >= small
-    size = torch.where(large, gradient.abs(), small).log() / p
-    return torch.stack([size, torch.where(large, gradient.sign(), gradient / small)], -1)
+    threshold = math.exp(-p)
+    large = gradient.abs() >= threshold
+    size = torch.where(large, gradient.abs(), threshold).log() / p
+    return torch.stack([size, torch.where(large, gradient.sign(), gradient / threshold)], -1)
 
 
 class Coordinatewise(UpdateRule):
-    """A network whose weights fit parameters of any number and shape: learned on few, used on many."""
+    """A network that fits parameters of any number and shape: learned on small models, used on large ones."""
 
     coordinatewise = True
 
@@ -53,25 +53,25 @@ class Coordinatewise(UpdateRule):
         draw(self, generator)
 
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
-        """Return the parameters moved by what the network makes of each coordinate, and its state."""
+        """Return the parameters plus the network's update of each coordinate, and its state."""
         update, state = self.propose(params, grads, state, step)
         return moved(params, update), state
 
     @abstractmethod
     def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:
-        """Return what to add to all coordinates, [T, P], and the state."""
+        """Return the update to add to all coordinates, [T, P], and the state."""
 
 
 class LSTM(Coordinatewise):
-    """LSTM layers a coordinate, on log and sign of its gradient (Andrychowicz et al. 2016, arXiv:1606.04474).
+    """An LSTM per coordinate on log and sign of its gradient (Andrychowicz et al. 2016, arXiv:1606.04474).
 
     Forget gates start with a bias of 1, as in the authors' code.
 
     Args:
         hidden: units of each layer (paper: 20).
-        layers: layers (paper: 2).
-        p: where the preprocessing changes from log to linear: at |g| = e⁻ᵖ.
-        scale: of the output.
+        layers: number of layers (paper: 2).
+        p: the preprocessing changes from log to linear at |g| = e⁻ᵖ.
+        scale: scale of the output.
     """
 
     def __init__(
@@ -104,22 +104,22 @@ class LSTM(Coordinatewise):
     def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:  # noqa: ARG002
         """Advance the LSTM of every coordinate by one step."""
         x = log_and_sign(coordinates(grads), self.p)
-        after = []
+        new_state = []
         for gates, (h, cell) in zip(self.gates, state, strict=True):
             i, f, g, o = gates(torch.cat([x, h], -1)).chunk(4, -1)
-            new = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-            x = o.sigmoid() * new.tanh()
-            after.append((x, new))
-        return self.scale * self.output(x).squeeze(-1), tuple(after)
+            new_cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            x = o.sigmoid() * new_cell.tanh()
+            new_state.append((x, new_cell))
+        return self.scale * self.output(x).squeeze(-1), tuple(new_state)
 
 
 class MLP(Coordinatewise):
-    """A multi-layer perceptron a coordinate, without memory, on log and sign of its gradient.
+    """A multi-layer perceptron per coordinate, without memory, on log and sign of its gradient.
 
     Args:
         hidden: units of each of two hidden layers.
-        p: where the preprocessing changes from log to linear: at |g| = e⁻ᵖ.
-        scale: of the output.
+        p: the preprocessing changes from log to linear at |g| = e⁻ᵖ.
+        scale: scale of the output.
     """
 
     def __init__(self, *, hidden: Size = 20, p: PositiveFloat = 10.0, scale: PositiveFloat = 0.1) -> None:

@@ -19,33 +19,33 @@ from metarun.tasks import Examples
 
 Feature = Literal["means", "norms", "loss", "examples"]
 
-_LOG_RANGE = 10.0  # logs of norms and losses are divided by it, as those of gradients are
+_LOG_RANGE = 10.0  # divides the logs of norms and losses, as those of gradients
 
 
 class Hypernet(UpdateRule):
-    """v ← μ v + ∇L(φ), φ ← (1 − λ) φ − α v, with α, μ and λ made from the task, a layer and a step.
+    """v ← μ v + ∇L(φ), φ ← (1 − λ) φ − α v, with α, μ and λ computed for each task, layer and step.
 
     Each weight and each bias is a layer here, as in the code of ALFA (Baik et al. 2020, arXiv:2011.00209,
     equations 2 to 4), whose features are `means`. α is a learned rate of the layer and the step times exp(u),
     λ a learned scale of the layer and the step times 1 + u, and μ a sigmoid of a learned number plus u, where
-    u = f(features) starts at zero: adaptation starts as gradient descent with one rate. It is the mapping
-    f_θ(x) → u from a task to how it is learned, trained through the inner loop.
+    u = f(features) starts at zero: adaptation starts as gradient descent with one rate. f_θ(x) → u maps a
+    task to its inner-loop settings, and is trained through the inner loop.
 
     Args:
-        lr: where all rates α start.
-        per_step: so many steps have rates and scales of their own; later ones those of the last of them.
-        weight_decay: where the scales of λ start.
-        momentum: where μ starts; 0 for none.
-        features: what f sees, at every step: `means` of each layer's parameters and gradients, the logs of
+        lr: initial value of all rates α.
+        per_step: number of steps with their own rates and scales; later steps use the last ones.
+        weight_decay: initial value of the scales of λ.
+        momentum: initial value of μ; 0: none.
+        features: inputs of f at every step: `means` of each layer's parameters and gradients, the logs of
             their root mean squares (`norms`), the log of the `loss` on the support set, and a learned
             embedding of its `examples` (the mean over them of a perceptron of input and target).
         hidden: units of f's two hidden layers; null: as many as inputs (ALFA has one such layer).
-        embedding: entries of the embedding of the support set, where `examples` are a feature.
-        input_shape: of one example.
-        output_size: of the model.
+        embedding: size of the embedding of the support set, where `examples` are a feature.
+        input_shape: shape of one example.
+        output_size: outputs of the model.
 
     Raises:
-        ConfigError: no features, or one twice.
+        ConfigError: no features, or a feature twice.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Hypernet(UpdateRule):
     ) -> None:
         super().__init__()
         if not features or len(set(features)) < len(features):
-            raise ConfigError(f"@rule.features={list(features)}: should be some of them, each once")
+            raise ConfigError(f"@rule.features={list(features)}: expected one feature or more, each once")
         self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
         self.per_step = max(per_step, 1)
         self.features, self.hidden, self.embedding = tuple(features), hidden, embedding
@@ -72,7 +72,7 @@ class Hypernet(UpdateRule):
             self.encoder = perceptron(math.prod(input_shape) + output_size, embedding, embedding)
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """Make f for this many layers, and what it modulates."""
+        """Create f for these layers, and the rates, scales and momenta that it modulates."""
         layers = len(initial)
         sizes = {"means": 2 * layers, "norms": 2 * layers, "loss": 1, "examples": self.embedding}
         inputs = sum(sizes[feature] for feature in self.features)
@@ -91,35 +91,35 @@ class Hypernet(UpdateRule):
             self.momenta = nn.Parameter(like.new_full((layers,), start))
 
     def init(self, params: Parameters) -> dict[str, Any]:
-        """Return zero velocities, and nothing seen of the task."""
-        one = next(iter(params.values()))
-        seen = {"loss": one.new_zeros(len(one)), "examples": one.new_zeros(len(one), self.embedding)}
+        """Return zero velocities, and zero features of the task."""
+        p = next(iter(params.values()))
+        features = {"loss": p.new_zeros(len(p)), "examples": p.new_zeros(len(p), self.embedding)}
         return {
             "velocity": zeros(params) if self.momentum else {},
-            **{feature: each for feature, each in seen.items() if feature in self.features},
+            **{name: value for name, value in features.items() if name in self.features},
         }
 
     def observe(self, state: dict[str, Any], examples: Examples, losses: Tensor) -> dict[str, Any]:
-        """Look at the support set and its loss, where they are features."""
-        seen: dict[str, Tensor] = {}
+        """Store the loss on the support set and its embedding, where they are features."""
+        features: dict[str, Tensor] = {}
         if "loss" in self.features:
-            seen["loss"] = losses
+            features["loss"] = losses
         if "examples" in self.features:
             x, y = examples.x.flatten(2), examples.y
             targets = y if y.is_floating_point() else F.one_hot(y, max(self.output_size, 2))
             targets = targets[..., -self.output_size :].to(x.dtype)
-            seen["examples"] = self.encoder(torch.cat([x, targets], -1)).mean(1)
-        return {**state, **seen}
+            features["examples"] = self.encoder(torch.cat([x, targets], -1)).mean(1)
+        return {**state, **features}
 
     def settings(self, params: Parameters, grads: Parameters, state: dict[str, Any], step: int) -> Tensor:
         """Return α, λ and, with momentum, μ of each layer for this step of each task, [T, 2 or 3, layers]."""
-        found: dict[Feature, Callable[[], Iterable[Tensor]]] = {
-            "means": lambda: [_mean(each) for each in (*params.values(), *grads.values())],
-            "norms": lambda: [_log(_mean(each.square())) / 2 for each in (*params.values(), *grads.values())],
+        columns: dict[Feature, Callable[[], Iterable[Tensor]]] = {
+            "means": lambda: [_mean(tensor) for tensor in (*params.values(), *grads.values())],
+            "norms": lambda: [_log(_mean(t.square())) / 2 for t in (*params.values(), *grads.values())],
             "loss": lambda: [_log(state["loss"])],
             "examples": lambda: state["examples"].unbind(1),
         }
-        inputs = torch.stack([each for feature in self.features for each in found[feature]()], 1)
+        inputs = torch.stack([column for feature in self.features for column in columns[feature]()], 1)
         u = self.network(inputs).unflatten(1, (-1, len(params)))
         settings = [at_step(self.rates, step) * u[:, 0].exp(), at_step(self.decays, step) * (1 + u[:, 1])]
         if self.momentum:
@@ -131,21 +131,21 @@ class Hypernet(UpdateRule):
     ) -> tuple[Parameters, dict[str, Any]]:
         """Return the parameters after one step with each task's own settings."""
         settings = self.settings(params, grads, state, step)
-        moved, velocity = {}, {}
+        new_params, velocity = {}, {}
         for layer, (name, p) in enumerate(params.items()):
-            own = settings[:, :, layer].view(*settings.shape[:2], *[1] * (p.dim() - 1)).unbind(1)
-            way = grads[name]
+            of_layer = settings[:, :, layer].view(*settings.shape[:2], *[1] * (p.dim() - 1)).unbind(1)
+            direction = grads[name]
             if self.momentum:
-                way = velocity[name] = own[2] * state["velocity"][name] + way
-            moved[name] = (1 - own[1]) * p - own[0] * way
-        return moved, {**state, "velocity": velocity}
+                direction = velocity[name] = of_layer[2] * state["velocity"][name] + direction
+            new_params[name] = (1 - of_layer[1]) * p - of_layer[0] * direction
+        return new_params, {**state, "velocity": velocity}
 
 
-def _mean(each: Tensor) -> Tensor:
+def _mean(tensor: Tensor) -> Tensor:
     """Return the mean over all entries of each task's tensor, [T]."""
-    return each.flatten(1).mean(1)
+    return tensor.flatten(1).mean(1)
 
 
 def _log(positive: Tensor) -> Tensor:
-    """Return the log of a size on the scale of the other features; of nothing it is that of e⁻²⁰."""
+    """Return the log of a positive number, at least that of e⁻²⁰, on the scale of the other features."""
     return positive.clamp_min(math.exp(-2 * _LOG_RANGE)).log() / _LOG_RANGE

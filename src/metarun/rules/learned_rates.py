@@ -1,4 +1,4 @@
-"""Gradient descent whose rates, and perhaps momenta, are learned: Meta-SGD, LSLR and their relatives."""
+"""Gradient descent with learned rates and optional learned momenta: Meta-SGD, LSLR and their relatives."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from metarun.rules.transformations import Chain, Trace
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 
 Grain = Literal["all", "layer", "tensor", "entry"]
-"""What has a rate of its own: nothing, a layer (its weight and bias share one), each weight and each bias,
-or each entry of them."""
+"""What shares a rate: all parameters, a layer's weight and bias, the entries of a weight or a bias, or
+nothing (a rate for each entry)."""
 
 
 class LearnedRates(Chain):
     """φ ← φ − α ∘ ∇L(φ), α a meta-parameter.
 
-    One rate an entry is Meta-SGD (Li et al. 2017, arXiv:1707.09835, equation 2); one a tensor and a step is
+    One rate per entry is Meta-SGD (Li et al. 2017, arXiv:1707.09835, equation 2); one per tensor and step is
     MAML++'s LSLR (Antoniou et al. 2019, arXiv:1810.09502, section 4, as its code has it).
 
     Args:
-        lr: where all rates start: a number, or [low, high] for one number drawn uniformly from that
+        lr: initial value of all rates: a number, or [low, high] for one number drawn uniformly from that
             interval (Meta-SGD's paper: [0.005, 0.1]).
-        per: what has a rate of its own.
-        per_step: so many steps have rates of their own, and later ones those of the last of them; null: all
-            steps share them.
-        momentum: where learned momenta μ start, as many as rates: v ← μ v + ∇L(φ), φ ← φ − α ∘ v; null: none.
+        per: granularity of the rates.
+        per_step: number of steps with their own rates, later steps use the last ones; null: all steps share
+            them.
+        momentum: initial value of learned momenta μ, as many as rates: v ← μ v + ∇L(φ), φ ← φ − α ∘ v; null:
+            none.
         positive: learn log α, and μ through a sigmoid, so that neither changes sign; otherwise free, as in
             both papers.
 
     Raises:
-        ConfigError: a start that `positive` has no logarithm of.
+        ConfigError: `positive` with an initial rate or momentum of 0, which has no logarithm.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class LearnedRates(Chain):
         self.momenta = nn.ParameterDict()
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """Make the rates, and momenta, for the initial parameters."""
+        """Create the rates, and momenta, for the initial parameters."""
         start = self.start
         if not isinstance(start, int | float):
             low, high = start
@@ -78,18 +79,18 @@ class LearnedRates(Chain):
                 self.momenta[self._owner(name)] = nn.Parameter(p.new_full(shape, momentum))
 
     def _owner(self, name: str) -> str:
-        """Return the key of the rate that a parameter has."""
+        """Return the key of a parameter's rate."""
         if self.per == "all":
             return "all"
         return key(name.rpartition(".")[0] or name if self.per == "layer" else name)
 
     def rate(self, name: str, step: int) -> Tensor:
-        """Return α for a parameter at a step: a number, or one an entry."""
+        """Return α for a parameter at a step: a number, or one per entry."""
         raw = self._of_step(self.rates[self._owner(name)], step)
         return raw.exp() if self.positive else raw
 
     def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
-        """Return the parameters moved against the gradient, or along their velocity, each at its rate."""
+        """Return the parameters moved against the gradients, or the velocities, each at its rate."""
         return {name: p.addcmul(self.rate(name, step), updates[name], value=-1) for name, p in params.items()}
 
     def _momentum(self, name: str, step: int) -> Tensor:

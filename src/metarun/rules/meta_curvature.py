@@ -17,7 +17,7 @@ class MetaCurvature(UpdateRule):
 
     G is a weight's gradient with its outputs, inputs and filter entries as three dimensions, each multiplied
     by a learned matrix that starts as the identity. Linear weights have no third dimension, biases the first
-    only; a dimension of one entry has no matrix, which would be a rate.
+    only; a dimension of one entry has no matrix, since it would be a rate.
 
     Args:
         lr: the rate α, fixed.
@@ -29,7 +29,7 @@ class MetaCurvature(UpdateRule):
         self.matrices = nn.ModuleDict()
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
-        """Make a matrix for each dimension of the initial parameters."""
+        """Create a matrix for each dimension of the initial parameters."""
         for name, p in initial.items():
             sizes = _three(p, 0).shape if p.dim() else ()
             eyes = [torch.eye(size, dtype=p.dtype, device=p.device) for size in sizes if size > 1]

@@ -20,11 +20,12 @@ State = tuple[Tensor, Tensor]
 
 
 class MetzMLP(Coordinatewise):
-    """Δφ = λ₁ d exp(λ₂ m), where a perceptron makes direction d and magnitude m of a coordinate's features.
+    """Δφ = λ₁ d exp(λ₂ m): a perceptron maps a coordinate's features to direction d and magnitude m.
 
-    They are g and φ, means of g with decays 0.9, 0.99 and 0.999, the inverse root of the mean of g², the
-    means times that root, and tanh(k / x − 1) of the step k at eleven time scales x; all but the last divided
-    by their root mean square over the tensor (Metz et al. 2020, arXiv:2009.11243; 2022, arXiv:2203.11860).
+    The features are g and φ, means of g with decays 0.9, 0.99 and 0.999, the inverse root of the mean of g²,
+    the means times that root, and tanh(k / x − 1) of the step k at eleven time scales x; all but the last are
+    divided by their root mean square over the tensor (Metz et al. 2020, arXiv:2009.11243; 2022,
+    arXiv:2203.11860).
 
     Args:
         hidden: units of each of two hidden layers.
@@ -56,7 +57,7 @@ class MetzMLP(Coordinatewise):
         second = _SECOND * state[1] + (1 - _SECOND) * g.square()
         root = (second + 1e-8).rsqrt()[..., None]
         raw = torch.cat([g[..., None], p[..., None], momenta, root, momenta * root], -1)
-        features = torch.cat([_normalised(each) for each in torch.split(raw, sizes(params), 1)], 1)
+        features = torch.cat([_normalised(part) for part in torch.split(raw, sizes(params), 1)], 1)
         time = (step / g.new_tensor(_TIMES) - 1).tanh()
         outputs = self.network(torch.cat([features, time.expand(*features.shape[:2], -1)], -1))
         direction, magnitude = outputs.unbind(-1)

@@ -9,14 +9,14 @@ from torch import nn
 
 
 def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return two hidden layers with ReLU."""
+    """Return a perceptron with two hidden ReLU layers."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
     )
 
 
 def draw(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of its linear layers, uniform in ±1/√(inputs) as torch's own are, biases too."""
+    """Draw weights and biases of its linear layers, uniform in ±1/√(inputs) as torch does."""
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Linear):

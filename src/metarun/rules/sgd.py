@@ -49,7 +49,7 @@ class Momentum(Chain):
         if nesterov and (dampening != 0 or momentum == 0):
             raise ConfigError("@rule.nesterov=true needs @rule.dampening=0 and @rule.momentum above 0")
         steps: list[Transformation] = [AddDecayedWeights(weight_decay)] if weight_decay else []
-        if momentum:  # without momentum torch.optim knows no dampening either
+        if momentum:  # without momentum torch.optim ignores dampening too
             steps.append(Trace(lambda name, step: momentum, dampening, nesterov))  # noqa: ARG005
         super().__init__(*steps, lr=lr)
         self.momentum, self.weight_decay = momentum, weight_decay

@@ -1,7 +1,7 @@
-"""What update rules are composed of: each step of a chain makes of the gradients something else.
+"""Transformations of gradients, which a chain composes to an update rule.
 
-As in optax (DeepMind 2020), but that the last step, which moves the parameters, is the rule's own: torch does
-it in one operation. A transformation keeps nothing between calls.
+As in optax (DeepMind 2020), except that the rule itself moves the parameters in the end: torch does it in one
+operation. A transformation keeps nothing between calls.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Transformation:
 
 
 class Chain(UpdateRule):
-    """Gradients through transformations, one after another; then a step against what comes out of the last.
+    """Applies transformations to the gradients, one after another, then steps against the result.
 
     Args:
-        transformations: in their order.
+        transformations: the transformations, in order.
         lr: the rate α of φ ← φ − α u.
     """
 
@@ -45,17 +45,17 @@ class Chain(UpdateRule):
 
     def init(self, params: Parameters) -> tuple[Any, ...]:
         """Return the state of each transformation."""
-        return tuple(each.init(params) for each in self.transformations)
+        return tuple(transformation.init(params) for transformation in self.transformations)
 
     def update(
         self, params: Parameters, grads: Parameters, state: tuple[Any, ...], step: int
     ) -> tuple[Parameters, tuple[Any, ...]]:
         """Return the parameters after one step, and the states."""
-        updates, after = grads, []
-        for transformation, own in zip(self.transformations, state, strict=True):
-            updates, changed = transformation.update(updates, own, params, step)
-            after.append(changed)
-        return self.move(params, updates, step), tuple(after)
+        updates, new_states = grads, []
+        for transformation, old_state in zip(self.transformations, state, strict=True):
+            updates, new_state = transformation.update(updates, old_state, params, step)
+            new_states.append(new_state)
+        return self.move(params, updates, step), tuple(new_states)
 
     def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:  # noqa: ARG002
         """Return the parameters moved against the updates."""
@@ -63,7 +63,7 @@ class Chain(UpdateRule):
 
 
 class AddDecayedWeights(Transformation):
-    """u ← u + λ φ; before all else the gradient of λ/2 ‖φ‖², after a scaling AdamW's decoupled decay.
+    """u ← u + λ φ: placed first, the gradient of λ/2 ‖φ‖²; after a scaling, AdamW's decoupled decay.
 
     Args:
         weight_decay: λ.
@@ -84,7 +84,7 @@ class AddDecayedWeights(Transformation):
 
 
 class Trace(Transformation):
-    """v ← μ v + (1 − d) u, the first v being u itself; Nesterov's variant hands on u + μ v.
+    """v ← μ v + (1 − d) u, where the first v is u itself; Nesterov's variant returns u + μ v.
 
     (Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning",
     section 2.)
@@ -114,7 +114,7 @@ class Trace(Transformation):
         params: Parameters,  # noqa: ARG002
         step: int,
     ) -> tuple[Parameters, Parameters]:
-        """Return the velocities."""
+        """Return the velocities (u + μ v with `nesterov`), and the velocities as the state."""
         if step == 0:
             velocity = updates
         else:
@@ -131,7 +131,7 @@ class ScaleByRss(Transformation):
     """u ← u / (√Σu² + ε) (Adagrad, Duchi, Hazan & Singer 2011, JMLR 12).
 
     Args:
-        initial_sum: where the sums start.
+        initial_sum: initial value of the sums.
         eps: ε.
     """
 
@@ -139,7 +139,7 @@ class ScaleByRss(Transformation):
         self.initial_sum, self.eps = initial_sum, eps
 
     def init(self, params: Parameters) -> Parameters:
-        """Return the sums of squares before the first."""
+        """Return the initial sums of squares."""
         return {name: torch.full_like(p, self.initial_sum) for name, p in params.items()}
 
     def update(
@@ -178,12 +178,12 @@ class ScaleByRms(Transformation):
         step: int,  # noqa: ARG002
     ) -> tuple[Parameters, dict[str, Parameters]]:
         """Return the scaled updates, and the means."""
-        after = {"square": {n: self._mean(state["square"][n], u.square()) for n, u in updates.items()}}
-        variance = after["square"]
+        means = {"square": {n: self._mean(state["square"][n], u.square()) for n, u in updates.items()}}
+        variance = means["square"]
         if self.centered:
-            after["mean"] = {n: self._mean(state["mean"][n], u) for n, u in updates.items()}
-            variance = {n: v - after["mean"][n].square() for n, v in variance.items()}
-        return {n: u / (sqrt(variance[n]) + self.eps) for n, u in updates.items()}, after
+            means["mean"] = {n: self._mean(state["mean"][n], u) for n, u in updates.items()}
+            variance = {n: v - means["mean"][n].square() for n, v in variance.items()}
+        return {n: u / (sqrt(variance[n]) + self.eps) for n, u in updates.items()}, means
 
     def _mean(self, before: Tensor, new: Tensor) -> Tensor:
         return self.alpha * before + (1 - self.alpha) * new
@@ -196,8 +196,8 @@ class ScaleByAdam(Transformation):
         beta1: decay of the mean of u.
         beta2: decay of the mean of u².
         eps: added to the denominator.
-        start: the second moments before the first step.
-        taken: how many steps they are of.
+        start: returns the second moments before the first step.
+        taken: returns the number of steps that those average.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class ScaleByAdam(Transformation):
         self.start, self.taken = start, taken
 
     def init(self, params: Parameters) -> tuple[Parameters, Parameters]:
-        """Return zero first moments, and the second ones."""
+        """Return zero first moments, and the initial second moments."""
         return zeros(params), self.start(params)
 
     def update(
@@ -233,6 +233,6 @@ class ScaleByAdam(Transformation):
 
 
 def sqrt(v: Tensor) -> Tensor:
-    """√v whose derivative at v = 0 is 0 instead of infinite: an entry that never had a gradient stays put."""
+    """Return √v with derivative 0 instead of ∞ at v = 0: an entry that never had a gradient does not move."""
     positive = v > 0
     return torch.where(positive, torch.where(positive, v, 1.0).sqrt(), 0.0)

@@ -1,4 +1,4 @@
-"""What may change in a run's config between its start and a resume, and what differs between two configs."""
+"""Which keys of a run's config may change when it is resumed, and which keys differ between two configs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ MAY_CHANGE = (
     "outer.clip_norm",
     "outer.clip_value",
 )
-"""How long, how watched, how computed, and how fast; a run keeps everything else, above all what it trains
-and on what."""
+"""Keys that may change: the run's length and validation, how it is computed, and the outer learning rate and
+clipping. A run keeps everything else, above all its learner and its data."""
 
-# Which episodes a meta-step has follows from the first; validations are compared with one another.
+# The episodes of a meta-step depend on meta_batch; validations are compared with one another.
 _FIXED = ("train.meta_batch", "train.validation_tasks")
 
 
 def may_change(key: str) -> bool:
-    """Say whether a run may go on with another value of this key."""
-    return key not in _FIXED and any(key == each or key.startswith(f"{each}.") for each in MAY_CHANGE)
+    """Return whether a run may be resumed with another value of this key."""
+    return key not in _FIXED and any(key == prefix or key.startswith(f"{prefix}.") for prefix in MAY_CHANGE)
 
 
 def differences(
     one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted keys whose values two configs do not share, with both; None where one has none."""
+    """Return the dotted keys in which two configs differ → both values; None stands for a missing key."""
     different: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*one, *other]):
         a, b = one.get(key), other.get(key)
@@ -42,11 +42,11 @@ def differences(
 
 
 def kept(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the part of a config that a run keeps for all its life, by dotted key."""
-    found: dict[str, Any] = {}
+    """Return the values of a config that may not change on resume, by dotted key."""
+    fixed: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= kept(value, f"{prefix}{key}.")
+            fixed |= kept(value, f"{prefix}{key}.")
         elif not may_change(f"{prefix}{key}"):
-            found[f"{prefix}{key}"] = value
-    return found
+            fixed[f"{prefix}{key}"] = value
+    return fixed

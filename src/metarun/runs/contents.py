@@ -1,4 +1,4 @@
-"""Whether a run's files hold what they should: they may be damaged, or a stranger's."""
+"""Checks of the content of a run's files, which may be damaged or from a stranger."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 
 
 def is_plain(value: Any) -> bool:
-    """Say whether a value could have come from JSON."""
+    """Return whether a value could be written as JSON."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and is_plain(each) for key, each in value.items())
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, list):
-        return all(is_plain(each) for each in value)
+        return all(is_plain(item) for item in value)
     return value is None or isinstance(value, str | int | float)
 
 
 def are_results(content: Mapping[str, Any]) -> bool:
-    """Say whether this has the scores of a finished run, final and by step."""
+    """Return whether this has the scores of a finished run: the final ones and those of each step."""
     final, curve = content.get("final"), content.get("curve")
     if not (isinstance(final, dict) and isinstance(curve, list) and curve):
         return False
     entries = [
         final,
-        *({k: v for k, v in each.items() if k != "step"} for each in curve if isinstance(each, dict)),
+        *({k: v for k, v in point.items() if k != "step"} for point in curve if isinstance(point, dict)),
     ]
     measures = content.get("measures", [])
-    if not (isinstance(measures, list) and all(_is_measure(each) for each in measures)):
+    if not (isinstance(measures, list) and all(_is_measure(measure) for measure in measures)):
         return False
-    if measures and {each["name"] for each in measures} != set(final):
+    if measures and {measure["name"] for measure in measures} != set(final):
         return False
     numbers = int | float | None
     return len(entries) == len(curve) + 1 and all(
@@ -38,7 +38,7 @@ def are_results(content: Mapping[str, Any]) -> bool:
 
 
 def _is_measure(value: Any) -> bool:
-    """Say whether this says how to read a score."""
+    """Return whether this describes a measure: its name, direction and unit."""
     return (
         isinstance(value, dict)
         and value.keys() == {"name", "higher_is_better", "percent"}

@@ -36,7 +36,7 @@ class Run:
 
     @classmethod
     def create(cls, directory: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> Run:
-        """Write the config and the manifest of a new run, or let this config continue the one that is there.
+        """Write the config and the manifest of a new run, or prepare to continue an existing one.
 
         Raises:
             ConfigError: the directory holds a run that this config cannot continue.
@@ -50,7 +50,7 @@ class Run:
         """Return an existing run.
 
         Raises:
-            MetarunError: the directory is not a run's.
+            MetarunError: the directory holds no run.
         """
         run = cls(directory)
         if not run.exists():
@@ -61,13 +61,13 @@ class Run:
         return run
 
     def exists(self) -> bool:
-        """Say whether a run was begun in this directory."""
+        """Return whether this directory holds a run."""
         return self._path("config.yaml").is_file()
 
     def begin(self, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
-        """Write the config and the manifest of a new run, or let this config continue the one that is there.
+        """Write the config and the manifest of a new run, or prepare to continue an existing one.
 
-        The files of one that goes on are only changed once it has found its checkpoint, by `resumed`.
+        The files of an existing run stay unchanged until its checkpoint is loaded: `resumed` writes them.
 
         Raises:
             ConfigError: the directory holds a run that this config cannot continue.
@@ -77,33 +77,37 @@ class Run:
             self._restart = {"config": dict(config), "changed": changed, "manifest": dict(manifest)}
         elif next(self._path("checkpoints").glob("*.pt"), None):
             raise ConfigError(
-                f"{self.directory} holds checkpoints and no config.yaml: restore that from a copy, or type "
-                f"another hydra.run.dir=FOLDER"
+                f"{self.directory} holds checkpoints and no config.yaml: restore config.yaml from a copy, or "
+                f"type another hydra.run.dir=FOLDER"
             )
         else:
             self.write_json("manifest.json", manifest)
             self._write_config(config)
 
     def with_own(self, config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
-        """Return a config with the run's own seeding, unless another was typed: older runs keep theirs."""
+        """Return a config with the existing run's seeding, unless `words` sets it: older runs keep theirs."""
         typed = any(word.lstrip("+").startswith("seeding=") for word in words)
         if typed or not self.exists():
             return dict(config)
         return {**config, "seeding": self.config()["seeding"]}
 
     def differing(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Return the dotted keys in which a config differs from the run's own, with old and new value.
+        """Return the dotted keys in which a config differs from the run's own → (old value, new value).
 
-        A key that came with a later metarun does not count, where its value is what was done before.
+        A key that a later metarun added is ignored if its value stands for what was done before.
         """
-        found = differences(self.config(), _ADDED_LATER | dict(config))
-        return {key: both for key, both in found.items() if both != (None, _NEW_IN_GROUPS.get(key, both))}
+        different = differences(self.config(), _ADDED_LATER | dict(config))
+        return {
+            key: values
+            for key, values in different.items()
+            if values != (None, _NEW_IN_GROUPS.get(key, values))
+        }
 
     def changed(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-        """Return the keys in which a config differs from the run's own, with the old and the new value.
+        """Return the keys in which a config differs from the run's own → (old value, new value).
 
         Raises:
-            ConfigError: some of them are of those that a run keeps.
+            ConfigError: some of these keys may not change.
         """
         if not self.exists():
             return {}
@@ -117,33 +121,33 @@ class Run:
         return different
 
     def _identity(self) -> str:
-        """Return a digest of what a run keeps for all its life."""
+        """Return a digest of the config values that may not change."""
         config = kept(_HAD_DTYPE | self._config())
-        # What came later counts where it is something new: an older run has it or not, and is the same.
+        # A key added later counts only if its value is not the old behaviour: older configs may lack it.
         old = _ADDED_LATER | _NEW_IN_GROUPS
-        told = {
+        hashed = {
             key: value for key, value in config.items() if key in _HAD_DTYPE or old.get(key, _NO) != value
         }
-        return hashlib.sha256(as_json(told).encode()).hexdigest()
+        return hashlib.sha256(as_json(hashed).encode()).hexdigest()
 
     @property
     def changing(self) -> Mapping[str, Any]:
-        """The keys that change as the run goes on, until `resumed` has recorded them: key → old and new."""
+        """The keys that change with this resume, until `resumed` records them: key → (old, new)."""
         return self._restart["changed"] if self._restart else {}
 
     def resumed(self, step: int) -> None:
-        """Record that the run goes on from this step, and what has changed since it began."""
+        """Record in the manifest that the run resumes from this step, and what has changed."""
         if self._restart is None:
             return
-        start, self._restart = self._restart, None
-        first = self.manifest()
-        different = {key: value for key, value in start["manifest"].items() if first.get(key) != value}
-        entry = {"step": step, "changed": start["changed"], **different}
-        before = first.get("resumed")
-        entries = [*(before if isinstance(before, list) else []), entry]
-        self.write_json("manifest.json", {**first, "resumed": entries})
-        if start["changed"]:
-            self._write_config(start["config"])
+        restart, self._restart = self._restart, None
+        original = self.manifest()
+        different = {key: value for key, value in restart["manifest"].items() if original.get(key) != value}
+        entry = {"step": step, "changed": restart["changed"], **different}
+        earlier = original.get("resumed")
+        entries = [*(earlier if isinstance(earlier, list) else []), entry]
+        self.write_json("manifest.json", {**original, "resumed": entries})
+        if restart["changed"]:
+            self._write_config(restart["config"])
 
     def config(self) -> dict[str, Any]:
         """Return the composed config as plain values.
@@ -154,7 +158,7 @@ class Run:
         return _ADDED_LATER | self._config()
 
     def _config(self) -> dict[str, Any]:
-        """Return what config.yaml holds."""
+        """Return the content of config.yaml."""
         path = self._path("config.yaml")
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -165,16 +169,16 @@ class Run:
         return config
 
     def manifest(self) -> dict[str, Any]:
-        """Return what one needs to know to repeat the run; nothing where it was lost."""
+        """Return the content of manifest.json, needed to repeat the run; {} if the file is missing."""
         return self._read_json("manifest.json") or {}
 
     @property
     def home(self) -> str:
-        """The folder that the run was started in, where a user's own classes may be; "" where it was lost."""
+        """The folder that the run was started in, which may hold a user's classes; "" if it is unknown."""
         return str(self.manifest().get("directory", ""))
 
     def results(self) -> dict[str, Any] | None:
-        """Return the results of a finished run, None of any other.
+        """Return the results of a finished run, or None if the run is not finished.
 
         Raises:
             MetarunError: the file is damaged.
@@ -182,28 +186,28 @@ class Run:
         results = self._read_json("results.json")
         if results is not None and not are_results(results):
             raise MetarunError(
-                f"{self._path('results.json')} holds something else: delete it, and test again"
+                f"{self._path('results.json')} does not hold results: delete it, and test again"
             )
         return results
 
     def error(self) -> str | None:
-        """Return the line with which the run failed when it was last tried, if it did."""
+        """Return the error line of the run's last attempt, or None if that did not fail."""
         path = self._path("error.txt")
         return (
             path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if path.is_file() else None
         )
 
     def forget_results(self) -> None:
-        """Remove how the run ended when it was last tried: it goes on."""
+        """Remove the results or the error of the last attempt: the run continues."""
         for name in ("results.json", "error.txt"):
             self._path(name).unlink(missing_ok=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a file of the run atomically, for people and programs."""
+        """Write a JSON file of the run atomically."""
         write_text(self._path(name), as_json(content, indent=2) + "\n")
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
-        """Return the content of a file of the run.
+        """Return the content of a JSON file of the run, or None if there is no such file.
 
         Raises:
             MetarunError: the file is damaged.
@@ -216,7 +220,7 @@ class Run:
         except ValueError as error:
             raise MetarunError(f"{path} is damaged: restore it from a copy, or delete it") from error
         if not isinstance(content, dict):
-            raise MetarunError(f"{path} holds something else: restore it from a copy, or delete it")
+            raise MetarunError(f"{path} does not hold a JSON object: restore it from a copy, or delete it")
         return content
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
@@ -228,12 +232,12 @@ class Run:
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
-        """Hold the run for this process, and copy the log, and how it failed if it does, into its directory.
+        """Lock the run for this process, and write the log and any error into its directory.
 
-        The system lets go of it when the process ends, however that happens.
+        The operating system releases the lock when the process ends, even if it is killed.
 
         Raises:
-            InUseError: another process holds it.
+            InUseError: another process has locked it.
         """
         with held(self.directory), copied_log(self._path("metarun.log")) as handler:
             self.checkpoints.tidy()
@@ -243,7 +247,7 @@ class Run:
             try:
                 yield
             except BaseException as error:
-                # The console shows a person the one line; the run keeps where an unexpected error came from.
+                # The console shows one line; the log of the run keeps the traceback of an unexpected error.
                 expected = isinstance(error, MetarunError | KeyboardInterrupt)
                 trace = None if expected else (type(error), error, error.__traceback__)
                 level = logging.INFO if isinstance(error, PrunedError) else logging.ERROR
@@ -252,8 +256,8 @@ class Run:
                 raise
 
     def failed(self, error: BaseException) -> None:
-        """Leave the error in the run's error.txt: its line, then where it came from if it is unexpected."""
-        finished = self._path("results.json").exists()  # and stays so: what was refused is another thing
+        """Write error.txt: the error in one line, then the traceback if it is unexpected."""
+        finished = self._path("results.json").exists()  # a finished run stays finished
         if finished or isinstance(error, KeyboardInterrupt | OutOfTimeError | PrunedError):
             return
         text = " ".join(str(error).split()) or type(error).__name__
@@ -261,17 +265,17 @@ class Run:
             text = f"{type(error).__name__}: {text}\n\n{''.join(traceback.format_exception(error))}"
         elif error.__cause__ is not None and not isinstance(error.__cause__, MetarunError | OSError):
             text = f"{text}\n\n{''.join(traceback.format_exception(error.__cause__))}"
-        with suppress(OSError):  # a full disk is the error, as a rule, and is said on the console
+        with suppress(OSError):  # the error may be a full disk; the console shows it
             write_text(self._path("error.txt"), text.rstrip() + "\n")
 
 
 def resume_command(directory: Path) -> str:
-    """Return what to type to go on with a run or a sweep, for any name of its directory."""
+    """Return the command that resumes a run or a sweep, with the directory quoted for the shell."""
     name = str(directory)
     return f"metarun resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
 
 
-# What a run of an older metarun had without saying so.
+# What runs of older versions did, whose configs lack these keys.
 _NO = object()
 _NEW_IN_GROUPS = {"data.resize": "lanczos"}
 _HAD_DTYPE = {"dtype": "float32"}

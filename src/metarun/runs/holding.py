@@ -1,4 +1,4 @@
-"""A directory held by one process, and the log that is copied into it."""
+"""A lock on a directory, and a copy of the log in it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger("metarun")
 
 
 class InUseError(MetarunError):
-    """Another process works in the directory."""
+    """Another process has locked the directory."""
 
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process.
+    """Lock a directory for this process.
 
     Raises:
-        InUseError: another process holds it.
+        InUseError: another process has locked it.
     """
     directory.mkdir(parents=True, exist_ok=True)
     lock = file_lock(directory / ".lock")
@@ -44,18 +44,18 @@ def held(directory: Path) -> Iterator[None]:
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
-        """Let a full disk stop the run at its next checkpoint, in one line, and not every log line with many.
+        """Ignore an OSError: a full disk stops the run at its next checkpoint, with one line.
 
-        An error of our own making is shown as always.
+        Any other error is a mistake in the code, and is shown as usual.
         """
-        kind = sys.exc_info()[0]
-        if kind is None or not issubclass(kind, OSError):
+        error_type = sys.exc_info()[0]
+        if error_type is None or not issubclass(error_type, OSError):
             super().handleError(record)
 
 
 @contextmanager
 def copied_log(path: Path) -> Iterator[logging.Handler]:
-    """Copy metarun's log into a file as long as this is entered."""
+    """Copy metarun's log into a file inside this context."""
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S %z"))
     log.addHandler(handler)
@@ -63,5 +63,5 @@ def copied_log(path: Path) -> Iterator[logging.Handler]:
         yield handler
     finally:
         log.removeHandler(handler)
-        with suppress(OSError):  # what a full disk did not take
+        with suppress(OSError):  # closing flushes, which fails on a full disk
             handler.close()

@@ -1,4 +1,4 @@
-"""manifest.json: what one needs to know to repeat a run."""
+"""manifest.json: the information needed to repeat a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 
 from metarun import __version__
 
-# Of the environment, what the arithmetic or the choice of files depends on.
+# Environment variables that affect the arithmetic or the choice of files.
 _PREFIXES = (
     "METARUN_",
     "OMP_",
@@ -37,7 +37,7 @@ _RANKS = ("WORLD_SIZE",)
 def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[str, Any]:
     """Return the command, all versions, git revisions, machine, environment and seed.
 
-    A repository with uncommitted changes is said to have them; what they are is not kept.
+    It records whether a repository has uncommitted changes, not the changes themselves.
     """
     return {
         "command": shlex.join(["metarun", *arguments]),
@@ -64,9 +64,11 @@ def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[
 
 @cache
 def _packages() -> dict[str, str]:
-    """Return the version of every installed package: any of them may be one that a user's class needs."""
-    found = {each.metadata["Name"]: each.version for each in distributions() if each.metadata["Name"]}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    """Return the version of every installed package: a user's class may need any of them."""
+    versions = {
+        package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]
+    }
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def _device(device: torch.device) -> str:
@@ -78,12 +80,12 @@ def _device(device: torch.device) -> str:
 def _git(folder: Path) -> dict[str, Any] | None:
     """Return the revision and whether there are uncommitted changes, or None outside a repository."""
 
-    def ask(*arguments: str) -> str:
+    def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
+        process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        return process.stdout.strip()
 
     try:
-        return {"revision": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+        return {"revision": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, never half of one, never one twice."""
+"""metrics.jsonl: one JSON object per line; no line is incomplete or doubled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("metarun")
 
 
 class MetricsFile:
-    """Appends records; a checkpoint remembers the position so that a resumed run goes on from there."""
+    """Appends records; a checkpoint stores the file position, from which a resumed run continues."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class MetricsFile:
             file.write(as_json({**record, "time": time}) + "\n")
 
     def position(self) -> int:
-        """Return the length of the file in bytes, after it has reached the disk."""
+        """Flush the file to the disk and return its length in bytes."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
@@ -36,9 +36,9 @@ class MetricsFile:
             return file.seek(0, os.SEEK_END)
 
     def cut(self, position: int) -> None:
-        """Forget what was written after a position: the steps after a checkpoint are taken again.
+        """Remove the lines after a position: the steps after a checkpoint are computed again.
 
-        Where somebody has shortened the file, what is there stays, in whole lines.
+        If the file is shorter than the position, warn and keep its complete lines.
         """
         length = self.position()
         if length > position:

@@ -1,4 +1,4 @@
-"""Stopping well: signals and the end of the time are noted, and the run stops where it can be continued."""
+"""Stopping a run at a point from which it can be resumed, on a signal or at the end of its time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from metarun.errors import Interrupted, OutOfTimeError
 
 
 class StopSignals:
-    """While entered, a first signal is only noted; a second SIGINT stops at once.
+    """Inside this context the first signal is only recorded; a second SIGINT stops at once.
 
     Args:
         numbers: the signals.
         insist: whether a second SIGINT stops at once.
-        asked: says whether somebody asks the run to stop in another way; called after every outer move.
+        asked: returns whether the run is asked to stop by other means; called after every outer step.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StopSignals:
 
     @contextmanager
     def at_once(self, message: str) -> Iterator[None]:
-        """Let the first signal stop the run within: nothing has been computed that could be lost."""
+        """Let the first signal stop the run at once inside this context: there is no work to lose."""
         self._at_once = message
         try:
             if self.received:
@@ -48,11 +48,11 @@ class StopSignals:
             self._at_once = ""
 
     def allow(self, seconds: float | None) -> None:
-        """Ask the run to stop so many seconds from now, if it is to stop by itself at all."""
+        """Set the time limit: the run is asked to stop after this many seconds; never if None."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     def __enter__(self) -> StopSignals:
-        """Take over the signals; only the main thread can."""
+        """Install the signal handlers; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in self._numbers:
                 self._previous[number] = signal.signal(number, self._note)
@@ -61,7 +61,7 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
@@ -71,14 +71,14 @@ class StopSignals:
         if self._at_once:
             raise Interrupted(self._at_once, number)
         if self._insist:
-            # Not by the log, or print, in which the signal may have come.
+            # Neither the log nor print: the signal may have interrupted one of them.
             with suppress(OSError):
                 os.write(2, b"\nstopping: this step is finished first (Ctrl-C again: at once)\n")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @property
     def reason(self) -> int:
-        """What asks the run to stop: nothing (0), a signal's number, or the end of its time (-1)."""
+        """Why the run should stop: 0 for no reason, a signal's number, or -1 for the end of its time."""
         if self.received is None and self._asked():
             self.received = signal.SIGTERM
         if self.received is not None:
@@ -87,10 +87,10 @@ class StopSignals:
 
 
 def stop(reason: int, message: str) -> None:
-    """Raise what a reason calls for, with how to go on; nothing where there is no reason.
+    """Raise the error for a reason, with a message that says how to go on; do nothing for reason 0.
 
     Raises:
-        Interrupted: a signal has come.
+        Interrupted: a signal was received.
         OutOfTimeError: the time is over.
     """
     if reason > 0:

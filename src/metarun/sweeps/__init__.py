@@ -1,1 +1,1 @@
-"""Sweeps: many runs from one command, resumed, compared, and searched."""
+"""Sweeps: many runs from one command, as a grid or a search, that can be resumed and end with a table."""

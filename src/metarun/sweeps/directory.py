@@ -1,4 +1,4 @@
-"""A sweep's directory: what was asked for, and how each job stands."""
+"""A sweep's directory: its settings, and the status of each job."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        number: its place in the sweep, the same for ever.
-        overrides: what makes it different, as `key=value`.
+        number: its place in the sweep, which never changes.
+        overrides: its own overrides, as `key=value`.
         directory: of its run.
-        compose: makes its config, as plain values, where the run in its directory is to be compared with it.
+        compose: returns its config as plain values, to compare with that of the run in its directory; None
+            compares nothing.
     """
 
     number: int
@@ -35,21 +36,21 @@ class Job:
 
     @property
     def status(self) -> Status:
-        """How it stands, by the files in its directory."""
+        """The status, read from the files in its directory."""
         run = Run(self.directory)
         try:
             if run.exists() and self.foreign():
                 return "failed"
             if run.exists() and run.results():
                 return "finished"
-        except MetarunError:  # of a damaged file; the run says so itself when it goes on
+        except MetarunError:  # a damaged file: the run names it when it is resumed
             return "failed"
         if run.error():
             return "failed"
         return "stopped" if run.exists() else "missing"
 
     def foreign(self) -> str | None:
-        """Return why the run in the directory is not this job's, None where it is or there is none.
+        """Return why the run in the directory is another one, or None if it is this job's or there is none.
 
         Raises:
             MetarunError: the run's config is damaged.
@@ -65,26 +66,26 @@ class Job:
 
 
 def stop_file(directory: Path) -> Path:
-    """Return the file that asks all jobs of a sweep to stop, wherever they are, while it is there."""
+    """Return the file whose existence asks all jobs of a sweep to stop, also on other machines."""
     return directory / ".stop"
 
 
 class Sweep:
-    """Reads and writes sweep.json: what was typed, and the jobs that it stands for."""
+    """Reads and writes sweep.json: the words of the command, and the jobs that they define."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._path = directory / "sweep.json"
 
     def exists(self) -> bool:
-        """Say whether a sweep was begun in this directory."""
+        """Return whether this directory holds a sweep."""
         return self._path.is_file()
 
     def begin(self, kind: Literal["grid", "search"]) -> None:
-        """Begin a sweep of this kind, or see that the one that is there is of it.
+        """Begin a sweep of this kind, or check that the existing one has this kind.
 
         Raises:
-            ConfigError: it is of the other.
+            ConfigError: the existing sweep has the other kind.
         """
         if not self.exists():
             write_text(
@@ -97,17 +98,17 @@ class Sweep:
             )
 
     def write(self, **content: Sequence[Any]) -> None:
-        """Keep words, jobs, or both; what is not given stays.
+        """Update the keys of sweep.json that are passed; the others stay.
 
         Args:
-            content: `words`, as typed; `config_dirs`, a user's own; `jobs`, the overrides of each, by number;
-                `more`, what was added to all jobs since.
+            content: `words`, as typed; `config_dirs`, a user's own; `jobs`, the overrides of each job, by
+                number; `more`, the overrides added to all jobs on resume.
         """
         write_text(self._path, as_json({**self._content(), **content}, indent=2) + "\n")
 
     @property
     def words(self) -> list[str]:
-        """What was typed."""
+        """The words of the sweep's command, as typed."""
         return [str(word) for word in self._content()["words"]]
 
     @property
@@ -116,10 +117,10 @@ class Sweep:
         return [str(folder) for folder in self._content()["config_dirs"]]
 
     def all_config_dirs(self, typed: Sequence[str]) -> list[str]:
-        """Return the folders of groups of all commands of this sweep, and those that are typed now.
+        """Return the folders of groups of all earlier commands of this sweep, and those typed now.
 
         Raises:
-            ConfigError: one is gone, and no other is typed.
+            ConfigError: an earlier folder is gone, and no folder is typed now.
         """
         kept = self.config_dirs if self.exists() else []
         if not typed:
@@ -127,9 +128,9 @@ class Sweep:
                 kept,
                 f", and the sweep {self.directory} began with it: type --config-dir FOLDER to say where",
             )
-        there = [each for each in kept if "://" in each or Path(each).is_dir()]
-        absolute = [each if "://" in each else str(Path(each).absolute()) for each in typed]
-        return list(dict.fromkeys([*there, *absolute]))
+        existing = [folder for folder in kept if "://" in folder or Path(folder).is_dir()]
+        absolute = [folder if "://" in folder else str(Path(folder).absolute()) for folder in typed]
+        return list(dict.fromkeys([*existing, *absolute]))
 
     @property
     def jobs(self) -> list[tuple[str, ...]]:
@@ -138,7 +139,7 @@ class Sweep:
 
     @property
     def more(self) -> list[str]:
-        """What was added to all jobs when they were resumed: of keys that a run may change."""
+        """The overrides added to all jobs when the sweep was resumed, of keys that may change."""
         return [str(word) for word in self._content()["more"]]
 
     def _content(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""That every job of a sweep has a folder of its own."""
+"""The check that every job of a sweep has its own folder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from metarun.sweeps.directory import Job
 
 
 def check_distinct(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError where two jobs would have the same folder, or one would be inside another's."""
+    """Raise ConfigError if two jobs would have the same folder, or one's would be inside another's."""
     owners: dict[Path, Job] = {}
     for job in jobs:
         other = owners.setdefault(job.directory, job)
         if other is not job:
             raise ConfigError(
                 f"hydra.sweep.subdir: {_named(other, job)} and {_named(job, other)} would share the folder "
-                f"{job.directory}: type hydra.sweep.subdir with all that differs, or leave it out"
+                f"{job.directory}: type a hydra.sweep.subdir with every key that differs, or leave it out"
             )
     for job in jobs:
-        other = next((owners[each] for each in job.directory.parents if each in owners), job)
+        other = next((owners[parent] for parent in job.directory.parents if parent in owners), job)
         if other is not job:
             raise ConfigError(
                 f"hydra.sweep.subdir: the folder of {_named(job, other)} would be inside that of "
@@ -29,5 +29,5 @@ def check_distinct(jobs: Sequence[Job]) -> None:
 
 
 def _named(job: Job, other: Job) -> str:
-    """Return the number of a job, and how it differs from another."""
+    """Return the number of a job, and the overrides in which it differs from another."""
     return f"job {job.number} ({' '.join(word for word in job.overrides if word not in other.overrides)})"

@@ -1,4 +1,4 @@
-"""Every combination of some values, run until all jobs are finished."""
+"""A grid: every combination of some values is a job; unfinished jobs are run."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def combinations(
 def sweep(
     launching: Launching, arguments: Sequence[str], params: Mapping[str, Any], max_batch_size: int | None
 ) -> None:
-    """Run the jobs that are not finished, keep their numbers, and end with the table.
+    """Run the unfinished jobs, keep their numbers, and print the table.
 
     Raises:
         InUseError: another process works on this sweep.
         MetarunError: jobs have failed.
-        Interrupted: a signal came.
+        Interrupted: a signal was received.
     """
     with launching.held() as kept:
         wanted = combinations(launching.loader, arguments, params)
         known = kept.jobs if kept.exists() else []
-        # Typed again, perhaps with more values: those that were there keep their numbers.
+        # The command may be typed again with more values: known jobs keep their numbers.
         known = [*known, *(job for job in wanted if job not in known)]
         jobs = [launching.job(number, overrides) for number, overrides in enumerate(known)]
         check_distinct(jobs)
@@ -58,36 +58,36 @@ def sweep(
             config_dirs=kept.all_config_dirs(launching.config_dirs),
             jobs=known,
         )
-        left = [job for job in jobs if not (job.status == "finished" and _has(job, kept.more))]
-        if len(left) < len(jobs):
-            log.info("%d of %d jobs are finished already", len(jobs) - len(left), len(jobs))
-        size = max_batch_size or max(1, len(left))
-        for first in range(0, len(left), size):
-            launching.launch(left[first : first + size], [*kept.more, *_seeding(jobs)])
+        unfinished = [job for job in jobs if not (job.status == "finished" and _ran_with(job, kept.more))]
+        if len(unfinished) < len(jobs):
+            log.info("%d of %d jobs are finished already", len(jobs) - len(unfinished), len(jobs))
+        size = max_batch_size or max(1, len(unfinished))
+        for first in range(0, len(unfinished), size):
+            launching.launch(unfinished[first : first + size], [*kept.more, *_seeding(jobs)])
         launching.finish(grouped([Outcome.read(job) for job in jobs]))
 
 
 def _seeding(jobs: Sequence[Job]) -> list[str]:
-    """Return the override that lets jobs of an older sweep that begin now draw numbers as the others do."""
-    begun = next((seeding for job in jobs if (seeding := _seeding_of(Run(job.directory)))), "streams")
+    """Return the override that gives new jobs of an older sweep the seeding of its existing runs."""
+    existing = next((seeding for job in jobs if (seeding := _seeding_of(Run(job.directory)))), "streams")
     typed = any(word.startswith("seeding=") for job in jobs for word in job.overrides)
-    return [] if typed or begun == "streams" else [f"seeding={begun}"]
+    return [] if typed or existing == "streams" else [f"seeding={existing}"]
 
 
 def _seeding_of(run: Run) -> str | None:
-    """Return the seeding of a run; None where there is none, or its config is damaged."""
+    """Return the seeding of a run, or None if there is no run or its config is damaged."""
     try:
         return str(run.config()["seeding"]) if run.exists() else None
-    except MetarunError:  # the job's own, which its row in the table says
+    except MetarunError:  # the job's row in the table reports it
         return None
 
 
-def _has(job: Job, more: Sequence[str]) -> bool:
-    """Say whether a job was run with all of these overrides."""
+def _ran_with(job: Job, more: Sequence[str]) -> bool:
+    """Return whether a job was run with all of these overrides."""
     config = Run(job.directory).config()
-    for each in single_values(more):
+    for override in single_values(more):
         changed = deepcopy(config)
-        set_key(changed, each)
+        set_key(changed, override)
         if changed != config:
             return False
     return True

@@ -1,4 +1,4 @@
-"""One job of a sweep, in whichever process a launcher runs it."""
+"""One job of a sweep, in the process in which a launcher runs it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from metarun.training.launch import ALIKE, launch
 log = logging.getLogger("metarun")
 
 _SWEEP = "METARUN_SWEEP_PROCESS"
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_CHECKS = 0.5
 
 
 def mark_this_process() -> None:
-    """Let the jobs know which process the sweep itself is."""
+    """Tell the jobs the id of the sweep's own process."""
     os.environ[_SWEEP] = str(os.getpid())
 
 
 def run_job(node: DictConfig) -> Status:
-    """Train one job; an error stays in its directory, and the other jobs go on.
+    """Train one job and return its status; an error is written to its directory, and the other jobs go on.
 
     Raises:
-        Interrupted: in the sweep's own process, which ends with it.
+        Interrupted: a signal was received in the sweep's own process, which then ends.
     """
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
@@ -52,13 +52,13 @@ def run_job(node: DictConfig) -> Status:
     _settle_in(name)
     if watch():
         return "stopped"
-    # submitit has a signal of its own for a job that Slurm is about to end; SIGTERM it wants ignored.
+    # submitit sends SIGUSR2 to a job that Slurm is about to end, and expects SIGTERM to be ignored.
     numbers = (signal.SIGINT, signal.SIGUSR2 if _under_submitit() else signal.SIGTERM)
     try:
         return _run(node, hydra, directory, "", StopSignals(numbers, insist=False, asked=watch))
     except KeyboardInterrupt as stop:
         if isinstance(stop, Interrupted) and stop.signal_number == signal.SIGUSR2:
-            # All is saved: now submitit puts the job into the queue again.
+            # The run is saved: submitit's own handler now requeues the job.
             signal.raise_signal(signal.SIGUSR2)
         watch.leave_if_orphaned()
         return "stopped"
@@ -74,30 +74,30 @@ def _run(node: DictConfig, hydra: Any, directory: Path, name: str, signals: Stop
     except OutOfTimeError as stop:
         log.warning("%s%s", name, stop)
         return "stopped"
-    except Exception as error:  # whatever it is, it is this job's: the others go on, and the file says where
+    except Exception as error:  # any error concerns this job alone: error.txt has it, and the others go on
         if Ranks.join().count > 1 and not isinstance(error, ALIKE):
             raise OutOfStep(error) from error
         if not isinstance(error, InUseError):
             Run(directory).failed(error)
-        what = error if isinstance(error, MetarunError) else f"{type(error).__name__}: {error}"
-        log.error("%sfailed: %s", name, what)
+        message = error if isinstance(error, MetarunError) else f"{type(error).__name__}: {error}"
+        log.error("%sfailed: %s", name, message)
         return "failed"
-    log.info("%s%s", name, describe({key: each.mean for key, each in curve.final.items()}))
+    log.info("%s%s", name, describe({key: estimate.mean for key, estimate in curve.final.items()}))
     return "finished"
 
 
 def _launch(node: DictConfig, hydra: Any, directory: Path, signals: StopSignals) -> Curve:
     words = [*(f"--config-dir={folder}" for folder in own_config_dirs(hydra)), *hydra.overrides.task]
-    # The folder is the sweep's own: what is there is to go on, whatever train.resume says.
+    # The folder belongs to the sweep, so an existing run in it is resumed, whatever train.resume says.
     return launch(
         plain(node), directory, words, resume=True, should_prune=should_prune(hydra), signals=signals
     )
 
 
 class OutOfStep(BaseException):
-    """An error that the other processes of torchrun have not met: the sweep cannot go on with them.
+    """An error that not all processes of torchrun have raised: they cannot go on with the sweep together.
 
-    Not an Exception, since Hydra keeps those and goes on.
+    It is not an Exception, because Hydra catches those and goes on.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -106,32 +106,32 @@ class OutOfStep(BaseException):
 
 
 class _Watch:
-    """Says whether the sweep that this job belongs to is to stop, or is gone.
+    """Returns whether the sweep of this job was asked to stop, or its process has ended.
 
-    Signals do not reach the jobs of every launcher: a file in the sweep's directory does.
+    Signals do not reach the jobs of every launcher, so a file in the sweep's directory asks them to stop.
     """
 
     def __init__(self, hydra: Any) -> None:
         self._stop_file = stop_file(Path(hydra.sweep.dir))
-        # joblib's workers are children of the sweep, and would outlive it.
+        # joblib's workers are child processes of the sweep, and would outlive it.
         is_child = "joblib" in str(hydra.launcher._target_)
         self._parent = int(os.environ[_SWEEP]) if is_child and _SWEEP in os.environ else None
-        self._next_look = 0.0
+        self._next_check = 0.0
 
     @property
     def _orphaned(self) -> bool:
         return self._parent is not None and os.getppid() != self._parent
 
     def __call__(self) -> bool:
-        """Look, twice a second at most."""
+        """Check, at most twice a second; between two checks return False."""
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return False
-        self._next_look = now + _SECONDS_BETWEEN_LOOKS
+        self._next_check = now + _SECONDS_BETWEEN_CHECKS
         return self._orphaned or self._stop_file.exists()
 
     def leave_if_orphaned(self) -> None:
-        """End the process where nobody waits for it any more; an idle worker would do so after minutes."""
+        """End the process at once if the sweep's process has ended; an idle worker would take minutes."""
         if self._orphaned:
             os._exit(128 + signal.SIGTERM)
 
@@ -141,11 +141,11 @@ def _under_submitit() -> bool:
 
 
 def _settle_in(prefix: str) -> None:
-    """Make a launcher's process like the one that metarun was typed in."""
+    """Set up a launcher's process like that of the command line."""
     prepare_hydra()
     to_stderr(prefix)
     without_bars()
-    # Between its jobs a worker leaves Ctrl-C, which reaches the whole group, to the sweep.
+    # Ctrl-C reaches the whole process group; between its jobs a worker leaves it to the sweep.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

@@ -1,4 +1,4 @@
-"""What Hydra's launchers want before they are used: their package, or a cluster."""
+"""What Hydra's launchers need before they are used: a package, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RAY = "hydra_plugins.hydra_ray_launcher"
 
 
 def start_ray(settings: Any) -> None:
-    """Start or join a cluster before our handlers are set: Ray puts its own in the place of others.
+    """Start or join a Ray cluster; call this before installing signal handlers, which Ray would replace.
 
-    It is asked not to write a token into the home directory, and not to report its use.
+    Ray is told not to write a token into the home directory, and not to send usage statistics.
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # else lines of different jobs count as the same
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # otherwise similar lines of different jobs are dropped
     import ray
 
     if not ray.is_initialized():
@@ -33,7 +33,7 @@ def start_ray(settings: Any) -> None:
 
 
 def check_installed(target: str) -> None:
-    """Raise ConfigError where the package that a launcher comes from is not installed."""
+    """Raise ConfigError if the launcher's package is not installed."""
     for package, extra in EXTRAS.items():
         if target.startswith(package) and importlib.util.find_spec(package) is None:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Handing the jobs of a sweep to one of Hydra's launchers."""
+"""Running the jobs of a sweep with one of Hydra's launchers."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from metarun.system.files import write_text
 
 log = logging.getLogger("metarun")
 
-# After a launcher has given up, its other jobs may take so long to end.
+# The time that running jobs may take to end after their launcher has failed.
 _SECONDS_TO_END = 600
 
 
 class Launching:
-    """Launches jobs, each in its own directory whatever has been skipped before it.
+    """Launches jobs; the directory of a job does not depend on which other jobs are skipped.
 
     Args:
         hydra_context: Hydra's.
-        task_function: what a job does.
-        config: Hydra's and the jobs' common config.
+        task_function: runs a job.
+        config: Hydra's own config and the config common to all jobs.
 
     Attributes:
         directory: of the sweep.
@@ -78,30 +78,30 @@ class Launching:
         self.words = [
             word for word in as_typed(config.hydra.overrides.hydra) if not word.startswith(f"{SEARCH_PATH}=")
         ]
-        # By number, unless somebody wants other names; then they do not depend on what is skipped.
+        # Folders are named by the job's number, unless hydra.sweep.subdir was set.
         raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         self.numbered = isinstance(raw, dict) and raw["subdir"] == "${hydra.job.num}"
 
     def job(self, number: int, overrides: Sequence[str]) -> Job:
-        """Return the job with this number, and where its run is.
+        """Return the job with this number, with its directory.
 
         Raises:
-            ConfigError: that is not in a folder of its own inside the sweep's.
+            ConfigError: the directory would not be inside the sweep's.
         """
         subdir = str(number)
         if not self.numbered:
             subdir = str(self._config_of(number, overrides).hydra.sweep.subdir)
-        inside = os.path.normpath(subdir)
-        if Path(inside).is_absolute() or Path(inside).parts[:1] in ((), ("..",)):
+        folder = os.path.normpath(subdir)
+        if Path(folder).is_absolute() or Path(folder).parts[:1] in ((), ("..",)):
             raise ConfigError(
                 f"hydra.sweep.subdir: the folder of job {number} would be {subdir}, not one inside that of "
                 f"the sweep: type hydra.sweep.subdir=… without / at its start and without .."
             )
-        own = cache(lambda: self._compose(number, overrides))  # it is asked for whenever somebody looks
-        return Job(number, tuple(overrides), self.directory / inside, own)
+        compose = cache(lambda: self._compose(number, overrides))  # every look at the job's status calls it
+        return Job(number, tuple(overrides), self.directory / folder, compose)
 
     def _config_of(self, number: int, overrides: Sequence[str]) -> DictConfig:
-        """Return a job's config, and Hydra's own for it."""
+        """Return a job's config together with Hydra's own."""
         config = self.loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.num = number
@@ -111,7 +111,7 @@ class Launching:
         """Return a job's config as plain values.
 
         Raises:
-            ConfigError: its overrides do not make a config any more.
+            ConfigError: its overrides no longer make a valid config.
         """
         try:
             config = self._config_of(number, overrides)
@@ -128,37 +128,37 @@ class Launching:
             holder.cfg = before
 
     def launch(self, jobs: Sequence[Job], more: Sequence[str] = ()) -> None:
-        """Run jobs; what came of them is in their directories.
+        """Run jobs; their results are in their directories.
 
-        Where a launcher gives up because the process of one job died, the others are launched again, as long
-        as that brings some of them to their end.
+        If a launcher fails because the process of one job died, the other jobs are launched again, as long as
+        each launch ends some of them.
 
         Args:
             jobs: in the order of their numbers.
-            more: overrides of all of them.
+            more: additional overrides of all jobs.
 
         Raises:
-            Interrupted: a signal came.
+            Interrupted: a signal was received.
         """
         if "submitit_folder" in self._config.hydra.launcher:
             log.info("the jobs' output is in %s", Path(self._config.hydra.launcher.submitit_folder).parent)
         left = list(jobs)
         while left and not self._launch(left, more):
-            self._wait_for_those_that_run(left)
-            rest = [job for job in left if job.status in ("stopped", "missing")]
-            if len(rest) == len(left):
+            self._wait_for_running(left)
+            unfinished = [job for job in left if job.status in ("stopped", "missing")]
+            if len(unfinished) == len(left):
                 break
-            left = rest
+            left = unfinished
 
     def _launch(self, jobs: Sequence[Job], more: Sequence[str]) -> bool:
-        """Run jobs, and say whether the launcher has come to its end."""
+        """Run jobs, and return whether the launcher returned without an error."""
         overrides = [
             [
                 *job.overrides,
                 *more,
-                # Absolute, since a process on another machine may start elsewhere.
+                # Absolute, since a process on another machine may start in another folder.
                 f"hydra.sweep.dir={quoted(self.directory.absolute())}",
-                # Whatever has been skipped before it, a job has its own folder.
+                # Explicit, since Hydra would number the folders by the jobs of this launch.
                 f"hydra.sweep.subdir={quoted(job.directory.relative_to(self.directory))}",
             ]
             for job in jobs
@@ -171,24 +171,22 @@ class Launching:
                 returns = self._launcher.launch(overrides, initial_job_idx=jobs[0].number)
             except OutOfStep as stop:
                 raise stop.error from stop
-            except (
-                Exception
-            ) as error:  # of a process that died, for instance: all else is in the jobs' folders
+            except Exception as error:  # such as a process that died; jobs' own errors are in error.txt
                 if isinstance(error, MetarunError) or not self._parallel:
                     raise
                 log.error("the launcher gave up: %s: %s", type(error).__name__, " ".join(str(error).split()))
                 write_text(self.directory / "launcher-error.txt", "".join(traceback.format_exception(error)))
                 return False
-        for job, each in zip(jobs, returns, strict=True):
-            if each.status is JobStatus.FAILED:  # before our own code could write it down
-                raised = what_was_raised(each)
-                Run(job.directory).failed(raised)
-                log.error("job %d failed: %s", job.number, " ".join(str(raised).split()))
+        for job, job_return in zip(jobs, returns, strict=True):
+            if job_return.status is JobStatus.FAILED:  # it failed before run_job could write the error
+                job_error = what_was_raised(job_return)
+                Run(job.directory).failed(job_error)
+                log.error("job %d failed: %s", job.number, " ".join(str(job_error).split()))
         return True
 
     @staticmethod
-    def _wait_for_those_that_run(jobs: Sequence[Job]) -> None:
-        """Wait until no job is held by a process that its launcher no longer waits for."""
+    def _wait_for_running(jobs: Sequence[Job]) -> None:
+        """Wait until no job is locked by a process that outlives its launcher, at most _SECONDS_TO_END."""
         deadline = time.monotonic() + _SECONDS_TO_END
         for job in jobs:
             while job.directory.is_dir() and time.monotonic() < deadline:
@@ -200,11 +198,11 @@ class Launching:
 
     @contextmanager
     def held(self) -> Iterator[Sweep]:
-        """Hold the sweep's directory for this process, and let a signal say how to go on.
+        """Lock the sweep's directory for this process; after a signal the message says how to go on.
 
         Raises:
-            InUseError: another process holds it.
-            Interrupted: a signal came.
+            InUseError: another process has locked it.
+            Interrupted: a signal was received.
         """
         with held(self.directory), stopping(self.directory, parallel=False):
             OmegaConf.save(self._config, self.directory / "multirun.yaml")
@@ -213,36 +211,36 @@ class Launching:
     def finish(
         self, rows: Sequence[Sequence[Outcome]], more: Mapping[str, Any] | None = None, title: str = ""
     ) -> None:
-        """Write and print the table; raise where jobs are not finished, with how to go on.
+        """Write and print the table; raise if jobs are not finished, with the command to go on.
 
         Args:
-            rows: jobs that belong into one row of the table, each.
-            more: for results.json.
+            rows: for each row of the table, its jobs.
+            more: additional content of results.json.
             title: a line below the table.
 
         Raises:
-            UnfinishedError: jobs have failed, or have stopped and can go on.
+            UnfinishedError: jobs have failed, or have stopped and can be resumed.
         """
         outcomes = [outcome for row in rows for outcome in row]
         groups = as_groups(rows)
         print(f"\n{table(groups)}\n{title}\nsweep: {self.directory}", flush=True)
         write(self.directory, groups, more)
-        again = f"to go on: {resume_command(self.directory)}"
-        failed = [each for each in outcomes if each.status == "failed"]
-        stopped = [each for each in outcomes if each.status in ("stopped", "missing")]
+        hint = f"to go on: {resume_command(self.directory)}"
+        failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+        stopped = [outcome for outcome in outcomes if outcome.status in ("stopped", "missing")]
         if failed:
-            numbers = " ".join(str(each.job.number) for each in failed)
+            numbers = " ".join(str(outcome.job.number) for outcome in failed)
             message = (
                 f"{len(failed)} of {len(outcomes)} jobs failed ({numbers}), see error.txt in their folders"
             )
-            raise UnfinishedError(f"{message}; {again}", MetarunError.exit_status)
+            raise UnfinishedError(f"{message}; {hint}", MetarunError.exit_status)
         if stopped:
             message = f"{len(stopped)} of {len(outcomes)} jobs are not finished"
-            raise UnfinishedError(f"{message}; {again}", OutOfTimeError.exit_status)
+            raise UnfinishedError(f"{message}; {hint}", OutOfTimeError.exit_status)
 
 
 def as_typed(words: ListConfig) -> list[str]:
-    """Return words as they were typed: an interpolation in one is meant for the config it becomes part of."""
+    """Return words as typed, with interpolations unresolved: they refer to the config of each job."""
     typed = OmegaConf.to_container(words, resolve=False)
     assert isinstance(typed, list)
     return [str(word) for word in typed]

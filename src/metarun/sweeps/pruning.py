@@ -1,4 +1,4 @@
-"""Whether the search that a job belongs to gives it up."""
+"""Whether a search prunes a job."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from metarun.training.loop import ShouldPrune
 
 
 def should_prune(hydra: Any) -> ShouldPrune:
-    """Return what a job's validations are told to: the study of its search, if it belongs to one.
+    """Return the function that reports a job's validations to its study and returns whether to prune the job.
+
+    For a job that belongs to no search it always returns False.
 
     Args:
-        hydra: Hydra's own config of the job; the job's folder is the number of its trial.
+        hydra: Hydra's own config of the job; the name of the job's folder is the number of its trial.
     """
     if "study" not in hydra.sweeper:
         return lambda step, score: False  # noqa: ARG005

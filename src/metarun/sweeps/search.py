@@ -1,4 +1,4 @@
-"""A search: trials that Optuna proposes, run until there are as many as asked for."""
+"""A search: trials that Optuna proposes are run until there are `n_trials`."""
 
 from __future__ import annotations
 
@@ -28,26 +28,30 @@ def search(
     trials: int,
     at_once: int,
 ) -> None:
-    """Go on with what was begun, then propose until there are enough, and end with the table.
+    """Continue unfinished trials, propose new ones until there are `trials`, and print the table.
 
     Args:
         launching: launches the jobs.
-        arguments: what was typed: key=value and key=space.
-        params: more of the same, from a file; what is typed counts for more.
+        arguments: the words typed: key=value and key=space.
+        params: words of the same form from a file; a word typed for the same key replaces them.
         settings: of the study.
-        trials: how many there are to be in all.
-        at_once: how many are proposed before one of them ends.
+        trials: the total number of trials.
+        at_once: the number of trials proposed and run together.
 
     Raises:
-        ConfigError: there is nothing to search in.
+        ConfigError: no override has a space to search in.
         InUseError: another process works on this sweep.
         UnfinishedError: trials have failed.
-        Interrupted: a signal came.
+        Interrupted: a signal was received.
     """
     words = {word.partition("=")[0]: word for word in (*params, *arguments)}
     parsed = OverridesParser.create(config_loader=launching.loader).parse_overrides(list(words.values()))
-    space = {each.get_key_element(): distribution(each) for each in parsed if each.is_sweep_override()}
-    fixed = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
+    space = {
+        override.get_key_element(): distribution(override)
+        for override in parsed
+        if override.is_sweep_override()
+    }
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
     if not space:
         raise ConfigError(
             "hydra/sweeper=optuna: there is nothing to search in; type search=rates, or "
@@ -59,13 +63,15 @@ def search(
         kept.write(
             words=[*launching.words, *arguments], config_dirs=kept.all_config_dirs(launching.config_dirs)
         )
-        begun = study.unfinished
-        log.info("search: %d of %d trials are there, %d of them begun", len(study.trials), trials, len(begun))
+        unfinished = study.unfinished
+        log.info(
+            "search: %d of %d trials exist, %d of them unfinished", len(study.trials), trials, len(unfinished)
+        )
         while True:
-            batch, begun = begun[:at_once], begun[at_once:]
+            batch, unfinished = unfinished[:at_once], unfinished[at_once:]
             if not batch:
-                more = min(at_once, trials - len(study.trials))
-                batch = [study.propose(space, fixed) for _ in range(more)]
+                count = min(at_once, trials - len(study.trials))
+                batch = [study.propose(space, fixed) for _ in range(count)]
             if not batch:
                 break
             _run(launching, study, batch)
@@ -73,17 +79,17 @@ def search(
 
 
 def _open(launching: Launching, kept: Sweep, settings: DictConfig) -> Study:
-    """Return the study of a sweep that is held, begun or gone on with.
+    """Begin or reopen the study of a locked sweep.
 
     Raises:
-        MetarunError: there are jobs of a study that is gone.
+        MetarunError: the sweep has jobs, but its study is missing.
     """
     is_new = not kept.exists()
     kept.begin("search")
     study = Study.open(launching.directory, settings)
     if not is_new and not study.trials and next(launching.directory.glob("*/config.yaml"), None):
         raise MetarunError(
-            f"{launching.directory} holds the jobs of a search and no study of them: restore study.db "
+            f"{launching.directory} holds the jobs of a search but not their study: restore study.db "
             f"from a copy, or type another hydra.sweep.dir=FOLDER"
         )
     for trial in study.unfinished:
@@ -91,7 +97,7 @@ def _open(launching: Launching, kept: Sweep, settings: DictConfig) -> Study:
             study.drop(trial)
     if not launching.numbered:
         log.warning("hydra.sweep.subdir is not used in a search: trial N is in folder N")
-    launching.numbered = True  # a job finds its trial by the number
+    launching.numbered = True  # a job finds its trial by the number of its folder
     return study
 
 
@@ -100,7 +106,7 @@ def _job(launching: Launching, trial: FrozenTrial) -> Job:
 
 
 def _run(launching: Launching, study: Study, batch: Sequence[FrozenTrial]) -> None:
-    """Run trials, but for those that have come to their end before anybody was told."""
+    """Run trials, except those that ended before their result was recorded, and record all results."""
     jobs = [_job(launching, trial) for trial in batch]
     launching.launch(
         [
@@ -119,21 +125,21 @@ def _finish(launching: Launching, study: Study) -> None:
     trials = study.trials
     jobs = [_job(launching, trial) for trial in trials]
     outcomes = [Outcome.read(job, status(trial, job)) for job, trial in zip(jobs, trials, strict=True)]
-    known = [each for each in outcomes if each.selection_score is not None]
-    best = max(known, key=lambda each: each.selection_score or 0.0, default=None)
+    scored = [outcome for outcome in outcomes if outcome.selection_score is not None]
+    best = max(scored, key=lambda outcome: outcome.selection_score or 0.0, default=None)
     title = ""
     if best is not None:
-        searched = trials[best.job.number].params
-        found = " ".join(f"{key}={value}" for key, value in searched.items())
-        title = f"\nbest on validation tasks: job {best.job.number} ({best.selection_score:.4g}): {found}"
+        params = trials[best.job.number].params
+        choices = " ".join(f"{key}={value}" for key, value in params.items())
+        title = f"\nbest on validation tasks: job {best.job.number} ({best.selection_score:.4g}): {choices}"
     ordered = sorted(
-        outcomes, key=lambda each: (each.selection_score is None, -(each.selection_score or 0.0))
+        outcomes, key=lambda outcome: (outcome.selection_score is None, -(outcome.selection_score or 0.0))
     )
-    launching.finish([[each] for each in ordered], {"best": best.job.number if best else None}, title)
+    launching.finish([[outcome] for outcome in ordered], {"best": best.job.number if best else None}, title)
 
 
 def representative(override: Override) -> str:
-    """Return one value of what is searched in, to check the config before anything is written."""
-    drawn = distribution(override)
-    value = drawn.choices[0] if hasattr(drawn, "choices") else drawn.low  # type: ignore[attr-defined]
+    """Return an override with one value of the space, to check the config before anything is written."""
+    space = distribution(override)
+    value = space.choices[0] if hasattr(space, "choices") else space.low  # type: ignore[attr-defined]
     return f"{override.get_key_element()}={value}"

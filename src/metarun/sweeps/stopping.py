@@ -1,4 +1,4 @@
-"""Stopping a sweep where it can be continued."""
+"""Stopping a sweep at a point from which it can be resumed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger("metarun")
 
 @contextmanager
 def stopping(directory: Path, *, parallel: bool) -> Iterator[None]:
-    """Let a signal stop the sweep where it can be continued.
+    """Let a signal stop the sweep so that it can be resumed.
 
-    A job of this process sees to itself. Those of other processes are told by a file, finish their step, and
-    the launcher returns; a second signal ends the sweep at once, and what they have done since their last
-    checkpoint is done again.
+    A job in this process handles the signal itself. Jobs in other processes see a file, finish their step and
+    save; then the launcher returns. A second SIGINT ends the sweep at once, and the work of the jobs since
+    their last checkpoints is lost.
 
     Raises:
-        Interrupted: a signal came.
+        Interrupted: a signal was received.
     """
     message = f"the sweep was stopped; to go on: {resume_command(directory)}"
     received: list[int] = []

@@ -1,4 +1,4 @@
-"""An Optuna study of a search: what was tried, in the sweep's directory."""
+"""The Optuna study of a search: its trials, stored in the sweep's directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metarun.training.loop import ShouldPrune
 _NAME = "metarun"
 _OVERRIDES, _PRUNED = "overrides", "pruned"
 
-# Processes of a sweep wait for one another this long before sqlite gives up.
+# How long sqlite waits for another process of the sweep before it raises.
 _SECONDS_LOCKED = 120
 
 _ENDED: dict[TrialState, Status] = {
@@ -33,11 +33,11 @@ _ENDED: dict[TrialState, Status] = {
 
 
 class Study:
-    """Proposes trials and hears of their ends; trial N is job N of the sweep.
+    """Proposes trials and records their results; trial N is job N of the sweep.
 
     Args:
         study: Optuna's.
-        sampler: `_target_` and arguments of what proposes.
+        sampler: `_target_` and arguments of the sampler that proposes trials.
     """
 
     def __init__(self, study: optuna.Study, sampler: Mapping[str, Any]) -> None:
@@ -50,6 +50,9 @@ class Study:
         Args:
             directory: of the sweep.
             settings: hydra.sweeper.study.
+
+        Raises:
+            ConfigError: the settings are wrong, or the storage cannot be opened.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         url = settings.storage or f"sqlite:///{Path(directory).absolute() / 'study.db'}"
@@ -65,7 +68,7 @@ class Study:
                 load_if_exists=True,
             )
             instantiate(sampler)
-        # Optuna, SQLAlchemy and Hydra have many words for wrong settings and a database that is not there.
+        # Optuna, SQLAlchemy and Hydra raise many types of errors for wrong settings or a missing database.
         except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigError(f"hydra.sweeper.study: {type(error).__name__}: {reason}") from error
@@ -73,7 +76,7 @@ class Study:
         return cls(study, {str(key): value for key, value in sampler.items()})
 
     def check(self, space: Mapping[str, BaseDistribution]) -> None:
-        """Raise ConfigError where a study cannot go on in this space."""
+        """Raise ConfigError if the study cannot continue in this space."""
         for trial in self.trials:
             for name, before in trial.distributions.items():
                 try:
@@ -81,7 +84,7 @@ class Study:
                         optuna.distributions.check_distribution_compatibility(before, space[name])
                 except ValueError as error:
                     raise ConfigError(
-                        f"{name}: the search goes on in the space it began with: {error}"
+                        f"{name}: the space of a search cannot change on resume: {error}"
                     ) from error
 
     @property
@@ -91,16 +94,16 @@ class Study:
 
     @property
     def unfinished(self) -> list[FrozenTrial]:
-        """Those that were begun, and whose end nobody has told."""
-        return [each for each in self.trials if each.state is TrialState.RUNNING]
+        """The trials that have begun and whose result has not been recorded."""
+        return [trial for trial in self.trials if trial.state is TrialState.RUNNING]
 
     def propose(self, space: Mapping[str, BaseDistribution], fixed: Sequence[str]) -> FrozenTrial:
-        """Begin a trial.
+        """Propose a trial and return it.
 
-        The sampler is made anew with a seed that follows from the number of the trial, so a study that is
-        continued proposes what one that was never stopped would have, and nothing twice.
+        The sampler is made anew for each trial, with the trial's number added to its seed. So a resumed study
+        proposes the same trials as one that was never stopped, and none twice.
 
-        A quasi-random sequence is one sequence, and keeps its seed.
+        A quasi-random sampler keeps its seed, since all trials belong to one sequence.
         """
         sampler = dict(self._sampler)
         if sampler.get("seed") is not None and not str(sampler["_target_"]).endswith("QMCSampler"):
@@ -111,23 +114,23 @@ class Study:
         return self.trials[trial.number]
 
     def tell(self, trial: FrozenTrial, status: Status, score: float | None) -> None:
-        """End a trial, unless it is to go on later: for Optuna one that has failed still runs."""
+        """Record the end of a trial if it was pruned or finished; any other stays running, to be resumed."""
         if is_pruned(trial):
             self._study.tell(trial.number, state=TrialState.PRUNED)
         elif status == "finished" and score is not None:
             self._study.tell(trial.number, score)
 
     def drop(self, trial: FrozenTrial) -> None:
-        """End a trial that was killed before it was known what it stands for."""
+        """Mark a trial as failed that was killed before its overrides were stored."""
         self._study.tell(trial.number, state=TrialState.FAIL)
 
     def should_prune(self, number: int) -> ShouldPrune:
-        """Return what the validations of a trial are told to; it says whether to give the trial up."""
+        """Return the function that reports a validation of a trial and returns whether to prune the trial."""
 
         def should_prune(step: int, score: float) -> bool:
             frozen = self.trials[number]
             trial = trial_of(self._study, frozen)
-            if step not in frozen.intermediate_values:  # a resumed job reports some of them again
+            if step not in frozen.intermediate_values:  # a resumed job reports some validations again
                 trial.report(score, step)
             prune = trial.should_prune()
             if prune:
@@ -138,22 +141,22 @@ class Study:
 
 
 def overrides(trial: FrozenTrial) -> tuple[str, ...]:
-    """Return what a trial stands for."""
+    """Return the overrides of a trial."""
     return tuple(trial.user_attrs.get(_OVERRIDES, ()))
 
 
 def is_pruned(trial: FrozenTrial) -> bool:
-    """Say whether a trial was given up, told or not yet."""
+    """Return whether a trial was pruned, even if the study has not recorded its end."""
     return bool(trial.user_attrs.get(_PRUNED))
 
 
 def status(trial: FrozenTrial, job: Job) -> Status:
-    """Return how a trial stands, in the words of a sweep: one that has not ended, by its job's directory."""
+    """Return the status of a trial as a job's; if the trial has not ended, read its job's directory."""
     return _ENDED.get(trial.state) or job.status
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Return what Optuna is to draw from for a sweep override; `tag(log, …)` searches on a log scale."""
+    """Return Optuna's distribution for a sweep override; `tag(log, …)` searches on a log scale."""
     value = override.value()
     if isinstance(value, IntervalSweep):
         low, high, log = value.start, value.end, "log" in value.tags
@@ -163,7 +166,7 @@ def distribution(override: Override) -> BaseDistribution:
             return IntDistribution(low, high, log=log)
         return FloatDistribution(float(low), float(high), log=log)
     choices = list(override.sweep_string_iterator())
-    if isinstance(value, RangeSweep) and all(isinstance(each, int) for each in (value.start, value.step)):
-        numbers = sorted(int(each) for each in choices)
+    if isinstance(value, RangeSweep) and isinstance(value.start, int) and isinstance(value.step, int):
+        numbers = sorted(int(choice) for choice in choices)
         return IntDistribution(numbers[0], numbers[-1], step=abs(int(value.step)))
     return CategoricalDistribution(choices)

@@ -1,4 +1,4 @@
-"""What a sweep has found: its jobs grouped by everything but the seed, as a table, csv and json."""
+"""The results of a sweep: its jobs grouped by everything but the seed, as a table, csv and json."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _MOST_DIGITS = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """One job and what came of it.
+    """One job and its results.
 
     Attributes:
         job: number, overrides and directory.
-        status: how it stands.
+        status: of the job.
         scores: final test scores by name: mean over the tasks, and half-width of its 95 % interval.
-        selection_score: the best on validation tasks.
-        error: the line it failed with.
+        selection_score: the best selection score on validation tasks.
+        error: the line of the error that ended the job.
         measures: how to read the scores, by name.
     """
 
@@ -48,25 +48,25 @@ class Outcome:
 
     @classmethod
     def read(cls, job: Job, status: Status | None = None) -> Outcome:
-        """Read what a job has left in its directory."""
+        """Read the results of a job from its directory."""
         run = Run(job.directory)
         try:
             if foreign := job.foreign():
                 return cls(job, "failed", {}, None, foreign)
             results = run.results() or {}
-        except MetarunError as error:  # a damaged file is this job's, and not the table's
+        except MetarunError as error:  # a damaged file concerns this job alone
             return cls(job, "failed", {}, None, str(error))
         final = {
-            name: (_number(each["mean"]), _number(each["ci95"]))
-            for name, each in results.get("final", {}).items()
+            name: (_number(estimate["mean"]), _number(estimate["ci95"]))
+            for name, estimate in results.get("final", {}).items()
         }
         validation = results.get("validation") or {}
-        score = validation.get("selection_score", validation.get("quality"))  # as it was called before
+        score = validation.get("selection_score", validation.get("quality"))  # "quality" in older runs
         return cls(job, status or job.status, final, score, run.error(), measures_of(results))
 
     @property
     def choices(self) -> dict[str, str]:
-        """Key → value of its overrides."""
+        """The job's overrides: key → value."""
         return {
             key.lstrip("+"): value for key, _, value in (word.partition("=") for word in self.job.overrides)
         }
@@ -78,7 +78,7 @@ class Group:
 
     Attributes:
         choices: key → value of what differs between groups.
-        outcomes: of the jobs, the finished ones and the others.
+        outcomes: of all jobs, also of those that are not finished.
     """
 
     choices: Mapping[str, str]
@@ -86,64 +86,66 @@ class Group:
 
     @property
     def finished(self) -> list[Outcome]:
-        """Those that have scores."""
-        return [each for each in self.outcomes if each.scores]
+        """The outcomes that have scores."""
+        return [outcome for outcome in self.outcomes if outcome.scores]
 
     def values(self, name: str) -> list[float]:
-        """Return a score of every finished job."""
-        return [each.scores[name][0] for each in self.finished if name in each.scores]
+        """Return the score of this name of every finished job."""
+        return [outcome.scores[name][0] for outcome in self.finished if name in outcome.scores]
 
     def mean_and_spread(self, name: str) -> tuple[float, float] | None:
-        """Return mean and standard deviation over seeds; of one seed, its 95 % interval over tasks."""
+        """Return mean and standard deviation over seeds; for one seed, mean and 95 % interval over tasks."""
         values = self.values(name)
         if not values:
             return None
         if len(values) == 1:
-            (only,) = [each.scores[name] for each in self.finished if name in each.scores]
-            return only
+            (score,) = [outcome.scores[name] for outcome in self.finished if name in outcome.scores]
+            return score
         return statistics.mean(values), statistics.stdev(values)
 
 
 def grouped(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
-    """Return the outcomes of jobs that differ in their seeds only, together."""
+    """Return lists of outcomes whose jobs differ in their seeds only."""
     groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
-    for each in outcomes:
-        alike = tuple(sorted((key, value) for key, value in each.choices.items() if key != _SEED))
-        groups.setdefault(alike, []).append(each)
+    for outcome in outcomes:
+        shared = tuple(sorted((key, value) for key, value in outcome.choices.items() if key != _SEED))
+        groups.setdefault(shared, []).append(outcome)
     return list(groups.values())
 
 
 def as_groups(rows: Sequence[Sequence[Outcome]]) -> list[Group]:
-    """Return rows of a table, each with the choices that differ between any jobs, but the seed."""
+    """Return a group for each row of the table, with the choices in which jobs differ, except the seed."""
     outcomes = [outcome for row in rows for outcome in row]
-    keys = dict.fromkeys(key for each in outcomes for key in each.choices if key != _SEED)
-    differing = [key for key in keys if len({each.choices.get(key) for each in outcomes}) > 1]
+    keys = dict.fromkeys(key for outcome in outcomes for key in outcome.choices if key != _SEED)
+    differing = [key for key in keys if len({outcome.choices.get(key) for outcome in outcomes}) > 1]
     return [Group({key: row[0].choices.get(key, "") for key in differing}, row) for row in rows]
 
 
 def table(groups: Sequence[Group]) -> str:
-    """Return the table that ends a sweep."""
+    """Return the table of a sweep as text."""
     measures = _measures(groups)
     several = any(len(group.finished) > 1 for group in groups)
     keys = list(groups[0].choices) if groups else []
     rows = []
     for group in groups[:_MOST_ROWS]:
-        found = [group.mean_and_spread(each.name) for each in measures]
-        if several and len(group.finished) == 1:  # one seed has no deviation; its interval is another thing
-            found = [each and (each[0], math.nan) for each in found]
-        cells = [cell(m, *each) if each else "–" for m, each in zip(measures, found, strict=True)]
+        scores = [group.mean_and_spread(measure.name) for measure in measures]
+        if (
+            several and len(group.finished) == 1
+        ):  # one seed has no deviation; its interval means something else
+            scores = [score and (score[0], math.nan) for score in scores]
+        cells = [cell(m, *score) if score else "–" for m, score in zip(measures, scores, strict=True)]
         rows.append([*(_short(value) for value in group.choices.values()), *cells, _state(group)])
     spread = "standard deviation over seeds" if several else "95 % confidence interval over tasks"
-    heads = [*keys, *(heading(each) for each in measures), "finished"]
-    aligned = [*("left" for _ in keys), *("right" for _ in measures), "left"]
-    body = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=aligned)
+    heads = [*keys, *(heading(measure) for measure in measures), "finished"]
+    alignment = [*("left" for _ in keys), *("right" for _ in measures), "left"]
+    body = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=alignment)
     left_out = len(groups) - len(rows)
     more = f"\n… and {left_out:,} more in table.csv" if left_out else ""
     return f"test: mean ± {spread}\n{body}{more}"
 
 
 def _short(value: str) -> str:
-    """Return a drawn number with the digits that a person wants to see."""
+    """Return a long number rounded to four significant digits; any other value as it is."""
     try:
         return value if len(value) <= _MOST_DIGITS else f"{float(value):.4g}"
     except ValueError:
@@ -151,19 +153,21 @@ def _short(value: str) -> str:
 
 
 def _state(group: Group) -> str:
-    """Say how many jobs are finished, and what became of the others."""
+    """Return how many jobs are finished, and the status and numbers of the others."""
     others: dict[Status, list[str]] = {}
-    for each in group.outcomes:
-        if each.status != "finished":
-            others.setdefault(each.status, []).append(str(each.job.number))
+    for outcome in group.outcomes:
+        if outcome.status != "finished":
+            others.setdefault(outcome.status, []).append(str(outcome.job.number))
     state = f"{len(group.finished)}/{len(group.outcomes)}"
     return ", ".join([state, *(f"{status}: {' '.join(numbers)}" for status, numbers in others.items())])
 
 
 def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | None = None) -> None:
-    """Write table.csv (a line a group), jobs.csv (a line a job) and results.json (both)."""
-    outcomes = sorted((each for group in groups for each in group.outcomes), key=lambda each: each.job.number)
-    names = [each.name for each in _measures(groups)]
+    """Write table.csv (a line per group), jobs.csv (a line per job) and results.json (both)."""
+    outcomes = sorted(
+        (outcome for group in groups for outcome in group.outcomes), key=lambda outcome: outcome.job.number
+    )
+    names = [measure.name for measure in _measures(groups)]
     lines = []
     for group in groups:
         line: dict[str, Any] = dict(group.choices)
@@ -179,14 +183,18 @@ def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | No
         lines.append({**line, "finished": len(group.finished), "jobs": len(group.outcomes)})
     jobs = [
         {
-            "job": each.job.number,
-            **each.choices,
-            "status": each.status,
-            **{f"{name}_{what}": score for name in names for what, score in _both(each, name)},
-            "validation_score": each.selection_score,
-            "error": each.error,
+            "job": outcome.job.number,
+            **outcome.choices,
+            "status": outcome.status,
+            **{
+                f"{name}_{statistic}": value
+                for name in names
+                for statistic, value in _mean_and_ci95(outcome, name)
+            },
+            "validation_score": outcome.selection_score,
+            "error": outcome.error,
         }
-        for each in outcomes
+        for outcome in outcomes
     ]
     write_text(directory / "table.csv", _csv(lines))
     write_text(directory / "jobs.csv", _csv(jobs))
@@ -194,13 +202,13 @@ def write(directory: Path, groups: Sequence[Group], more: Mapping[str, Any] | No
     write_text(directory / "results.json", as_json(content, indent=2) + "\n")
 
 
-def _both(outcome: Outcome, name: str) -> list[tuple[str, float | None]]:
+def _mean_and_ci95(outcome: Outcome, name: str) -> list[tuple[str, float | None]]:
     mean, ci95 = outcome.scores.get(name, (None, None))
     return [("mean", mean), ("ci95", ci95)]
 
 
 def _number(value: float | None) -> float:
-    """Return what JSON has null for."""
+    """Return a number read from JSON, in which null stands for NaN."""
     return math.nan if value is None else value
 
 
@@ -208,8 +216,8 @@ def _measures(groups: Iterable[Group]) -> list[Measure]:
     by_name = {
         name: measure
         for group in groups
-        for each in group.finished
-        for name, measure in each.measures.items()
+        for outcome in group.finished
+        for name, measure in outcome.measures.items()
     }
     return list(by_name.values())
 

@@ -1,4 +1,4 @@
-"""The C library's memory: large blocks are kept for the next step instead of given back to the system."""
+"""The C library's allocator: large blocks are kept for the next step instead of returned to the system."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NEVER = 2**31 - 1
 
 @functools.cache
 def keep_large_blocks() -> bool:
-    """Let malloc serve large tensors from memory it keeps; say whether it does from now on.
+    """Let malloc reuse the memory of large tensors; return whether the setting was accepted.
 
-    By default glibc maps every large block anew and gives it back when it is freed, so a training step
-    spends its time in page faults. Only glibc is told; elsewhere nothing changes. No result changes.
+    By default glibc maps every large block anew and unmaps it when it is freed, so a training step spends
+    its time in page faults. Only glibc has the setting; elsewhere nothing changes. No result changes.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -26,14 +26,14 @@ def keep_large_blocks() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    # A thread's own arena gives its memory back whatever the threshold says, so all threads share the first.
+    # A thread's own arena returns its memory despite the threshold, so all threads share the first arena.
     return all((mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, _NEVER), mallopt(_M_ARENA_MAX, 1)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether torch or Python could not allocate memory."""
+    """Return whether torch or Python could not allocate memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # On a CPU torch raises a plain RuntimeError, as for std::bad_alloc and where cuDNN finds none.
-    signs = ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    # On a CPU torch raises a plain RuntimeError, as it does for std::bad_alloc and for cuDNN.
+    phrases = ("DefaultCPUAllocator", "bad_alloc", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)

@@ -14,7 +14,7 @@ _IN_ASCII = str.maketrans(
 
 
 def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Write what a console has no signs for in signs that all of them have."""
+    """Replace characters that a console cannot show by ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_IN_ASCII)
@@ -25,18 +25,18 @@ codecs.register_error("metarun.plainly", _plainly)
 
 
 def to_stderr(prefix: str = "") -> None:
-    """Show metarun's log on the console, and let nothing that is printed fail for its signs.
+    """Show metarun's log on the console; replace characters that its encoding lacks.
 
     Args:
-        prefix: of every line, in a process whose lines mix with those of others.
+        prefix: printed before every line, to mark the process where several share a console.
     """
-    _open_what_is_closed()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="metarun.plainly")
     logger = logging.getLogger("metarun")
-    for handler in [each for each in logger.handlers if type(each) is logging.StreamHandler]:
-        logger.removeHandler(handler)
+    for console_handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+        logger.removeHandler(console_handler)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{prefix.replace('%', '%%')}%(message)s"))
     logger.addHandler(handler)
@@ -44,15 +44,15 @@ def to_stderr(prefix: str = "") -> None:
     logger.propagate = False
 
 
-def _open_what_is_closed() -> None:
-    """Give a process without stdin, stdout or stderr one that leads nowhere.
+def _open_closed_streams() -> None:
+    """Open the null device as stdin, stdout or stderr where one of them is closed.
 
-    The next file that is opened, a checkpoint perhaps, would have its number, and what is printed in it.
+    Otherwise the next opened file, perhaps a checkpoint, would get its number and receive printed text.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""Fetching a file once: with a progress bar, a checksum, and nothing half-written."""
+"""Downloading a file once, with a progress bar and a checksum, and without half-written files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from metarun.errors import MetarunError
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Fetch url to path and check its MD5.
+    """Download url to path and check its MD5.
 
     Raises:
-        MetarunError: the file cannot be fetched or written, or its checksum is another.
+        MetarunError: the file cannot be downloaded or written, or its checksum is wrong.
     """
     import pooch
     from requests import ConnectionError, RequestException
@@ -30,5 +30,5 @@ def download(url: str, path: Path, md5: str) -> None:
         reason = "no connection" if isinstance(error, ConnectionError) else str(error).splitlines()[0]
         raise MetarunError(
             f"{path.name} is not in {path.parent} and cannot be downloaded from {url} ({reason}): "
-            f"put it there, or type data.root=FOLDER or METARUN_DATA=FOLDER where it lies"
+            f"put it there, or type data.root=FOLDER or METARUN_DATA=FOLDER to say where it is"
         ) from error

@@ -1,4 +1,4 @@
-"""Where metarun keeps files of its own, and how it writes them so that a kill never leaves half of one."""
+"""Where metarun keeps its files, and how it writes them atomically."""
 
 from __future__ import annotations
 
@@ -24,39 +24,41 @@ log = logging.getLogger("metarun")
 
 
 def cache_directory() -> Path:
-    """Return the folder of everything that can be made again: METARUN_CACHE, else the user's cache."""
+    """Return the folder of files that can be computed again: METARUN_CACHE, else the user's cache."""
     return Path(os.environ.get("METARUN_CACHE") or user_cache_path("metarun")).expanduser()
 
 
 def data_directory() -> Path:
-    """Return the folder datasets are looked for and downloaded to: METARUN_DATA, else a cache folder."""
-    given = os.environ.get("METARUN_DATA")
-    return Path(given).expanduser() if given else cache_directory() / "data"
+    """Return the folder in which datasets are looked for and stored: METARUN_DATA, else a cache folder."""
+    folder = os.environ.get("METARUN_DATA")
+    return Path(folder).expanduser() if folder else cache_directory() / "data"
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold a lock on the making of path, between processes; the system lets go of it on a crash.
+    """Let only one process at a time create path; the operating system releases the lock on a crash.
 
-    Where it has to wait it says so, and for what.
+    After a second of waiting it warns, and names the file and the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = file_lock(path.with_suffix(".lock"))
+    process_lock = file_lock(path.with_suffix(".lock"))
     try:
-        held.acquire(timeout=_SECONDS_IN_SILENCE)
+        process_lock.acquire(timeout=_SECONDS_IN_SILENCE)
     except Timeout:
         log.warning(
-            "waiting for another process, which makes %s; if there is none, delete %s", path, held.lock_file
+            "waiting for another process, which makes %s; if there is none, delete %s",
+            path,
+            process_lock.lock_file,
         )
-        held.acquire()
+        process_lock.acquire()
     try:
         yield
     finally:
-        held.release()
+        process_lock.release()
 
 
 def file_lock(path: Path) -> FileLock:
-    """Return a lock by a file; on a file system without such locks the file itself is the lock."""
+    """Return a file lock; on a file system without flock the existence of the file is the lock."""
     warnings.filterwarnings("ignore", message="flock not supported")
     return FileLock(path)
 
@@ -66,7 +68,7 @@ _SECONDS_IN_SILENCE = 1.0
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError of writing say which file it was: that of a full disk does not."""
+    """Add the file name to an OSError that lacks it, as that of a full disk does."""
     try:
         yield
     except OSError as error:
@@ -76,7 +78,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let write fill a temporary file, flush it to the disk, and rename it to path."""
+    """Call `write` on a temporary file, flush it to the disk, and rename it to path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -91,23 +93,23 @@ def replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # without it the rename itself may be lost with the power
+        os.fsync(folder)  # otherwise a power failure may undo the rename
     finally:
         os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text so that path holds either the old one or the new."""
-    # A file name may have bytes that are no text.
+    """Write a text atomically: path holds either the old text or the new."""
+    # A file name in the text may have bytes that are not UTF-8.
     replace(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
 
 
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, sealed, so that path holds either the old content or the new.
+    """Write tensors and plain values with a checksum, atomically: path holds the old content or the new.
 
-    The file is torch's own, a zip archive, and torch.load reads it. The seal is the archive's comment.
+    The file is a zip archive in torch's format that torch.load reads; its comment is the checksum.
     """
-    # Through memory, so that a full disk is an OSError and not one of torch's.
+    # Through memory, so that a full disk raises an OSError and not one of torch's errors.
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)
     sealed = _seal(buffer.getvalue())
@@ -115,7 +117,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
 
 
 class DamagedFileError(Exception):
-    """A file that write_tensors did not write, or that was changed since."""
+    """A file that write_tensors did not write, or that has changed since."""
 
 
 class UnsealedFileError(DamagedFileError):
@@ -123,16 +125,16 @@ class UnsealedFileError(DamagedFileError):
 
 
 def read_tensors(path: Path, *, sealed: bool = True) -> dict[str, Any]:
-    """Read what write_tensors wrote, to the CPU; nothing in the file is executed.
+    """Read a file of write_tensors, with its tensors on the CPU; no code in the file is executed.
 
     Args:
         path: the file.
-        sealed: whether it has a checksum, as all have that metarun writes now.
+        sealed: whether the file must have a checksum, as all files that metarun writes now.
 
     Raises:
-        UnsealedFileError: it has no checksum, and should.
-        DamagedFileError: it is something else.
-        OSError: it is not there, or may not be read.
+        UnsealedFileError: the checksum is missing.
+        DamagedFileError: the file is damaged, or has another content.
+        OSError: the file is missing, or may not be read.
     """
     try:
         data = path.read_bytes()
@@ -144,15 +146,15 @@ def read_tensors(path: Path, *, sealed: bool = True) -> dict[str, Any]:
         data = _unseal(path, data)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch's unpickler says of damaged bytes may be of any type
-        what = (
-            "holds something that is not read from strangers"
+    except Exception as error:  # on damaged bytes torch's unpickler may raise any error
+        problem = (
+            "holds objects that are not loaded, since they could run code"
             if sealed
-            else "is damaged, or holds something else"
+            else "is damaged, or not a file of metarun"
         )
-        raise DamagedFileError(f"{path} {what}") from error
+        raise DamagedFileError(f"{path} {problem}") from error
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path} holds something else")
+        raise DamagedFileError(f"{path} does not hold a dictionary")
     return content
 
 
@@ -165,7 +167,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _seal(archive: bytes) -> bytes:
-    """Add the checksum of a zip archive without a comment as its comment.
+    """Return a zip archive without a comment with its checksum as the comment.
 
     An archive ends with the length of its comment, two bytes, and the comment (PKWARE's APPNOTE 4.3.16).
     """
@@ -178,12 +180,12 @@ def _unseal(path: Path, data: bytes) -> bytes:
         raise UnsealedFileError(f"{path} is damaged, or not a file of metarun: it has no checksum")
     archive = body[:-2] + bytes(2)
     if body[-2:] != _SEAL_LENGTH.to_bytes(2, "little") or _digest(archive) != seal:
-        raise DamagedFileError(f"{path} is damaged: its checksum does not fit")
+        raise DamagedFileError(f"{path} is damaged: its checksum is wrong")
     return archive
 
 
 def as_json(content: Any, indent: int | None = None) -> str:
-    """Return JSON that every reader takes: numbers that are not finite become null."""
+    """Return standard JSON: numbers that are NaN or infinite become null."""
     return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 

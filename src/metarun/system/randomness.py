@@ -1,4 +1,4 @@
-"""Seeds: of the global generators before each piece of work, and of every consumer of random numbers."""
+"""Seeds of the global generators before each piece of work, and of every consumer of random numbers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Seeding = Literal["streams", "shared"]
 
 @dataclass(frozen=True)
 class Streams:
-    """Where each consumer of random numbers starts: its name and all bits of the seed say so.
+    """The seed of each consumer's generator, derived from the consumer's name and all bits of the seed.
 
     Args:
         seed: of the run, or of its data.
-        seeding: `streams`; or `shared`, as runs have it that were begun before: all consumers draw the same
-            numbers, those of the low 32 bits of the seed, which is all that torch's generators take.
+        seeding: `streams`; or `shared`, for older runs: all consumers draw the same numbers, those of the low
+            32 bits of the seed, which is all that torch's generators take.
     """
 
     seed: int
@@ -30,23 +30,23 @@ class Streams:
         """Return the seed of a generator.
 
         Args:
-            consumer: what draws: "model", "rule", "split", ….
-            number: of the task it draws for, where it draws for one.
+            consumer: what draws the numbers: "model", "rule", "split", ….
+            number: of the task that it draws for, if it draws for a single task.
         """
         if self.seeding == "shared":
             return (number ^ self.seed) & (2**63 - 1)
         return state(self.seed, consumer, number)
 
     def generator(self, consumer: str) -> torch.Generator:
-        """Return a generator on the CPU."""
+        """Return a consumer's generator, on the CPU."""
         return torch.Generator().manual_seed(self.start(consumer))
 
 
 def fix(seed: int, work: str, number: int = 0) -> None:
     """Seed torch, numpy and random from (seed, work, number).
 
-    Nothing of metarun draws from them; a user's dropout does. No state has to be kept for a resumed run:
-    the number of the step says it all. Several workers, or processes, draw in an order of their own.
+    metarun itself does not draw from these generators, but a user's class may. A resumed run needs no saved
+    state, only the number of the step. With several workers or processes the order of draws is not fixed.
 
     Args:
         seed: of the run.
@@ -62,6 +62,6 @@ def fix(seed: int, work: str, number: int = 0) -> None:
 
 
 def state(seed: int, work: str, number: int = 0) -> int:
-    """Return where a generator starts that this piece of work draws from."""
+    """Return the seed of a generator for this piece of work."""
     digest = hashlib.blake2b(f"{seed} {work} {number}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

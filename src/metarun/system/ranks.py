@@ -1,4 +1,4 @@
-"""The processes that train one run together (torchrun), or the one that does so alone."""
+"""The processes that train one run together (torchrun), or the only one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from metarun.errors import MetarunError
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 class LostRankError(MetarunError):
-    """Another process of the run is gone, and with it the run."""
+    """Another process of the run has ended, so the run cannot go on."""
 
 
 class ElsewhereError(MetarunError):
-    """The first process has failed, and says why itself."""
+    """The first process has failed, and reports the reason itself."""
 
 
 def started() -> int:
@@ -30,11 +30,11 @@ def started() -> int:
 
 
 class Ranks:
-    """This process among those of a run, each of which computes its share of every meta-batch.
+    """This process among those of a run; each computes its share of every meta-batch.
 
     Attributes:
         number: of this process; the first, 0, writes all files.
-        count: of all of them.
+        count: the number of processes.
     """
 
     def __init__(self, number: int = 0, count: int = 1) -> None:
@@ -42,7 +42,7 @@ class Ranks:
 
     @classmethod
     def join(cls) -> Ranks:
-        """Meet the other processes that torchrun has started, if it has."""
+        """Connect to the other processes if torchrun has started some."""
         count = started()
         if count > 1 and not dist.is_initialized():
             # Plain values go over gloo even where gradients go over nccl.
@@ -50,23 +50,23 @@ class Ranks:
         return cls(int(os.environ["RANK"]), count) if count > 1 else cls()
 
     def part(self) -> None:
-        """Leave the others, once all are here: a connection that breaks at the end would count as an error.
+        """Wait for all processes, then disconnect: an earlier disconnection would be an error in the others.
 
         Raises:
             LostRankError: another process is gone.
         """
         if self.count > 1:
-            with _reached():
+            with _lost_rank_errors():
                 dist.barrier()
             dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files of the run, and speaks for it."""
+        """Whether this process writes the files and the messages of the run."""
         return self.number == 0
 
     def share(self, tasks: int) -> slice:
-        """Return which of so many tasks are this process's own; none differ by more than one."""
+        """Return this process's slice of `tasks` tasks; the shares differ by at most one task."""
         return slice(self.number * tasks // self.count, (self.number + 1) * tasks // self.count)
 
     def all_reduce(
@@ -76,36 +76,36 @@ class Ranks:
 
         Args:
             tensors: of this process.
-            like: tensors of all names that any process may have, the same in all of them.
+            like: a tensor of the right shape and dtype for every name, the same in all processes.
             numbers: the vector.
 
         Returns:
-            The sums by every name that some process has, and that of the vectors; the same bits in every
-            process.
+            The sum of each name that some process has, and the sum of the vectors; bit for bit the same in
+            every process.
 
         Raises:
             LostRankError: another process is gone.
         """
         if self.count == 1:
             return dict(tensors), numbers
-        own = [tensors.get(name, torch.zeros_like(each)) for name, each in like.items()]
+        summands = [tensors.get(name, torch.zeros_like(template)) for name, template in like.items()]
         present = numbers.new_tensor([float(name in tensors) for name in like])
-        flat = torch.cat([numbers, present, *(each.flatten().to(numbers.dtype) for each in own)])
-        with _reached():
+        flat = torch.cat([numbers, present, *(tensor.flatten().to(numbers.dtype) for tensor in summands)])
+        with _lost_rank_errors():
             dist.all_reduce(flat)
-        sizes = [len(numbers), len(present), *(each.numel() for each in own)]
+        sizes = [len(numbers), len(present), *(tensor.numel() for tensor in summands)]
         numbers, present, *parts = torch.split(flat, sizes)
         sums = {
-            name: part.view_as(each).to(each.dtype)
-            for (name, each), part, used in zip(like.items(), parts, present.tolist(), strict=True)
+            name: part.view_as(template).to(template.dtype)
+            for (name, template), part, used in zip(like.items(), parts, present.tolist(), strict=True)
             if used
         }
         return sums, numbers
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return the values of all processes, in their order, along the last dimension.
+        """Return the values of all processes, concatenated in their order along the last dimension.
 
-        One message, so what belongs together is best stacked before.
+        Each call sends one message, so values that belong together should be stacked first.
 
         Raises:
             LostRankError: another process is gone.
@@ -113,46 +113,47 @@ class Ranks:
         if self.count == 1:
             return values
         parts: list[Tensor | None] = [None] * self.count
-        with _reached():
+        with _lost_rank_errors():
             dist.all_gather_object(parts, values.cpu())
         return torch.cat([part for part in parts if part is not None], dim=-1)
 
-    def broadcast_from_rank0(self, make: Callable[[], Made]) -> Made:
-        """Return what the first process makes, in all of them.
+    def broadcast_from_rank0(self, make: Callable[[], Value]) -> Value:
+        """Call `make` in the first process and return its value in all of them.
 
         Raises:
-            ElsewhereError: the first process could not, and has raised why.
-            LostRankError: it is gone.
+            ElsewhereError: `make` has failed in the first process, which raises the error itself.
+            LostRankError: the first process is gone.
         """
         if self.count == 1:
             return make()
-        message: list[tuple[bool, Made | None]] = [(False, None)]
+        message: list[tuple[bool, Value | None]] = [(False, None)]
         if self.first:
             try:
                 message = [(True, make())]
-            finally:  # so that the others do not wait for what will not come
+            finally:  # if `make` fails, the other processes must not wait
                 self._send(message)
         else:
             self._send(message)
-        made, result = message[0]
-        if not made:
+        succeeded, value = message[0]
+        if not succeeded:
             raise ElsewhereError("the first process has failed")
-        return result  # type: ignore[return-value]
+        return value  # type: ignore[return-value]
 
     @staticmethod
-    def _send(message: list[tuple[bool, Made | None]]) -> None:
-        with _reached():
+    def _send(message: list[tuple[bool, Value | None]]) -> None:
+        with _lost_rank_errors():
             dist.broadcast_object_list(message, src=0)
 
 
-_GONE = ("connection", "broken pipe", "timed out", "timeout", "socket")
+_CONNECTION_WORDS = ("connection", "broken pipe", "timed out", "timeout", "socket")
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def _lost_rank_errors() -> Iterator[None]:
+    """Raise LostRankError in the place of torch's errors of a lost connection."""
     try:
         yield
-    except RuntimeError as error:  # torch's word for a connection that was closed, or that timed out
-        if not any(word in str(error).lower() for word in _GONE):
+    except RuntimeError as error:  # torch's type of error for a connection that was closed or timed out
+        if not any(word in str(error).lower() for word in _CONNECTION_WORDS):
             raise
         raise LostRankError(f"another process of this run is gone ({str(error).splitlines()[0]})") from error

@@ -17,7 +17,7 @@ class Workers:
     """Maps a function over chunks of tasks; torch lets other threads run while it computes.
 
     Args:
-        count: threads; with 1 everything happens in the caller's own.
+        count: the number of threads; with 1 the caller's thread does all the work.
     """
 
     def __init__(self, count: int) -> None:
@@ -32,5 +32,5 @@ class Workers:
 
 @cache
 def _pool(count: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
-    # A thread asks once how many threads torch's operations have in it, so each number has a pool of its own.
+    # A thread reads torch's number of threads only once, so each number needs its own pool.
     return ThreadPoolExecutor(count, thread_name_prefix="metarun")

@@ -1,4 +1,4 @@
-"""What a task is, and where tasks come from (`data=`); knows nothing of models and learners."""
+"""Tasks and their sources (`data=`), independent of models and learners."""
 
 from metarun.tasks.binary_classification import BinaryClassification
 from metarun.tasks.linear_regression import LinearRegression

@@ -1,4 +1,4 @@
-"""Two classes divided by a line, each task with its own true direction: small enough to check by hand."""
+"""Two classes separated by a line; each task draws its direction: small enough to check by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarun.tasks.synthetic import SyntheticSource
 
 
 class BinaryClassification(SyntheticSource):
-    """x is standard normal and its class is the side of the plane through 0 that it lies on.
+    """x is standard normal; its class is the side of a plane through 0 on which it lies.
 
     The plane's normal, the task's true direction, is uniform on the unit sphere. Every task has `shot`
     support and `query` query examples of each class, in random order.
@@ -49,7 +49,7 @@ class BinaryClassification(SyntheticSource):
         return {"direction": direction / direction.norm(dim=1, keepdim=True)}
 
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
-        """Return x [T, n, d] and y [T, n] of 0 and 1, both equally often."""
+        """Return x [T, n, d] and labels y [T, n], 0 and 1 equally often."""
         x = draws.normal(n, *self.input_shape)
         y = draws.choose(n, n) % 2
         side = (x @ task["direction"][:, :, None]).squeeze(-1) > 0

@@ -1,4 +1,4 @@
-"""N-way K-shot episodes from one tensor of images by class: sampling is two index gathers."""
+"""N-way K-shot episodes from one tensor of images by class, sampled with two index gathers."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class ClassEpisodes(ABC):
     """Episodes of `way` classes in random order; images of a class never repeat inside an episode.
 
     Args:
-        way: classes of an episode.
-        shot: support images a class.
-        query: query images a class.
-        train_shot: support images a class while training, where they differ from `shot`.
-        seed: which episodes there are.
+        way: classes per episode.
+        shot: support images per class.
+        query: query images per class.
+        train_shot: support images per class while training; None: `shot`.
+        seed: determines the episodes.
 
-    Subclasses say how many images a class has (`images_per_class`) and `load` them by split.
+    Subclasses set `images_per_class` and implement `classes` and `load`.
 
     Raises:
-        ConfigError: shot + query exceed the images of a class, or way the classes of a split.
+        ConfigError: shot + query exceeds the images per class, or way the classes of a split.
     """
 
     images_per_class: int
@@ -72,29 +72,28 @@ class ClassEpisodes(ABC):
 
     @abstractmethod
     def classes(self, split: Split) -> int:
-        """Return the number of classes of a split, known before anything is read."""
+        """Return the number of classes of a split, without reading any file."""
 
     @abstractmethod
     def load(self) -> dict[Split, Tensor]:
-        """Return by split [classes, images, *input_shape]: uint8, where 255 is 1, or floats from 0 to 1."""
+        """Return each split's [classes, images, *input_shape]: uint8 (255 means 1) or floats from 0 to 1."""
 
     def prepare(self, device: torch.device) -> None:
-        """Read the images, or fetch and read them, and keep them on the device.
+        """Load the images and keep them on the device.
 
         Raises:
-            MetarunError: there are other images than `classes` and `images_per_class` say, or none; or `load`
-                fails.
+            MetarunError: `load` fails, or its images do not match `classes` and `images_per_class`.
         """
         name = f"{type(self).__name__}.load"
         try:
             loaded = self.load()
-        except (MetarunError, OSError):  # which say what is wrong
+        except (MetarunError, OSError):  # their messages say what is wrong
             raise
-        except Exception as error:  # of a user's class, of any kind
+        except Exception as error:  # a user's class may raise anything
             raise MetarunError(f"{name} fails: {in_one_line(error)}") from error
         if not isinstance(loaded, Mapping) or any(split not in loaded for split in SPLITS):
-            given = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
-            raise MetarunError(f"{name} returns {given}, expected a dict of {', '.join(SPLITS)}")
+            content = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
+            raise MetarunError(f"{name} returns {content}, expected a dict of {', '.join(SPLITS)}")
         images = {}
         for split in SPLITS:
             expected = (self.classes(split), self.images_per_class, *self.input_shape)
@@ -104,28 +103,28 @@ class ClassEpisodes(ABC):
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
 
-        `info["class"]` [T, way] and `info["image"]` [T, way, query + shot] say where the images are from.
+        `info["class"]` [T, way] and `info["image"]` [T, way, query + shot] are indices of classes and images.
         """
         if not self._images:
             self.prepare(torch.device("cpu"))
         images = self._images[split]
         shot = self.train_shot if split == "train" else self.shot
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
-        chosen = draws.choose(self.classes(split), self.way)  # [T, way]
-        # The query images first, so that the same episodes have the same ones at any number of shots.
+        classes = draws.choose(self.classes(split), self.way)  # [T, way]
+        # Query images come first, so that an episode has the same query set at any number of shots.
         image = draws.choose(self.images_per_class, self.query + shot, self.way)  # [T, way, query + shot]
         # An inner loop on mini-batches walks the support set in this order, so the order is random.
         order = draws.choose(self.way * shot, self.way * shot)  # [T, way · shot]
 
         def gather(part: Tensor, order: Tensor) -> Examples:
             label = order // part.shape[2]  # place in [way, part] → label
-            x = images[chosen.gather(1, label), part.flatten(1).gather(1, order)]
+            x = images[classes.gather(1, label), part.flatten(1).gather(1, order)]
             return Examples(x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype), label)
 
         by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
         return Tasks(
             support=gather(image[:, :, self.query :], order),
             query=gather(image[:, :, : self.query], by_class),
-            info={"class": chosen, "image": image},
+            info={"class": classes, "image": image},
             scoring=Scoring(self.loss, self.metrics),
         )

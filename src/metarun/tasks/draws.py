@@ -1,8 +1,8 @@
 """Random numbers as a pure function of (seed, stream, episode, counter).
 
 SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") used as a hash:
-nothing is carried from one draw to the next, so any episode can be made anywhere, in any order, and all
-episodes of a batch are made by the same few tensor operations.
+draws share no state, so any episode can be generated anywhere, in any order, and a few tensor operations
+generate all episodes of a batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _mix(z: Tensor) -> Tensor:
 class Draws:
     """Random numbers for `count` consecutive episodes; every result is [count, *shape].
 
-    Each call takes the next counters, so the order of calls is part of what defines an episode.
+    Each call uses the next counters, so an episode depends on the order of calls.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Draws:
         self._keys = _mix(origin + episodes * GOLDEN)
 
     def bits(self, *shape: int) -> Tensor:
-        """Return 64 random bits an entry, as int64 [count, *shape]."""
+        """Return 64 random bits per entry, as int64 [count, *shape]."""
         entries = math.prod(shape)
         counters = torch.arange(self._counter + 1, self._counter + entries + 1, device=self._keys.device)
         self._counter += entries
@@ -67,5 +67,5 @@ class Draws:
         return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
 
     def choose(self, n: int, k: int, *shape: int) -> Tensor:
-        """Return k different integers below n in random order, int64 [count, *shape, k]."""
+        """Return k distinct integers below n in random order, int64 [count, *shape, k]."""
         return self.bits(*shape, n).topk(k, dim=-1).indices

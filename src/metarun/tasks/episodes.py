@@ -1,4 +1,4 @@
-"""Episodes of any source, with a key each for what a learner draws for them."""
+"""Episodes of any source, each with a key for a learner's random draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarun.tasks.types import SPLITS, Split, Tasks, TaskSource
 
 
 def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -> Tasks:
-    """Return episodes of a source, functions of split and index, with keys and what they are scored by."""
+    """Return episodes of a source with keys and scoring, a pure function of split and index."""
     try:
         batch = tidy(source, source.batch(split, first_episode, count))
         check_batch(
@@ -23,36 +23,35 @@ def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -
         )
     except (MetarunError, OSError):
         raise
-    except Exception as error:  # of a user's class, of any kind
+    except Exception as error:  # a user's class may raise anything
         if is_out_of_memory(error):
             raise
         raise MetarunError(
             f"{type(source).__name__}.batch fails on the {split} split: {in_one_line(error)}"
         ) from error
-    # Streams below len(SPLITS) are those that tasks themselves are drawn from.
+    # Streams below len(SPLITS) draw the tasks themselves.
     draws = Draws(0, len(SPLITS) + SPLITS.index(split), first_episode, count, batch.support.x.device)
     scoring = batch.scoring or Scoring(source.loss, tuple(source.metrics))
     return replace(batch, key=draws.bits(1).squeeze(1), scoring=scoring)
 
 
 def first_episodes(source: TaskSource, split: Split, dtype: torch.dtype, count: int = 2) -> Tasks:
-    """Return the first episodes of a split, after a look at whether they have the form that they should have.
+    """Return the first episodes of a split, after checking their form and dtype.
 
     Args:
-        source: prepared.
-        split: which.
-        dtype: of the model's parameters.
-        count: how many.
+        source: a prepared source.
+        split: train, validation or test.
+        dtype: dtype of the model's parameters.
+        count: number of episodes.
 
     Raises:
-        MetarunError: they do not, or the source fails.
+        MetarunError: the form or the dtype is wrong, or the source fails.
     """
     batch = episodes(source, split, 0, count)
     for examples in (batch.support, batch.query):
-        for each in (examples.x, examples.y):
-            if each.is_floating_point() and each.dtype != dtype:
+        for tensor in (examples.x, examples.y):
+            if tensor.is_floating_point() and tensor.dtype != dtype:
                 raise MetarunError(
-                    f"{type(source).__name__}.batch: {split} tasks are {each.dtype}, expected {dtype} as "
-                    f"dtype= says"
+                    f"{type(source).__name__}.batch: {split} tasks are {tensor.dtype}, but dtype= is {dtype}"
                 )
     return batch

@@ -1,4 +1,4 @@
-"""What a user's class hands over: taken where it is clear what is meant, else refused in one line."""
+"""Checks of what a user's class returns: accepted where its meaning is clear, else refused in one line."""
 
 from __future__ import annotations
 
@@ -21,47 +21,49 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
     """Return images as uint8, 255 = 1, or as floats from 0 to 1.
 
     Args:
-        name: of what they are, for messages.
+        name: what the images are, for messages.
         given: a tensor, a numpy array, or nested lists.
-        expected: their shape.
+        expected: the required shape.
 
     Raises:
-        MetarunError: they are of another shape, or it is not clear what their numbers mean.
+        MetarunError: the shape differs, or the range of the numbers is ambiguous.
     """
     try:
         images = given if isinstance(given, Tensor) else torch.as_tensor(np.ascontiguousarray(given))
-    except (ValueError, TypeError, RuntimeError) as error:  # of numpy and torch: ragged, or no numbers
+    except (ValueError, TypeError, RuntimeError) as error:  # from numpy or torch: ragged, or not numbers
         text = " ".join(str(error).split())[:120]
         raise MetarunError(
-            f"{name} is no array of numbers ({text}): expected the shape {expected}"
+            f"{name} is not an array of numbers ({text}): expected the shape {expected}"
         ) from error
     if images.shape != expected:
         raise MetarunError(f"{name} has shape {tuple(images.shape)}, expected {expected}")
     if images.dtype == torch.bool:
         return images.float()
     try:
-        low, high = (each.item() for each in images.aminmax())
-    except RuntimeError as error:  # of types that torch can hardly do anything with
+        low, high = (bound.item() for bound in images.aminmax())
+    except RuntimeError as error:  # dtypes that torch barely supports
         raise MetarunError(
             f"{name} is {_kind(images)} {tuple(images.shape)}: expected uint8 from 0 to 255, or floats from "
             f"0 to 1"
         ) from error
-    what = f"{name} is {_kind(images)} {tuple(images.shape)} from {low:g} to {high:g}"
+    description = f"{name} is {_kind(images)} {tuple(images.shape)} from {low:g} to {high:g}"
     if images.dtype == torch.uint8:
         if high == 1:
-            raise MetarunError(f"{what}, and 255 stands for 1: multiply by 255, or give floats from 0 to 1")
+            raise MetarunError(
+                f"{description}, but 255 stands for 1: multiply by 255, or give floats from 0 to 1"
+            )
         return images
-    # What is not finite is not; a rounding error is.
+    # Rounding errors are accepted; NaN and infinities are not.
     if not (images.is_floating_point() and low >= -_ROUNDING and high <= 1 + _ROUNDING):
-        raise MetarunError(f"{what}: expected uint8 from 0 to 255, or floats from 0 to 1")
+        raise MetarunError(f"{description}: expected uint8 from 0 to 255, or floats from 0 to 1")
     return images
 
 
 def tidy(source: TaskSource, batch: Tasks) -> Tasks:
-    """Return a batch whose labels are int64, as torch's losses want them.
+    """Return a batch whose labels are int64, as torch's losses require.
 
     Raises:
-        MetarunError: labels of classes are fractions.
+        MetarunError: class labels are not whole numbers.
     """
     support, query = (_tidy(source, examples) for examples in (batch.support, batch.query))
     return (
@@ -78,21 +80,21 @@ def _tidy(source: TaskSource, examples: Examples) -> Examples:
     labels = y.long()
     if y.is_floating_point() and not torch.equal(labels.to(y.dtype), y):
         raise MetarunError(
-            f"{type(source).__name__}.batch: labels are {_kind(y)}, and not whole numbers: expected classes "
+            f"{type(source).__name__}.batch: labels are {_kind(y)} and not whole numbers: expected classes "
             f"0, 1, …"
         )
     return replace(examples, y=labels)
 
 
 def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, values: bool) -> None:
-    """Raise MetarunError where a source's tasks do not have the form that losses and models rely on.
+    """Raise MetarunError where a source's tasks do not have the form that losses and models require.
 
     Args:
-        source: whose tasks they are.
-        split: of which they are.
+        source: the source of the tasks.
+        split: the split of the tasks.
         batch: the tasks.
-        count: how many were asked for.
-        values: look at their numbers too, for which a GPU has to be waited for.
+        count: the number of tasks requested.
+        values: whether to check the numbers too, which waits for a GPU.
     """
     if batch.ways is not None and batch.ways.shape != (count,):
         raise MetarunError(
@@ -107,9 +109,9 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
                 f"{name}: {count} tasks have {form}, expected x [{count}, n, …] and y [{count}, n, …]"
             )
         if tuple(x.shape[2:]) != tuple(source.input_shape):
-            raise MetarunError(f"{name}: {form}, and input_shape is {tuple(source.input_shape)}")
+            raise MetarunError(f"{name}: {form}, but input_shape is {tuple(source.input_shape)}")
         if source.loss in _CLASSIFY and y.dim() != 2:
-            raise MetarunError(f"{name}: {form}, and labels are [{count}, n], a class each")
+            raise MetarunError(f"{name}: {form}, expected labels [{count}, n], one class per example")
         mask = examples.mask
         if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != torch.bool):
             raise MetarunError(
@@ -118,9 +120,11 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
         if not values:
             continue
         if not (x.isfinite().all() and y.isfinite().all()):
-            raise MetarunError(f"{name}: {form} hold numbers that are not finite")
+            raise MetarunError(f"{name}: {form} contain NaN or infinite numbers")
         if batch.ways is not None and y.dim() == 2 and bool((y.amax(1) >= batch.ways).any()):
-            raise MetarunError(f"{name}: labels of {int(y.max())} and ways of {batch.ways.tolist()}")
+            raise MetarunError(
+                f"{name}: labels up to {int(y.max())}, expected less than ways {batch.ways.tolist()}"
+            )
         classes = source.output_size if source.loss is cross_entropy else None
         if classes is not None and not (int(y.min()) >= 0 and int(y.max()) < classes):
             raise MetarunError(

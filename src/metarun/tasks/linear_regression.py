@@ -15,7 +15,7 @@ from metarun.tasks.synthetic import SyntheticSource, stretch
 
 
 class LinearRegression(SyntheticSource):
-    """y = slope · x + intercept + noise, with slope and intercept drawn once a task.
+    """y = slope · x + intercept + noise, with slope and intercept drawn per task.
 
     Args:
         slope: interval of θ1.
@@ -43,10 +43,10 @@ class LinearRegression(SyntheticSource):
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
         """Return slope and intercept, [T] each."""
-        chosen = draws.uniform(2)
+        uniform = draws.uniform(2)
         return {
-            "slope": stretch(chosen[:, 0], self.slope),
-            "intercept": stretch(chosen[:, 1], self.intercept),
+            "slope": stretch(uniform[:, 0], self.slope),
+            "intercept": stretch(uniform[:, 1], self.intercept),
         }
 
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""Losses and metrics: predictions and targets of T tasks to one value a task, [T].
+"""Losses and metrics: map predictions and targets of T tasks to one value per task, [T].
 
-Each takes a mask [T, n], False at examples that are padding and do not count, and predictions that are a
-tensor or a `torch.distributions.Distribution`: where a distribution has to be one value it is its mean.
+Each takes a mask [T, n], False at padding examples, which do not count. Predictions are a tensor or a
+`torch.distributions.Distribution`; where one value is needed, it is the distribution's mean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Predictions = Tensor | Distribution
 """[T, n, out], or a distribution over targets of T × n examples."""
 
 Loss = Callable[..., Tensor]
-"""loss(predictions, targets) → one value a task, [T]; with padding loss(predictions, targets, mask)."""
+"""loss(predictions, targets) → one value per task, [T]; with padding loss(predictions, targets, mask)."""
 
 Scores = dict[str, Tensor]
 """The loss and the metrics of each task, by name: [T]."""
@@ -28,12 +28,12 @@ Scores = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Measure:
-    """How a score is to be read.
+    """How to read a score.
 
     Attributes:
-        name: of the score.
-        higher_is_better: whether a learner with a larger value is the better one.
-        percent: whether it is a fraction that people read in percent.
+        name: the score's name.
+        higher_is_better: whether larger values are better.
+        percent: whether it is a fraction, shown in percent.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(Measure):
-    """A score that is computed beside the loss.
+    """A score computed besides the loss.
 
     Attributes:
-        compute: as a Loss; nothing is differentiated through it.
+        compute: called as a Loss; never differentiated.
     """
 
     compute: Loss
@@ -57,11 +57,11 @@ LOSS = Measure("loss")
 
 @dataclass(frozen=True)
 class Scoring:
-    """What the predictions for tasks are judged by.
+    """The loss and the metrics of predictions.
 
     Attributes:
-        loss: what is made small.
-        metrics: what people read besides; the first one selects the best learner, else the loss.
+        loss: what learning minimises.
+        metrics: reported besides the loss; the first selects the best learner; without any, the loss does.
     """
 
     loss: Loss
@@ -69,12 +69,12 @@ class Scoring:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """How to read the scores: the loss, and the metrics in their order."""
-        return (LOSS, *(Measure(each.name, each.higher_is_better, each.percent) for each in self.metrics))
+        """How to read the scores: the loss, then the metrics in order."""
+        return (LOSS, *(Measure(m.name, m.higher_is_better, m.percent) for m in self.metrics))
 
 
 def selected_by(measures: tuple[Measure, ...]) -> Measure:
-    """Return what the best learner is selected by: the first metric, and the loss where there is none."""
+    """Return the measure that selects the best learner: the first metric, or the loss without metrics."""
     return measures[1] if len(measures) > 1 else measures[0]
 
 
@@ -93,30 +93,30 @@ def sum_squared_error(predictions: Predictions, targets: Tensor, mask: Tensor | 
 def cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over examples of −log softmax(logits)[label], in nats; logits [T, n, classes], labels [T, n]."""
     logits = _logits(predictions)
-    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    return each.mean(1) if mask is None else _masked_mean(each, mask)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    return losses.mean(1) if mask is None else _masked_mean(losses, mask)
 
 
 def binary_cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over examples of the logistic loss, in nats; logits [T, n, 1], labels [T, n] of 0 and 1."""
     logits = _logits(predictions)
     targets = labels.to(logits.dtype)
-    each = F.binary_cross_entropy_with_logits(logits.squeeze(-1), targets, reduction="none")
-    return each.mean(1) if mask is None else _masked_mean(each, mask)
+    losses = F.binary_cross_entropy_with_logits(logits.squeeze(-1), targets, reduction="none")
+    return losses.mean(1) if mask is None else _masked_mean(losses, mask)
 
 
 def accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of examples whose largest logit is the label's; logits [T, n, classes], labels [T, n]."""
     logits = _logits(predictions)
-    right = (logits.argmax(-1) == labels).to(logits.dtype)
-    return right.mean(1) if mask is None else _masked_mean(right, mask)
+    correct = (logits.argmax(-1) == labels).to(logits.dtype)
+    return correct.mean(1) if mask is None else _masked_mean(correct, mask)
 
 
 def binary_accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of examples whose single logit has the label's sign; logits [T, n, 1], labels [T, n]."""
     logits = _logits(predictions)
-    right = ((logits.squeeze(-1) > 0) == labels.bool()).to(logits.dtype)
-    return right.mean(1) if mask is None else _masked_mean(right, mask)
+    correct = ((logits.squeeze(-1) > 0) == labels.bool()).to(logits.dtype)
+    return correct.mean(1) if mask is None else _masked_mean(correct, mask)
 
 
 ACCURACY = Metric(name="accuracy", higher_is_better=True, percent=True, compute=accuracy)
@@ -127,12 +127,12 @@ def _errors(predictions: Predictions, targets: Tensor) -> Tensor:
     """Return (prediction − target)² of each entry.
 
     Raises:
-        ConfigError: torch would stretch one of them to the shape of the other, and be silent.
+        ConfigError: their shapes differ, which torch would silently broadcast.
     """
     values: Any = predictions.mean if isinstance(predictions, Distribution) else predictions
     if values.shape != targets.shape:
         raise ConfigError(
-            f"the model predicts {list(values.shape)}, and the targets are {list(targets.shape)}: both "
+            f"the model predicts {list(values.shape)}, but the targets are {list(targets.shape)}: both "
             f"should be [tasks, examples, outputs]"
         )
     errors: Tensor = (values - targets).square()
@@ -146,7 +146,7 @@ def _logits(predictions: Predictions) -> Tensor:
         logits: Tensor = predictions.logits
         return logits
     raise ConfigError(
-        f"predictions are a {type(predictions).__name__}, and these targets are classes: expected logits, a "
+        f"predictions are a {type(predictions).__name__}, but these targets are classes: expected logits, a "
         f"Categorical or a Bernoulli"
     )
 

@@ -15,7 +15,7 @@ from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
 from metarun.tasks.types import Split
 
-# The lake split validates on characters cut from the background set; as many as the random split does.
+# The lake split takes its validation characters from the background set, as many as the random split has.
 _COUNTS: dict[str, dict[Split, int]] = {
     "random": {"train": 1100, "validation": 100, "test": CHARACTERS - 1200},
     "lake": {"train": BACKGROUND - 100, "validation": 100, "test": CHARACTERS - BACKGROUND},
@@ -28,19 +28,19 @@ class Omniglot(ClassEpisodes):
     Args:
         split: `random` (1,100 / 100 / 423 characters, drawn with `seed`; as MAML, arXiv:1703.03400) or
             `lake` (the authors' background / evaluation sets, other alphabets at test; 100 background
-            characters, drawn with `seed`, validate).
+            characters, drawn with `seed`, for validation).
         rotations: `all` makes each rotation by 90° a class of its own in every split (MAML's and
-            ProtoNet's code), `train` while training only (Reptile's code), `none` nowhere.
-        root: folder of the archives, or one to download them to; null is the environment variable
+            ProtoNet's code), `train` only while training (Reptile's code), `none` nowhere.
+        root: folder of the archives, or one to download them to; null: the environment variable
             METARUN_DATA, else the user's cache directory.
-        resize: from 105 × 105 pixels: `lanczos` smooths (81 grey values), `nearest` takes one pixel of each
-            place (black and white), as MAML's code does, whose filter Pillow ignores in one-bit images.
-        seed: which episodes there are, and which characters each split has.
+        resize: from 105 × 105 pixels: `lanczos` smooths (81 grey values), `nearest` takes the nearest pixel
+            (black and white), as MAML's code does, whose filter Pillow ignores in one-bit images.
+        seed: determines the episodes, and the characters of each split.
         seeding: how the split follows from the seed; see `Streams`.
         **shared: way, shot, query, train_shot and dtype (ClassEpisodes).
 
     Raises:
-        ConfigError: `root` is no folder, or an episode needs more than there is.
+        ConfigError: `root` is not a folder, or an episode needs more classes or images than there are.
     """
 
     images_per_class = DRAWINGS
@@ -62,8 +62,8 @@ class Omniglot(ClassEpisodes):
         self.root = None if root is None else Path(root).expanduser()
         if self.root is not None and not self.root.is_dir():
             raise ConfigError(
-                f"@source.root={root}: there is no such folder; make it to download the archives to it, or "
-                f"type the one where they lie"
+                f"@source.root={root}: there is no such folder; create it to download the archives there, or "
+                f"name the folder that holds them"
             )
         super().__init__(seed=seed, **shared)
 
@@ -75,23 +75,23 @@ class Omniglot(ClassEpisodes):
         return _COUNTS[self.split][split] * self._turns(split)
 
     def characters(self) -> dict[Split, Tensor]:
-        """Return which characters (0 … 1622, background first) each split has, as int64 [n]."""
+        """Return each split's characters (0 … 1622, background first), int64 [n]."""
         generator = Streams(self.seed, self.seeding).generator("split")
         counts = _COUNTS[self.split]
         pool = CHARACTERS if self.split == "random" else BACKGROUND
         order = torch.randperm(pool, generator=generator)
-        learned = counts["train"] + counts["validation"]
-        rest = order[learned:] if self.split == "random" else torch.arange(BACKGROUND, CHARACTERS)
+        validation_end = counts["train"] + counts["validation"]
+        test = order[validation_end:] if self.split == "random" else torch.arange(BACKGROUND, CHARACTERS)
         return {
             "train": order[: counts["train"]],
-            "validation": order[counts["train"] : learned],
-            "test": rest,
+            "validation": order[counts["train"] : validation_end],
+            "test": test,
         }
 
     def load(self) -> dict[Split, Tensor]:
         """Return uint8 [classes, 20, 1, 28, 28] by split; class r·n + c is character c turned by r·90°."""
         images = load_images(self.root, self.resize)[:, :, None]
         return {
-            split: torch.cat([images[chosen].rot90(turn, (3, 4)) for turn in range(self._turns(split))])
-            for split, chosen in self.characters().items()
+            split: torch.cat([images[characters].rot90(turn, (3, 4)) for turn in range(self._turns(split))])
+            for split, characters in self.characters().items()
         }

@@ -1,4 +1,4 @@
-"""The Omniglot archives: found or downloaded, checked, and turned once into one tensor in the cache."""
+"""The Omniglot archives: found or downloaded, checked, and converted once to a tensor in the cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ARCHIVES = {
     "images_background": (BACKGROUND, "68d2efa1b9178cc56df9314c21c6e718"),
     "images_evaluation": (CHARACTERS - BACKGROUND, "6b91aef0f799c5bb55b94e3f2daec811"),
 }
-# Raised whenever the same archives would give another tensor; older caches are then made again.
+# Increased whenever the same archives would give another tensor; older caches are then rebuilt.
 _VERSION = 1
 
 
@@ -47,44 +47,45 @@ def load_images(root: Path | None, resize: Resize = "lanczos") -> Tensor:
     """Return uint8 [1623, 20, 28, 28], ink = 255; background characters first, both sets in name order.
 
     Args:
-        root: folder of the two archives (or of a folder `omniglot` that holds them); where they are
-            missing they are downloaded to it. None is METARUN_DATA, else the user's cache directory.
-        resize: how; each way has a cache of its own.
+        root: folder of the two archives (or of a folder `omniglot` that holds them); missing archives are
+            downloaded to it. None: METARUN_DATA, else the user's cache directory.
+        resize: the resampling filter; each has its own cache.
 
     Raises:
         MetarunError: an archive is not Omniglot, or cannot be downloaded.
     """
     folder = _folder(root or data_directory())
-    way = "" if resize == "lanczos" else f"-{resize}"
-    cache = cache_directory() / f"omniglot-28{way}.pt"
-    kept = _read_cache(cache, folder, without_archives=root is None)
-    if kept is not None:
-        return kept
+    suffix = "" if resize == "lanczos" else f"-{resize}"
+    cache = cache_directory() / f"omniglot-28{suffix}.pt"
+    images = _read_cache(cache, folder, without_archives=root is None)
+    if images is not None:
+        return images
     try:
         with lock(cache):
-            kept = _read_cache(cache, folder, without_archives=root is None)  # another process has made it
-            if kept is None:
-                kept = _read_archives(folder, resize)
-                content = {"version": _VERSION, "archives": _sizes(folder), "images": kept}
+            # Another process may have written the cache by now.
+            images = _read_cache(cache, folder, without_archives=root is None)
+            if images is None:
+                images = _read_archives(folder, resize)
+                content = {"version": _VERSION, "archives": _sizes(folder), "images": images}
                 write_tensors(cache, content)
-            return kept
+            return images
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
         log.warning(
-            "omniglot: %s cannot be written (%s), so every run reads the archives anew: METARUN_CACHE=FOLDER "
-            "names another cache",
+            "omniglot: %s cannot be written (%s), so every run reads the archives again: "
+            "METARUN_CACHE=FOLDER sets another cache",
             cache.parent,
             error.strerror,
         )
-        return kept if kept is not None else _read_archives(folder, resize)
+        return images if images is not None else _read_archives(folder, resize)
 
 
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _read_archives(folder: Path, resize: Resize) -> Tensor:
-    """Return the images of both archives, which are downloaded where they are missing."""
+    """Return the images of both archives, after downloading missing ones."""
     log.info("omniglot: reading the archives in %s, once", folder)
     parts = []
     for name, (characters, md5) in _ARCHIVES.items():
@@ -96,45 +97,47 @@ def _read_archives(folder: Path, resize: Resize) -> Tensor:
 
 
 def _folder(root: Path) -> Path:
-    """Return root itself where the archives lie in it, else its folder `omniglot`."""
+    """Return root where it holds the archives, else its folder `omniglot`."""
     return root if (root / "images_background.zip").exists() else root / "omniglot"
 
 
 def _sizes(folder: Path) -> list[int]:
-    """Return the archives' sizes in bytes, by which a cache knows what it was made from."""
+    """Return the archives' sizes in bytes, by which a cache identifies them."""
     archives = [folder / f"{name}.zip" for name in _ARCHIVES]
     return [archive.stat().st_size for archive in archives if archive.exists()]
 
 
 def _read_cache(cache: Path, folder: Path, *, without_archives: bool) -> Tensor | None:
-    """Return the prepared images, or None where they must be made (again)."""
+    """Return the cached images, or None where the cache is missing, damaged or out of date."""
     try:
-        kept = read_tensors(cache) if cache.exists() else {}
+        content = read_tensors(cache) if cache.exists() else {}
     except DamagedFileError:
         return None
-    # Where nobody named a folder the cache alone will do: it was made from checked archives.
-    made_from_these = _sizes(folder) == kept.get("archives") or (without_archives and _sizes(folder) == [])
-    if kept.get("version") != _VERSION or not made_from_these:
+    # Where no root is given the cache suffices without archives: it was made from checked ones.
+    same_archives = _sizes(folder) == content.get("archives") or (without_archives and _sizes(folder) == [])
+    if content.get("version") != _VERSION or not same_archives:
         return None
-    images = kept["images"]
+    images = content["images"]
     assert isinstance(images, Tensor)
     return images
 
 
 def _read_archive(path: Path, characters: int, resize: Resize) -> Tensor:
-    """Return uint8 [characters, 20, 28, 28] from an archive after checking that it is the real one."""
-    wrong = f"{path} is not the Omniglot archive: expected {characters} characters of {DRAWINGS} drawings"
-    fix = f"delete it to download it again, or put the official {path.name} there"
+    """Return uint8 [characters, 20, 28, 28] from an archive, after checking its content."""
+    problem = f"{path} is not the Omniglot archive: expected {characters} characters of {DRAWINGS} drawings"
+    remedy = f"delete it to download it again, or put the official {path.name} there"
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
             drawings = Counter(PurePosixPath(name).parent for name in names)
             if len(drawings) != characters or set(drawings.values()) != {DRAWINGS}:
-                raise MetarunError(f"{wrong}, found {len(drawings)} characters, {len(names)} drawings: {fix}")
+                raise MetarunError(
+                    f"{problem}, found {len(drawings)} characters, {len(names)} drawings: {remedy}"
+                )
             bar = tqdm(names, f"reading {path.name} (once)", unit=" images", disable=None, leave=False)
             pixels = b"".join(_read_drawing(archive.read(name), resize) for name in bar)
-    except (zipfile.BadZipFile, zlib.error, OSError) as error:  # OSError: what Pillow raises
-        raise MetarunError(f"{wrong}, found a damaged file ({error}): {fix}") from error
+    except (zipfile.BadZipFile, zlib.error, OSError) as error:  # Pillow raises OSError
+        raise MetarunError(f"{problem}, found a damaged file ({error}): {remedy}") from error
     return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(characters, DRAWINGS, SIZE, SIZE)
 
 

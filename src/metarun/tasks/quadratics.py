@@ -27,8 +27,8 @@ class Quadratics(SyntheticSource):
     Args:
         dimension: entries of θ, and rows of W.
         entries: `normal` (the paper) or `uniform` in [0, 1) (its code) entries of W and y.
-        seed: which functions there are.
-        dtype: of what is handed out.
+        seed: determines the functions.
+        dtype: dtype of the examples.
     """
 
     loss = staticmethod(sum_squared_error)
@@ -48,8 +48,8 @@ class Quadratics(SyntheticSource):
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return functions first_episode … first_episode + count − 1 of a split."""
-        made = super().batch(split, first_episode, count)
-        return replace(made, query=made.support)
+        tasks = super().batch(split, first_episode, count)
+        return replace(tasks, query=tasks.support)
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
         """Return W [T, d, d] and y [T, d]."""

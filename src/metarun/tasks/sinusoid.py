@@ -44,11 +44,11 @@ class Sinusoid(SyntheticSource):
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
         """Return amplitude, phase and frequency, [T] each."""
-        chosen = draws.uniform(3)
+        uniform = draws.uniform(3)
         return {
-            "amplitude": stretch(chosen[:, 0], self.amplitude),
-            "phase": stretch(chosen[:, 1], self.phase),
-            "frequency": stretch(chosen[:, 2], self.frequency),
+            "amplitude": stretch(uniform[:, 0], self.amplitude),
+            "phase": stretch(uniform[:, 1], self.phase),
+            "frequency": stretch(uniform[:, 2], self.frequency),
         }
 
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What the task families with a formula share: no files, every example computed from its draws."""
+"""The base class of task families with a formula: examples are computed from random draws, without files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def stretch(uniform: Tensor, interval: Interval) -> Tensor:
 
 
 class SyntheticSource(ABC):
-    """Tasks computed from random numbers, in float64, and handed out in `dtype`.
+    """Tasks computed from random numbers in float64, and returned in `dtype`.
 
     Args:
-        shot: support examples of a task (of a class, where there are classes).
-        query: query examples of a task (of a class, where there are classes).
-        train_shot: support examples while training, where they differ from `shot`.
-        seed: which tasks there are.
+        shot: support examples per task (per class, where there are classes).
+        query: query examples per task (per class, where there are classes).
+        train_shot: support examples while training; None: `shot`.
+        seed: determines the tasks.
     """
 
     loss: Loss
@@ -51,7 +51,7 @@ class SyntheticSource(ABC):
         self._device = torch.device("cpu")
 
     def prepare(self, device: torch.device) -> None:
-        """Make the tasks on this device from now on; there is nothing to read."""
+        """Generate tasks on this device from now on; there are no files to read."""
         self._device = device
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
@@ -59,7 +59,7 @@ class SyntheticSource(ABC):
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
         shot = self.train_shot if split == "train" else self.shot
         task = self.task(draws)
-        # The query set first, so that the same tasks have the same one at any number of shots.
+        # The query set comes first, so that a task has the same one at any number of shots.
         query = self._examples(draws, task, self.query * self.classes)
         support = self._examples(draws, task, shot * self.classes)
         return Tasks(support, query, task, scoring=Scoring(self.loss, self.metrics))
@@ -70,8 +70,8 @@ class SyntheticSource(ABC):
 
     @abstractmethod
     def task(self, draws: Draws) -> dict[str, Tensor]:
-        """Return the tasks' own parameters by name, [T, …]."""
+        """Return the parameters of the tasks by name, [T, …]."""
 
     @abstractmethod
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
-        """Return x [T, n, …] and y, [T, n] of classes or [T, n, d]."""
+        """Return x [T, n, …] and y: classes [T, n], or values [T, n, d]."""

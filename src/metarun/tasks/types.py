@@ -1,4 +1,4 @@
-"""Tasks: every tensor of a batch of them carries a leading task dimension T."""
+"""Tasks and their sources: every tensor of a batch has a leading task dimension T."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ Tree = TypeVar("Tree")
 
 
 def map_tensors(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
-    """Return the same dataclasses and dictionaries with every tensor in them replaced by the function's."""
-    made: Any = tree
+    """Return the same dataclasses and dictionaries with the function applied to every tensor in them."""
+    result: Any = tree
     if isinstance(tree, Tensor):
-        made = function(tree)
+        result = function(tree)
     elif isinstance(tree, Examples | Tasks):
-        own = {each.name: getattr(tree, each.name) for each in fields(tree)}
-        changed = {name: map_tensors(value, function) for name, value in own.items()}
-        made = replace(tree, **{name: value for name, value in changed.items() if value is not own[name]})
+        values = {attribute.name: getattr(tree, attribute.name) for attribute in fields(tree)}
+        results = {name: map_tensors(value, function) for name, value in values.items()}
+        result = replace(
+            tree, **{name: value for name, value in results.items() if value is not values[name]}
+        )
     elif isinstance(tree, Mapping):
-        made = {name: map_tensors(value, function) for name, value in tree.items()}
-    return made  # type: ignore[no-any-return]
+        result = {name: map_tensors(value, function) for name, value in tree.items()}
+    return result  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Examples:
     Attributes:
         x: inputs, [T, n, …].
         y: targets: classes [T, n], or values [T, n, d].
-        mask: [T, n], False at examples that only fill up tasks of fewer; None: all of them count.
+        mask: [T, n], False at padding examples of smaller tasks; None: all examples count.
     """
 
     x: Tensor
@@ -50,7 +52,7 @@ class Examples:
     mask: Tensor | None = None
 
     def take(self, chosen: Tensor | slice) -> Examples:
-        """Return the same examples of every task, chosen along the dimension n."""
+        """Return the chosen examples of every task, indexed along the dimension n."""
         mask = None if self.mask is None else self.mask[:, chosen]
         return Examples(self.x[:, chosen], self.y[:, chosen], mask)
 
@@ -66,10 +68,10 @@ class Tasks:
     Attributes:
         support: what a learner learns from.
         query: what its predictions are scored on.
-        info: what is known of each task, [T, …] by name, for people and tests.
-        key: random bits of each task for what a learner draws for it, int64 [T]; see `episodes`.
-        ways: how many classes each task has, [T], where they differ; classes beyond that are never predicted.
-        scoring: what predictions are judged by.
+        info: properties of each task, [T, …] by name, for people and tests.
+        key: random bits of each task for a learner's draws, int64 [T]; see `episodes`.
+        ways: number of classes of each task, [T], where they differ; classes beyond it are never predicted.
+        scoring: the loss and the metrics of predictions.
     """
 
     support: Examples
@@ -85,39 +87,39 @@ class Tasks:
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in a fixed order."""
-        found: list[Tensor] = []
+        tensors: list[Tensor] = []
 
-        def note(tensor: Tensor) -> Tensor:
-            found.append(tensor)
+        def collect(tensor: Tensor) -> Tensor:
+            tensors.append(tensor)
             return tensor
 
-        map_tensors(self, note)
-        return found
+        map_tensors(self, collect)
+        return tensors
 
     @property
     def bytes(self) -> int:
-        """How much memory its tensors take."""
-        return sum(each.numel() * each.element_size() for each in self.tensors())
+        """Memory of all tensors, in bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
 
     def part(self, chosen: slice) -> Self:
-        """Return some of the tasks."""
+        """Return the chosen tasks."""
         return map_tensors(self, lambda tensor: tensor[chosen])
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Return the tasks on a device, their floating-point numbers of a type."""
+        """Return the tasks on a device, with floating-point tensors in a dtype."""
         return map_tensors(self, lambda t: t.to(device, dtype if t.is_floating_point() else None))
 
     def without_answers(self) -> Self:
-        """Return the same tasks with zeros as the targets of the query set: all that a learner may see."""
+        """Return the tasks as a learner may see them: with zeros as the targets of the query set."""
         hidden = self.query.y.new_zeros(()).expand_as(self.query.y)
         return replace(self, query=replace(self.query, y=hidden))
 
     def losses(self, predictions: Predictions, examples: Examples) -> Tensor:
-        """Return each task's loss on examples of its own, [T]."""
+        """Return each task's loss on its examples, [T]."""
         return self._value(self._scoring.loss, self._within_ways(predictions), examples)
 
     def score(self, predict: Predict, on: Literal["support", "query"] = "query") -> Scores:
-        """Return the loss and the metrics of each task; only the loss can be differentiated."""
+        """Return the loss and the metrics of each task; only the loss is differentiable."""
         examples: Examples = getattr(self, on)
         predictions = self._within_ways(predict(examples.x))
         scores = {"loss": self._value(self._scoring.loss, predictions, examples)}
@@ -139,7 +141,7 @@ class Tasks:
         return function(predictions, examples.y, examples.mask)
 
     def _within_ways(self, predictions: Predictions) -> Predictions:
-        """Let no class be predicted that a task does not have."""
+        """Set the logits of classes that a task does not have to −∞."""
         if self.ways is None or not isinstance(predictions, Tensor | Categorical):
             return predictions
         logits = predictions if isinstance(predictions, Tensor) else predictions.logits
@@ -149,13 +151,13 @@ class Tasks:
 
 
 class TaskSource(Protocol):
-    """Where tasks come from (`data=`): what a model and a learner need to know, and the episodes.
+    """A source of tasks (`data=`): the episodes, and what a model and a learner need to know of them.
 
     Attributes:
-        loss: what the predictions for its tasks are judged by.
-        metrics: what people read besides; the first selects the best learner.
-        input_shape: of one example.
-        output_size: outputs of a model; None: what a model makes of an example is no prediction.
+        loss: the loss of predictions for its tasks.
+        metrics: reported besides the loss; the first selects the best learner.
+        input_shape: shape of one example.
+        output_size: number of model outputs; None: the model returns embeddings, not predictions.
     """
 
     loss: Loss
@@ -164,7 +166,7 @@ class TaskSource(Protocol):
     output_size: int | None
 
     def prepare(self, device: torch.device) -> None:
-        """Read or download what episodes are drawn from, and keep it on the device."""
+        """Read or download the data, and keep it on the device."""
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1: same arguments, same bits."""

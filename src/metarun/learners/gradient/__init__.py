@@ -1,1 +1,1 @@
-"""Learning by gradient steps: one learner, and what it computes with."""
+"""Learning by gradient steps: one learner and its parts."""

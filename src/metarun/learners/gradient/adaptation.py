@@ -30,27 +30,27 @@ from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
 Derivatives = Literal["exact", "first_order"]
-"""Of the inner gradients: their own derivatives too, or none, as if they were constants."""
+"""Differentiate the inner gradients (exact), or treat them as constants (first_order)."""
 
 Graph = Literal["exact", "first_order", "none"]
-"""What adaptation leaves for the outer loop to differentiate; nothing under `torch.no_grad`."""
+"""The graph that adaptation leaves to the outer loop; none under `torch.no_grad`."""
 
 
 class GradientAdaptation(IterativeLearner[AdaptedParameters]):
-    """Every task starts from the model's own parameters θ and takes a few steps of an update rule.
+    """Each task starts from the model's parameters θ and takes a few steps of an update rule.
 
-    All T tasks are adapted together: their parameters carry a leading task dimension, the forward pass is
+    All T tasks are adapted together: their parameters have a leading task dimension, the forward pass is
     batched over it (layer by layer for a sequence of known layers, else by vmap), and one ordinary
     `autograd.grad` of the summed losses gives every task's own gradient, since no task's loss depends on
     another's parameters. functorch's grad is never nested with vmap: over a batch norm in training mode its
     second derivatives are silently wrong (torch 2.13).
 
     Args:
-        model: the network; its parameters are the initialisation θ. What does not require a gradient there
-            is frozen: no loop moves it, but for the context parameters of its modules, which adapt and are
-            not meta-learned (see `frozen`).
-        rule: what a step does.
-        loop: how many steps on how much of the support set.
+        model: the network; its parameters are the initialisation θ. Parameters without requires_grad are
+            frozen in both loops, except the context parameters of its modules, which adapt and are not
+            meta-learned (see `frozen`).
+        rule: the update rule of an inner step.
+        loop: the number of inner steps and their support examples.
         adapts: which parameters adapt: `all`, `head` (the layer of that name: ANIL, Raghu et al. 2020,
             arXiv:1909.09157), `body` (all others: BOIL, Oh et al. 2021, arXiv:2008.08882), a pattern of
             parameter names such as `body.block4.*`, or all but those of a pattern, `!*.norm.*`.
@@ -59,18 +59,18 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             the rule is meta-learned (learned optimizers).
         proximal: λ of a term λ/2 ‖φ − θ‖² that the inner loop adds to each task's loss (iMAML, Rajeswaran et
             al. 2019, arXiv:1909.04630, equation 3).
-        per_step: parameters that do not adapt, and are meta-learned for each inner step by itself: `norms`
-            (of norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or a pattern.
-            Predictions after a step use that step's own.
+        per_step: parameters that do not adapt and have meta-learned values for each inner step: `norms` (of
+            norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or a pattern.
+            Predictions after a step use that step's values.
         transductive: at test, predict all query examples in one batch (they share batch-norm
-            statistics); otherwise each one alone, beside the support set, as in Reptile's code.
-        seed: of the rule's own random initial weights, and of fresh parameters.
-        seeding: how they follow from it; see `Streams`.
+            statistics); otherwise each one alone, together with the support set, as in Reptile's code.
+        seed: seed of the rule's initial weights and of fresh parameters.
+        seeding: how they follow from the seed; see `Streams`.
         make_model: builds a fresh model.
 
     Raises:
-        ConfigError: no parameter matches `adapts` or `per_step`, all are frozen, or the model keeps running
-            statistics or drops out.
+        ConfigError: no parameter matches `adapts` or `per_step`, all are frozen, or the model has running
+            statistics or dropout.
     """
 
     can_rematerialise: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         self.model: nn.Module
         if start == "learned":
             self.model = model
-        else:  # Only its shape is used: no part of the learner, whose rule may be used on other networks.
+        else:  # Only its shapes are used: not a submodule, since the rule may be used on other networks.
             self.__dict__["model"] = model
         self.rule: UpdateRule = rule
         self.loop = loop
@@ -112,7 +112,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         self.adapted_names, per_step_names = adapted_and_per_step(model, adapts, per_step)
         self.each_step = nn.ParameterDict()
         for name in per_step_names:
-            p = model.get_parameter(name).requires_grad_(False)  # its place is taken
+            p = model.get_parameter(name).requires_grad_(False)  # replaced by the values of each step
             self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
         self._forward = TaskForward(model)
         initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
@@ -120,7 +120,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
     @property
     def steps(self) -> int:
-        """How many inner steps it takes, in the mode that it is in."""
+        """The number of inner steps in the current mode (training or test)."""
         return self.loop.count(self.training)
 
     def trajectory(
@@ -128,23 +128,23 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     ) -> Iterator[AdaptedParameters]:
         """Yield θ, expanded to T tasks, and the adapted parameters after each inner step.
 
-        With a window of n steps nothing can be differentiated through the end of every n-th step.
+        With a window of n steps the graph is cut after every n-th step.
         """
         graph = _graph(derivatives)
         start = self._start(tasks, graph)
         yield start
-        yield from self._go_on(start, tasks, graph, window)
+        yield from self._trajectory_from(start, tasks, graph, window)
 
     def adapt_from(
         self, before: AdaptedParameters, tasks: Tasks, derivatives: Derivatives = "exact"
     ) -> AdaptedParameters:
-        """Return the parameters after the last step from others than θ, as on a second task after a first."""
+        """Return the parameters after the last step from `before`, as on a second task after a first."""
         adapted = before
-        for adapted in self._go_on(before, tasks, _graph(derivatives)):  # noqa: B007  (the last is kept)
+        for adapted in self._trajectory_from(before, tasks, _graph(derivatives)):  # noqa: B007  (keeps the last)
             pass
         return adapted
 
-    def _go_on(
+    def _trajectory_from(
         self, before: AdaptedParameters, tasks: Tasks, graph: Graph, window: int | None = None
     ) -> Iterator[AdaptedParameters]:
         params, state = before.params, self.rule.init(before.params)
@@ -161,14 +161,14 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         start = self._start(tasks, graph)
         if not self.rematerialise or graph != "exact" or steps == 0:
             adapted = start
-            for adapted in self._go_on(start, tasks, graph):  # noqa: B007  (only the last is kept)
+            for adapted in self._trajectory_from(start, tasks, graph):  # noqa: B007  (only the last is kept)
                 pass
             return adapted
         values, structure = tree_flatten((start.params, self.rule.init(start.params)))
-        if not all(isinstance(each, Tensor) and each.is_floating_point() for each in values):
+        if not all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
             raise ConfigError(
-                f"@engine.rematerialise needs a rule whose state is made of floating-point tensors, "
-                f"{type(self.rule).__name__}'s is not",
+                f"@engine.rematerialise needs a rule whose state consists of floating-point tensors, "
+                f"{type(self.rule).__name__}'s does not",
                 "@engine.rematerialise=false",
             )
 
@@ -186,17 +186,16 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         return AdaptedParameters(params, self._shared(start, steps - 1, graph), tasks.support.x, start.start)
 
     def _start(self, tasks: Tasks, graph: Graph) -> AdaptedParameters:
-        """Return θ for T tasks, as it is before the first step."""
+        """Return the parameters of T tasks before the first step."""
         support = tasks.support
         if self.fresh is not None:
             if tasks.key is None:
                 raise ConfigError("@learner.start=fresh: these episodes have no key to draw parameters with")
             device, dtype = support.x.device, support.x.dtype if support.x.is_floating_point() else None
-            own = {name: p.detach().to(device, dtype) for name, p in self.model.named_parameters()}
-            drawn = leaves(
-                self.fresh.draw(tasks.key, {n: own.pop(n) for n in list(own) if n in self.adapted_names})
-            )
-            return AdaptedParameters(drawn, own, support.x, drawn)
+            others = {name: p.detach().to(device, dtype) for name, p in self.model.named_parameters()}
+            like = {name: others.pop(name) for name in list(others) if name in self.adapted_names}
+            initial = leaves(self.fresh.draw(tasks.key, like))
+            return AdaptedParameters(initial, others, support.x, initial)
         params: Parameters = {}
         shared: Parameters = {}
         for name, p in self.model.named_parameters():
@@ -213,12 +212,12 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         """Return the parameters that tasks share in inner step `step`, and in predictions after it."""
         if not self.each_step:
             return start.shared
-        own = {}
+        of_step = {}
         for name in start.shared:
             if key(name) in self.each_step:
                 values = at_step(self.each_step[key(name)], step)
-                own[name] = values.detach() if graph == "none" else values
-        return {**start.shared, **own}
+                of_step[name] = values.detach() if graph == "none" else values
+        return {**start.shared, **of_step}
 
     def _step(
         self,
@@ -243,7 +242,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
                 grads = torch.autograd.grad(
                     total, list(params.values()), create_graph=graph == "exact", materialize_grads=True
                 )
-            else:  # only biases before a batch norm adapt, which takes them away
+            else:  # only biases before a batch norm adapt, which cancels them
                 grads = tuple(torch.zeros_like(p) for p in params.values())
         with torch.set_grad_enabled(graph != "none"):
             state = self.rule.observe(state, examples, losses if graph == "exact" else losses.detach())
@@ -251,21 +250,21 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
     @property
     def keeps_state(self) -> bool:
-        """Whether the update rule keeps something from task to task."""
+        """Whether the update rule keeps parameters from task to task."""
         return self.rule.keeps_state
 
     @property
     def not_to_compile(self) -> str:
-        """Why its meta-gradient cannot be one compiled graph; empty where it may."""
+        """Why its meta-gradient cannot be compiled to one graph; empty where it can."""
         return "fresh parameters are drawn one task after another" if self.fresh else ""
 
     @property
     def is_known(self) -> bool:
-        """Whether the model is a sequence of layers that are known to work every way there is."""
+        """Whether the model is a sequence of known layers, which work with every execution strategy."""
         return self._forward.known
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where the model would mix tasks up, or their examples with padding."""
+        """Raise ConfigError where the model would mix tasks, or examples with padding."""
         if tasks.support.mask is not None or tasks.query.mask is not None:
             check_padding(self.model)
         if not self._forward.known:
@@ -273,12 +272,12 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             check_replacement(self.model, tasks.support.x[0])
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
-        """Raise ConfigError where torch's are not those of the gradient; see `second_derivatives`."""
+        """Raise ConfigError where the model has no second derivatives; see `second_derivatives`."""
         if not self._forward.known:
             check_second_derivatives(self.model, tasks.support.x[0])
 
     def support_losses(self, adapted: AdaptedParameters, tasks: Tasks) -> Tensor:
-        """Return each task's loss on the whole of its support set, [T]."""
+        """Return each task's loss on its whole support set, [T]."""
         predictions = self._forward(adapted.params, adapted.shared, tasks.support.x)
         return tasks.losses(predictions, tasks.support)
 
@@ -286,11 +285,11 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         """Map x [T, n, …] to predictions [T, n, out]."""
         if self.training or self.transductive:
             return self._forward(adapted.params, adapted.shared, x)
-        alone = [
-            self._forward(adapted.params, adapted.shared, torch.cat([adapted.support_x, one], 1))[:, -1]
-            for one in torch.split(x, 1, dim=1)
+        predictions = [
+            self._forward(adapted.params, adapted.shared, torch.cat([adapted.support_x, example], 1))[:, -1]
+            for example in torch.split(x, 1, dim=1)
         ]
-        return torch.stack(alone, 1)
+        return torch.stack(predictions, 1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._forward.forget_copies()
@@ -299,14 +298,14 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
 
 def with_inner_loop(learner: nn.Module, what: str) -> GradientAdaptation:
-    """Return a learner that adapts by gradient.
+    """Return the learner, if it adapts by gradient steps.
 
     Args:
-        learner: any.
-        what: needs it, for the message.
+        learner: any learner.
+        what: the feature that needs an inner loop, for the message.
 
     Raises:
-        ConfigError: it is of another kind.
+        ConfigError: the learner is of another kind.
     """
     if not isinstance(learner, GradientAdaptation):
         raise ConfigError(f"{what} needs a learner with an inner loop, this is a {type(learner).__name__}")

@@ -1,4 +1,4 @@
-"""Where adaptation starts: which parameters adapt, and fresh ones for every task."""
+"""The start of adaptation: which parameters adapt, and fresh ones for every task."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _GLOBAL_GENERATOR = threading.Lock()
 def of_norms(model: nn.Module) -> set[str]:
     """Return the names of the parameters of normalisation layers."""
     return {
-        f"{name}.{own}"
-        for name, module in model.named_modules()
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm)
-        for own, _ in module.named_parameters()
+        for name, _ in module.named_parameters()
     }
 
 
 def frozen(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that neither loop moves: those without requires_grad.
+    """Return the names of the parameters that neither loop changes: those without requires_grad.
 
-    A module may name some of them in a tuple `context_parameters`: those adapt all the same, from the same
-    value in every task, and are not meta-learned (CAVIA's).
+    A module may list some of them in a tuple `context_parameters`: those adapt nevertheless, from the same
+    value in every task, and are not meta-learned (CAVIA).
     """
     context = {
-        f"{prefix}.{own}".removeprefix(".")
+        f"{prefix}.{name}".removeprefix(".")
         for prefix, module in model.named_modules()
-        for own in getattr(module, "context_parameters", ())
+        for name in getattr(module, "context_parameters", ())
     }
     return {name for name, p in model.named_parameters() if not p.requires_grad} - context
 
 
 def matching(adapts: str, names: list[str], setting: str = "@learner.adapts") -> set[str]:
-    """Return the parameter names that `all`, `head`, `body` or a pattern stands for.
+    """Return the parameter names that `all`, `head`, `body` or a pattern selects.
 
     Args:
-        adapts: what to match.
-        names: of all parameters.
-        setting: whose value it is, for the message.
+        adapts: the keyword or pattern.
+        names: the names of all parameters.
+        setting: the setting with this value, for the message.
 
     Raises:
-        ConfigError: the pattern fits no name, or there is none but those it leaves out.
+        ConfigError: the pattern matches no name, or excludes every name.
     """
     if not names:
         raise ConfigError("the model has no parameters: there is nothing that could adapt", "another model")
@@ -59,70 +59,74 @@ def matching(adapts: str, names: list[str], setting: str = "@learner.adapts") ->
             f"{setting}={adapts}: the model has no layer called head",
             f"a pattern of its parameter names instead: {', '.join(names)}",
         )
-    known = {"all": set(names), "head": head, "body": set(names) - head}
-    if adapts in known:
-        chosen, pattern_fits = known[adapts], True
+    keywords = {"all": set(names), "head": head, "body": set(names) - head}
+    if adapts in keywords:
+        selection, pattern_matches = keywords[adapts], True
     else:
-        named = {name for name in names if fnmatchcase(name, adapts.removeprefix("!"))}
-        chosen, pattern_fits = (set(names) - named if adapts.startswith("!") else named), bool(named)
-    if not chosen or not pattern_fits:
-        wrong = "leaves no parameter" if pattern_fits else "matches no parameter"
+        matches = {name for name in names if fnmatchcase(name, adapts.removeprefix("!"))}
+        selection = set(names) - matches if adapts.startswith("!") else matches
+        pattern_matches = bool(matches)
+    if not selection or not pattern_matches:
+        problem = "leaves no parameter" if pattern_matches else "matches no parameter"
         words = (
-            [word for word, fitting in known.items() if fitting]
+            [word for word, members in keywords.items() if members]
             if setting == "@learner.adapts"
             else ["norms"]
         )
         raise ConfigError(
-            f"{setting}={adapts} {wrong}", f"{', '.join(words)} or a pattern of {', '.join(names)}"
+            f"{setting}={adapts} {problem}", f"{', '.join(words)} or a pattern of {', '.join(names)}"
         )
-    return chosen
+    return selection
 
 
 def adapted_and_per_step(model: nn.Module, adapts: str, per_step: str | None) -> tuple[set[str], list[str]]:
-    """Return which parameters adapt, and which have values of their own for each inner step, by name.
+    """Return the names of the parameters that adapt, and of those with values for each inner step.
 
     Args:
-        model: whose parameters they are.
+        model: the network.
         adapts: see `GradientAdaptation`.
         per_step: see `GradientAdaptation`.
 
     Raises:
-        ConfigError: nothing adapts, or a pattern fits nothing.
+        ConfigError: no parameter adapts, or a pattern matches none.
     """
     names = [name for name, _ in model.named_parameters()]
-    chosen, unmoved = matching(adapts, names), frozen(model)
-    if not chosen - unmoved:
+    selection, frozen_names = matching(adapts, names), frozen(model)
+    if not selection - frozen_names:
         raise ConfigError(
-            f"@learner.adapts={adapts}: all that this stands for is frozen (requires_grad=False), so nothing "
-            f"adapts: leave one of {', '.join(sorted(chosen))[:100]} free"
+            f"@learner.adapts={adapts}: all matching parameters are frozen (requires_grad=False), so nothing "
+            f"adapts: unfreeze one of {', '.join(sorted(selection))[:100]}"
         )
     if per_step is None:
-        return chosen - unmoved, []
-    own = of_norms(model) if per_step == "norms" else matching(per_step, names, "@learner.per_step")
-    if not chosen - unmoved - own:
+        return selection - frozen_names, []
+    step_names = of_norms(model) if per_step == "norms" else matching(per_step, names, "@learner.per_step")
+    if not selection - frozen_names - step_names:
         raise ConfigError(
             f"@learner.per_step={per_step} leaves no parameter that adapts", "@learner.per_step=norms"
         )
-    return chosen - unmoved - own, [name for name in names if name in own - unmoved]
+    return (
+        selection - frozen_names - step_names,
+        [name for name in names if name in step_names - frozen_names],
+    )
 
 
 def check_starts_afresh(model: nn.Module, steps: int, *, alone: bool) -> None:
     """Raise ConfigError where parameters cannot be drawn anew for every task.
 
     Args:
-        model: whose they are.
-        steps: of the inner loop.
-        alone: whether all of them adapt, and nothing else is learned of them.
+        model: the network.
+        steps: number of inner steps.
+        alone: whether all parameters adapt, without values per step.
     """
     if not alone:
         raise ConfigError(
-            "@learner.start=fresh: all parameters adapt, from nothing learned",
+            "@learner.start=fresh needs all parameters to adapt, without values per step",
             "@learner.adapts=all and @learner.per_step=null",
         )
     if steps == 0:
-        raise ConfigError("@learner.start=fresh learns inner steps", "@loop.steps=1 or more")
+        raise ConfigError("@learner.start=fresh needs inner steps", "@loop.steps=1 or more")
     for name, _ in model.named_buffers():
-        raise ConfigError(f"@learner.start=fresh: the model has a buffer, {name}, which no task draws")
+        raise ConfigError(f"@learner.start=fresh: the model has a buffer, {name}, which cannot be drawn")
 
 
 class FreshParameters:
@@ -130,21 +134,21 @@ class FreshParameters:
 
     Args:
         make: builds the model; it draws from torch's global generator, as torch's layers do.
-        streams: say, with a task's key, where its draw starts.
+        streams: seed each task's draw, with its key.
     """
 
     def __init__(self, make: Callable[[], nn.Module], streams: Streams) -> None:
         self._make, self._streams = make, streams
 
     def draw(self, keys: Tensor, like: Mapping[str, Tensor]) -> Parameters:
-        """Return parameters of tasks with these keys [T], of the names and types of `like`, [T, …]."""
-        drawn: list[dict[str, Tensor]] = []
-        # The global generator is set for each task's model alone, and put back as it was.
+        """Return parameters [T, …] of tasks with these keys [T], with the names and types of `like`."""
+        models: list[dict[str, Tensor]] = []
+        # The global generator is seeded for each task's model, and restored in the end.
         with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             for key in keys.tolist():
                 torch.default_generator.manual_seed(self._streams.start("fresh parameters", key))
-                drawn.append(dict(self._make().named_parameters()))
+                models.append(dict(self._make().named_parameters()))
         return {
-            name: torch.stack([each[name].detach() for each in drawn]).to(each_like.device, each_like.dtype)
-            for name, each_like in like.items()
+            name: torch.stack([params[name].detach() for params in models]).to(old.device, old.dtype)
+            for name, old in like.items()
         }

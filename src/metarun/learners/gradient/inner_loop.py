@@ -10,7 +10,7 @@ from metarun.tasks import Examples
 
 
 class InnerLoop(BaseModel, extra="forbid", frozen=True):
-    """How many steps, on how much of the support set.
+    """The number of steps, and the support examples of a step.
 
     Attributes:
         steps: steps while training.
@@ -31,11 +31,11 @@ class InnerLoop(BaseModel, extra="forbid", frozen=True):
     def minibatch(self, support: Examples, step: int, training: bool) -> Examples:
         """Return the support examples of one step: the next ones in the episode's own (random) order.
 
-        Steps walk round the support set, so as long as one walk lasts no example comes twice, as in
-        Reptile's code; there a new walk has a new order, here the same.
+        Steps cycle through the support set, so no example repeats within a cycle, as in Reptile's code;
+        there each cycle has a new order, here the same.
         """
         size = self.batch if training else self.test_batch
         n = len(support)
-        if size is None or size % n == 0:  # whole walks: the mean over them is the mean over the set
+        if size is None or size % n == 0:  # whole cycles: the mean over them is the mean over the set
             return support
         return support.take(torch.arange(step * size, (step + 1) * size, device=support.x.device) % n)

@@ -14,14 +14,14 @@ from metarun.rules import Parameters
 
 @dataclass(frozen=True)
 class AdaptedParameters:
-    """What T tasks have learned: their parameters [T, …] by name, and the inputs they learned from.
+    """The result of adapting to T tasks: parameters [T, …] by name, and the inputs of the support sets.
 
     Attributes:
         params: the parameters that adapt.
         shared: the others, the same for all tasks.
         support_x: the inputs of the support sets.
-        start: the parameters that adapt as they were before the first step.
-        state: the rule's, after the last step.
+        start: the parameters that adapt, before the first step.
+        state: the rule's state after the last step.
     """
 
     params: Parameters
@@ -37,5 +37,5 @@ def squared_distance(params: Parameters, others: Parameters) -> Tensor:
 
 
 def leaves(params: Parameters) -> Parameters:
-    """Cut the parameters from what made them, ready for the next step's gradient."""
+    """Detach the parameters from their graph, ready for the next step's gradient."""
     return {name: p.detach().requires_grad_() for name, p in params.items()}

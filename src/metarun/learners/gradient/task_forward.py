@@ -15,13 +15,13 @@ from metarun.rules import Parameters
 
 
 class TaskForward:
-    """Layer by layer over all tasks for a sequence of known layers, else by vmap.
+    """Runs a sequence of known layers layer by layer over all tasks, any other model by vmap.
 
     Args:
-        model: whose layers they are; its own parameters are not read.
+        model: the network; its own parameters are not read.
 
     Attributes:
-        known: whether it is a sequence of known layers, which keep nothing and draw nothing.
+        known: whether it is a sequence of known layers, which keep no state and draw no random numbers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -34,8 +34,8 @@ class TaskForward:
         """Map x [T, n, …] to [T, n, out] with parameters [T, …] and others that all tasks share."""
         tasks = x.shape[0]
         if self._batched is not None:
-            everyones = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
-            return self._batched({**params, **everyones}, x)
+            copies = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
+            return self._batched({**params, **copies}, x)
         model = self._model_of_this_thread()
 
         def one_task(params: Parameters, x: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class TaskForward:
         return output
 
     def forget_copies(self) -> None:
-        """Make the threads' copies again, since the model is of another device or type now."""
+        """Drop the threads' copies, since the model's device or dtype changes."""
         self._copies.clear()
 
     def _model_of_this_thread(self) -> nn.Module:
-        """Return a copy for every other thread: a call puts its parameters into the module."""
+        """Return the model, or its copy for another thread: a call writes its parameters into the module."""
         if threading.current_thread() is threading.main_thread():
             return self._model
         thread = threading.get_ident()

@@ -1,4 +1,4 @@
-"""Convolution of T tasks at once, each with its own weights, differentiable at the price of convolutions."""
+"""Convolution of T tasks at once, each with its own weights; derivatives cost as much as convolutions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def convolve(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     """Return the convolution of x [n, T·C, H, W] with w [T·O, C, h, w] in T groups: [n, T·O, H′, W′].
 
     Tasks are groups of channels: in channels_last one grouped convolution serves all of them at the speed of
-    a plain one. Its second derivatives are four convolutions of the same shapes; autograd's own write weight
-    gradients as convolutions whose batch is the channels, which takes the libraries twice the time.
+    a plain one. Its second derivatives are four convolutions of the same shapes; autograd's own compute
+    weight gradients as convolutions whose batch is the channels, which takes the libraries twice the time.
     """
     result: Tensor = _Convolution.apply(x, w, geometry)
     return result

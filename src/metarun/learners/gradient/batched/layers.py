@@ -28,7 +28,7 @@ Layout = Literal["rows", "folded"]
 
 
 class Plan(NamedTuple):
-    """One step: how many layers it stands for, the layout it wants and leaves, and what it does."""
+    """One step: the number of layers it covers, its input and output layouts, and its function."""
 
     layers: int
     wants: Layout
@@ -48,21 +48,21 @@ def batched_forward(model: nn.Module) -> Forward | None:
     """Return the forward pass of T such networks, or None where the model is not a sequence of known layers.
 
     The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
-    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other. Norms have no
-    running statistics.
+    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other model. Norms
+    have no running statistics.
     """
     for module in model.modules():
         hooks = [module._forward_hooks, module._forward_pre_hooks]
         hooks += [module._backward_hooks, module._backward_pre_hooks]
-        own_call = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
-        if own_call or any(hooks):
+        custom_call = "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__
+        if custom_call or any(hooks):
             return None
     layers = list(_layers(model, ""))
     names = {name for name, _ in model.named_parameters()}
-    if any(f"{prefix}{own}" not in names for prefix, layer in layers for own, _ in layer.named_parameters()):
-        return None  # a layer that stands in two places has its parameters under one name only
+    if any(f"{prefix}{n}" not in names for prefix, layer in layers for n, _ in layer.named_parameters()):
+        return None  # a layer that is registered twice has its parameters under one name only
     if not all(_is_torchs(layer) or "over_tasks" in vars(type(layer)) for _, layer in layers):
-        return None  # a class of somebody's own may do more than the one it inherits from
+        return None  # a user's class may do more than the one it inherits from
     first = next((layer for _, layer in layers if not isinstance(layer, nn.Flatten | nn.Identity)), None)
     if getattr(first, "inplace", False):
         return None  # it would write into the examples
@@ -91,14 +91,14 @@ def batched_forward(model: nn.Module) -> Forward | None:
 
 def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
     if type(module).forward is nn.Sequential.forward:
-        for name, child in module._modules.items():  # named_children leaves repetitions out
+        for name, child in module._modules.items():  # named_children skips repeated modules
             if child is not None:
                 yield from _layers(child, f"{prefix}{name}.")
     else:
         yield prefix, module
 
 
-def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  # noqa: PLR0911  (a kind a line)
+def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  # noqa: PLR0911  (one per kind)
     """Return the next step, or None where the next layer is not known."""
     name, layer = layers[0]
     kind, following = type(layer), [type(module) for _, module in layers[1:]]
@@ -131,28 +131,28 @@ def _is_torchs(layer: nn.Module) -> bool:
 
 def _fold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
     _, n, channels, height, width = x.shape
-    if tasks * channels == 1:  # torch takes the strides of one channel for the other layout, and keeps to it
-        packed = x.reshape(n, 1, height, width).contiguous()
-        return packed.as_strided((n, 1, height, width), (height * width, 1, width, 1))
-    together = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels)
-    return together.contiguous().permute(0, 3, 1, 2)
+    if tasks * channels == 1:  # torch would read one channel's strides as the other layout, and keep that
+        images = x.reshape(n, 1, height, width).contiguous()
+        return images.as_strided((n, 1, height, width), (height * width, 1, width, 1))
+    images = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels)
+    return images.contiguous().permute(0, 3, 1, 2)
 
 
 def _unfold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
     n, channels, height, width = x.shape
-    apart = x.permute(0, 2, 3, 1).reshape(n, height, width, tasks, channels // tasks)
-    return apart.permute(3, 0, 4, 1, 2)
+    images = x.permute(0, 2, 3, 1).reshape(n, height, width, tasks, channels // tasks)
+    return images.permute(3, 0, 4, 1, 2)
 
 
 def _per_channel(layout: Layout, step: Step) -> Step:
-    """Let a step that works on [n, T·C, …] work on rows [T, n, C, …] too."""
+    """Return a step on [n, T·C, …], adapted to rows [T, n, C, …] where they are the layout."""
     if layout == "folded":
         return step
 
     def on_rows(params: Parameters, x: Tensor, tasks: int) -> Tensor:
-        together = step(params, x.transpose(0, 1).flatten(1, 2), tasks)
-        apart: Tensor = together.unflatten(1, (tasks, -1))
-        return apart.transpose(0, 1)
+        output = step(params, x.transpose(0, 1).flatten(1, 2), tasks)
+        rows: Tensor = output.unflatten(1, (tasks, -1))
+        return rows.transpose(0, 1)
 
     return on_rows
 
@@ -170,12 +170,12 @@ def _linear(name: str) -> Step:
 def _layer_norm(name: str, layer: nn.LayerNorm) -> Step:
     def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
         x = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
-        between = [1] * (x.dim() - 1 - len(layer.normalized_shape))
+        ones = [1] * (x.dim() - 1 - len(layer.normalized_shape))
         weight, bias = params.get(f"{name}weight"), params.get(f"{name}bias")
         if weight is not None:
-            x = x * weight.reshape(tasks, *between, *layer.normalized_shape)
+            x = x * weight.reshape(tasks, *ones, *layer.normalized_shape)
         if bias is not None:
-            x = x + bias.reshape(tasks, *between, *layer.normalized_shape)
+            x = x + bias.reshape(tasks, *ones, *layer.normalized_shape)
         return x
 
     return step
@@ -213,7 +213,7 @@ def _scale_and_shift(name: str, params: Parameters, x: Tensor, channels: int) ->
 
 
 def _plan_convolution(layers: list[tuple[str, nn.Module]]) -> Plan | None:
-    """Take a convolution, with the batch norm, the halving max-pool and the ReLU that follow it."""
+    """Plan a convolution, with the batch norm, the 2 × 2 max-pool and the ReLU that follow it."""
     (name, layer), following = layers[0], [module for _, module in layers[1:4]]
     assert isinstance(layer, nn.Conv2d)
     if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
@@ -230,7 +230,7 @@ def _halves(layer: nn.Module) -> bool:
     if type(layer) is not nn.MaxPool2d:
         return False
     plain = (layer.padding, layer.dilation, layer.ceil_mode, layer.return_indices) == (0, 1, False, False)
-    return plain and all(each in (2, (2, 2), [2, 2]) for each in (layer.kernel_size, layer.stride))
+    return plain and all(size in (2, (2, 2), [2, 2]) for size in (layer.kernel_size, layer.stride))
 
 
 def _convolution(name: str, layer: nn.Conv2d) -> Step:
@@ -243,11 +243,11 @@ def _convolution(name: str, layer: nn.Conv2d) -> Step:
 
 
 def _block(name: str, layer: nn.Conv2d, norm: str, eps: float, *, pool: bool, relu: bool) -> Step:
-    # The convolution's bias is left out, since the norm takes any constant away: its gradient is zero.
+    # The convolution's bias is left out, since the norm cancels any constant: its gradient is zero.
     def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
         weight = params[f"{name}weight"].flatten(0, 1)
         gamma, beta = _scale_and_shift(norm, params, x, len(weight))
-        if pool:  # max γ ŷ = |γ| max sign(γ) ŷ, and the sign may as well be the convolution's
+        if pool:  # max γ ŷ = |γ| max sign(γ) ŷ, and the sign can be part of the convolution
             sign = torch.where(gamma < 0, -1.0, 1.0).to(gamma.dtype)
             gamma, weight = gamma * sign, weight * sign[:, None, None, None]
         y = convolve(x, weight, _geometry(layer, tasks))

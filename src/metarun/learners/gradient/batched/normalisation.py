@@ -15,19 +15,19 @@ _HALVES = ([2, 2], [2, 2], [0, 0], [1, 1], False)
 def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool, relu: bool) -> Tensor:
     """Return relu(max-pool(γ ŷ + β)) with ŷ = (y − μ) / √(σ² + eps) over all but the channels of y [n, C, …].
 
-    Statistics are those of the batch at hand. Pooling comes before the affine map, as it may where no γ is
-    negative; then only the statistics, and one affine pass a derivative, see y at its full size.
+    Statistics are those of the current batch. Pooling precedes the affine map, which is exact where no γ is
+    negative; then only the statistics, and one affine pass per derivative, read y at its full size.
 
     Args:
-        y: to be normalised; images in channels_last, where these kernels are fastest.
+        y: the input; images in channels_last, where these kernels are fastest.
         gamma: scale [C]; with `pool` no entry may be negative.
         beta: shift [C].
         eps: added to the variance.
         pool: whether 2 × 2 windows are max-pooled.
-        relu: whether negative outputs are cut.
+        relu: whether negative outputs are set to zero.
 
     Raises:
-        MetarunError: there is one value a channel, which is its own mean.
+        MetarunError: there is only one value per channel, which equals its mean.
     """
     if y.numel() == y.shape[1]:
         raise MetarunError(
@@ -61,12 +61,12 @@ def _pick(full: Tensor, index: Tensor | None) -> Tensor:
         return full
     n, channels, height, width = index.shape
     rows = full.permute(0, 2, 3, 1).reshape(n, -1, channels)
-    chosen = rows.gather(1, index.permute(0, 2, 3, 1).reshape(n, -1, channels))
-    return chosen.view(n, height, width, channels).permute(0, 3, 1, 2)
+    maxima = rows.gather(1, index.permute(0, 2, 3, 1).reshape(n, -1, channels))
+    return maxima.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _place(pooled: Tensor, y: Tensor, index: Tensor | None) -> Tensor:
-    """Put entries back where max-pooling chose them, between zeros."""
+    """Put entries back where max-pooling chose them, and zeros elsewhere."""
     if index is None:
         return pooled
     full: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(pooled, y, *_HALVES, index)
@@ -94,7 +94,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _NormaliseBackward(torch.autograd.Function):
-    """With h = g where ReLU let through: dβ = Σ h, dγ = Σ h p̂, dy = place(a h) − a/n · (dβ + dγ ŷ).
+    """With h = g where ReLU is active: dβ = Σ h, dγ = Σ h p̂, dy = place(a h) − a/n · (dβ + dγ ŷ).
 
     p̂ are the normalised pooled entries, a = γ r, r = 1/√(σ² + eps), and n entries share a channel.
     """
@@ -161,7 +161,7 @@ class _NormaliseTwice(torch.autograd.Function):
         of_h = _affine(pooled, scale, of_dbeta - scale * mu).addcmul_(picked, _wide(a, y))
         of_g = of_h if out is None else torch.ops.aten.threshold_backward(of_h, out, 0)
 
-        # ŷ takes part directly (weight t), through the pooled entries in dγ, and through μ and r.
+        # dy depends on ŷ directly (weight t), through the pooled entries in dγ, and through μ and r.
         t = -a * dgamma / n
         slope = -(a * inner + t * u_yhat + of_dgamma * dgamma) * r * r / n
         shift = -(t * u_sum + of_dgamma * dbeta) * r / n - slope * mu
@@ -174,5 +174,5 @@ class _NormaliseTwice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        # torch's once_differentiable says nothing where autograd.grad is asked for certain inputs.
+        # torch's once_differentiable does not raise where autograd.grad is asked for certain inputs.
         raise NotImplementedError("third derivatives of a batch norm over tasks")
