@@ -224,14 +224,14 @@ def test_eval_tests_again_under_other_conditions(metarun, tmp_path: Path) -> Non
         line for line in _last_table(run).splitlines() if "±" in line
     ]
     for override, message in {
-        "inner.steps=3": "inner.steps is not open at a test; did you mean inner.test_steps?",
+        "inner.steps=3": "inner.steps cannot be changed for a test; did you mean inner.test_steps?",
         "data.shoot=3": "data.shoot=3: there is no such key; did you mean shot?",
         "data.shot=0": "data.shot=0: should be greater than or equal to 1",
         "data.shot=1,2": "data.shot=1,2: one value at a time",
         "data.a.b=1": "data.a.b=1: a has no keys",
         "~data": "~data: every key is needed",
         "data=null": "",
-        "data.train_shot=3": "data.train_shot is not open at a test",
+        "data.train_shot=3": "data.train_shot cannot be changed for a test",
         "data=binary_classification": "the run was trained with input_shape (1,), this data has (2,)",
         "nonsense": "nonsense: not of the form key=value",
     }.items():

@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     (empty_cache / "engine").write_text("a file where the folder should be")
     assert choose().chunk == 2
     assert len(asked) == 3
-    assert "cannot be kept" in caplog.text
+    assert "cannot be saved" in caplog.text
 
 
 def test_chunks_stay_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

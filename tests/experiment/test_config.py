@@ -192,7 +192,7 @@ def with_model(name: str, **arguments: object) -> dict[str, object]:
             "partial",
             r"model._target_=mine_of_config.partial: expected a class or a function, found functools",
         ),
-        ("lies", r"model: expected a Module, int was made"),
+        ("lies", r"model: expected a Module, got int"),
         ("Missing", r"model._target_=mine_of_config.Missing: cannot be imported \(AttributeError"),
         ("SGD", r"model.lr is missing: type model.lr=VALUE"),
     ],
@@ -280,5 +280,5 @@ def test_an_optimizer_that_cannot_take_a_step_is_refused(optimizer: str) -> None
     node = compose_config([])
     node["outer"]["optimizer"] = {"_target_": f"torch.optim.{optimizer}"}
     config = read_config(node)
-    with pytest.raises(ConfigError, match=rf"outer.optimizer._target_=torch.optim.{optimizer} wants"):
+    with pytest.raises(ConfigError, match=rf"outer.optimizer._target_=torch.optim.{optimizer} needs"):
         build_outer(config, build(config).learner)

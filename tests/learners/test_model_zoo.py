@@ -145,7 +145,8 @@ def test_what_is_computed_otherwise_is_said_once(logged: list[str]) -> None:
     assert find_way(EngineSettings(), Exact(), learner, batch) == Way(together=False)
     (line,) = logged
     assert (
-        "the model is computed one task after another, since otherwise: RuntimeError: Batching rule" in line
+        "the model is computed one task after another, as the fastest way fails: RuntimeError: Batching rule"
+        in line
     )
     logged.clear()
     find_way(EngineSettings(strategy="per_task"), Exact(), learner, batch)
@@ -156,14 +157,14 @@ def test_what_is_typed_and_cannot_be_is_one_line() -> None:
     learner, batch = learner_of(network("lstm")), tasks("lstm")
     with (
         pytest.raises(
-            ConfigError, match=r"engine.chunk=2: this model can be computed one task after another only"
+            ConfigError, match=r"engine.chunk=2: this model can only be computed one task after another"
         ),
         with_keys(),
     ):
         find_way(EngineSettings(chunk=2), Exact(), learner, batch)
     with (
         pytest.raises(
-            ConfigError, match=r"engine.strategy=batched: this model can be computed one task after"
+            ConfigError, match=r"engine.strategy=batched: this model can only be computed one task after"
         ),
         with_keys(),
     ):

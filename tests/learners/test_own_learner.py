@@ -116,9 +116,9 @@ def test_its_meta_gradient_is_that_of_a_loop_over_tasks(own: Typed) -> None:
     [
         (["inner.steps=50"], "inner.steps=50: with inner=none this key has no effect"),
         (["inner=sgd"], "uses no inner, so its keys would have no effect: type inner=none"),
-        (["engine.rematerialise=true"], "has no steps that could be computed again"),
-        (["metagradient=first_order"], "trains learners of the kind GradientAdaptation, ProtoNet is none"),
-        (["metagradient=multi_step"], "trains learners of the kind IterativeLearner, ProtoNet is none"),
+        (["engine.rematerialise=true"], "has no inner steps to recompute"),
+        (["metagradient=first_order"], "trains learners of the kind GradientAdaptation, not ProtoNet"),
+        (["metagradient=multi_step"], "trains learners of the kind IterativeLearner, not ProtoNet"),
         (["algo.adapts=head"], "algo.adapts=head: there is no such key; choose from (it has none)"),
         (["model=none"], "model.hidden=[8]: with model=none this key has no effect"),
     ],

@@ -121,7 +121,7 @@ def test_the_same_command_goes_on_unless_it_is_told_not_to(metarun, tmp_path: Pa
     assert "resuming at step 1 of 20" in again.stderr
     finished = metarun(*few)
     assert finished.returncode == 0
-    assert "finished before" in finished.stderr
+    assert "already finished" in finished.stderr
     assert finished.stdout == again.stdout
 
 
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(
     assert "status 1" in said
     (error,) = [line for line in said.splitlines() if line.startswith("metarun: ")]
     assert re.fullmatch(
-        r"metarun: No space left on device: .*; the last checkpoint is whole\. When that is mended, "
+        r"metarun: No space left on device: .*; the last checkpoint is intact\. Once that is fixed, "
         r"type metarun resume .*tiny/run",
         error,
     )

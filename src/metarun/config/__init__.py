@@ -1,1 +1,1 @@
-"""Hydra's mechanics: composition, options, overrides; the only place that touches its private parts."""
+"""Hydra's mechanics: composition, options, overrides; the only package that uses its private parts."""

@@ -24,23 +24,23 @@ from metarun.config.private import forget_registered_launchers
 from metarun.errors import ConfigError, MetarunError, did_you_mean
 from metarun.experiment.config import read_config
 
-# More options than that are not read in a message.
+# A message lists at most this many options.
 _MOST_OPTIONS = 20
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
-# Files of ours in hydra/launcher; the plugins that they configure register options of the same names.
+# Our files in hydra/launcher; the plugins that they configure register options with the same names.
 _OUR_LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "ray")
 
 
 def prepare_hydra() -> None:
-    """Make `${metarun.unique:}` known, and our launchers' files the only ones of their names.
+    """Register `${metarun.unique:}`, and remove the plugins' launchers that have the names of ours.
 
-    The first is six characters that two runs of one second do not share. The second keeps Hydra from taking
-    the plugins' own for a schema of ours, which it would do with a warning each time.
+    The resolver returns six random characters, which keep apart two runs of the same second. Hydra would take
+    the plugins' launchers for schemas of ours, with a warning each time.
     """
-    Plugins.instance()  # has imported the plugins after this
+    Plugins.instance()  # imports the plugins
     forget_registered_launchers(_OUR_LAUNCHERS)
     OmegaConf.register_new_resolver(
         "metarun.unique", lambda: secrets.token_hex(3), use_cache=True, replace=True
@@ -51,7 +51,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
     """Return a composed config as plain values with all interpolations resolved.
 
     Raises:
-        ConfigError: an interpolation leads nowhere, or a mandatory value is missing.
+        ConfigError: an interpolation cannot be resolved, or a mandatory value is missing.
     """
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -66,10 +66,10 @@ SEARCH_PATH = "hydra.searchpath"
 
 def search_path(config_dirs: Sequence[str]) -> str:
     """Return the override that lets Hydra find options in a user's own folders."""
-    places = [each if "://" in each else f"file://{Path(each).absolute()}" for each in config_dirs]
-    # Hydra takes these as they are, but for a quote.
-    within = [each.replace("'", "\\'") for each in places]
-    listed = ",".join(f"'{each}'" for each in within)
+    places = [folder if "://" in folder else f"file://{Path(folder).absolute()}" for folder in config_dirs]
+    # Hydra's grammar needs a backslash before a quote only.
+    escaped = [place.replace("'", "\\'") for place in places]
+    listed = ",".join(f"'{place}'" for place in escaped)
     return f"{SEARCH_PATH}=[{listed}]"
 
 
@@ -77,27 +77,27 @@ def own_config_dirs(hydra: Any) -> list[str]:
     """Return a user's own folders of groups, absolute, from Hydra's config of a run or a sweep."""
     typed = ("command-line", f"{SEARCH_PATH} in command-line")
     return [
-        str(Path(each.path).absolute()) if each.schema == "file" else f"{each.schema}://{each.path}"
-        for each in hydra.runtime.config_sources
-        if each.provider in typed
+        str(Path(source.path).absolute()) if source.schema == "file" else f"{source.schema}://{source.path}"
+        for source in hydra.runtime.config_sources
+        if source.provider in typed
     ]
 
 
 def quoted(text: str | Path) -> str:
-    """Return a text as a value in Hydra's grammar, where a quote within quotes has a backslash before it."""
+    """Return a text as a quoted value in Hydra's grammar, with backslash, quote and $ escaped."""
     escaped = str(text).replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
     return f"'{escaped}'"
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose the config that these overrides stand for, without running anything.
+    """Compose the config of these overrides, without running anything.
 
     Args:
         overrides: as on the command line.
         config_dirs: a user's own folders of groups, as in --config-dir.
 
     Raises:
-        ConfigError: they do not make a config.
+        ConfigError: the overrides do not compose.
     """
     prepare_hydra()
     _check_signatures(overrides, config_dirs)
@@ -107,26 +107,26 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
             return plain(compose("config", [*search, *overrides]))
     except MetarunError:
         raise
-    except Exception as error:  # of Hydra, of any kind: a group replaced by a list or a number, for instance
+    except Exception as error:  # Hydra raises many kinds, e.g. for a group replaced by a list or a number
         raise explain(error, overrides, config_dirs) from error
 
 
 def _check_signatures(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
-    """Raise ConfigError for an option of a user's whose file starts with a byte-order mark.
+    """Raise ConfigError if the file of a user's option starts with a byte-order mark.
 
-    Hydra takes it for a part of the first line, which may be `# @package …`, and says nothing.
+    Hydra silently reads it as part of the first line, which may be `# @package …`.
     """
     for word in overrides:
         group, _, option = word.lstrip("+").partition("=")
         for folder in config_dirs:
             path = Path(folder, group.partition("@")[0], f"{option}.yaml")
-            with suppress(OSError):  # no such file, nor one that there could be
+            with suppress(OSError):  # no such file, or not a valid path
                 if path.is_file() and path.read_bytes().startswith(BOM_UTF8):
                     raise ConfigError(f"{path}: starts with a byte-order mark; save it in UTF-8 without one")
 
 
 def explain(error: Exception, overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> ConfigError:
-    """Return one of Hydra's errors as one line that says what would be right."""
+    """Return one of Hydra's errors as one line that says what to type instead."""
     text = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
@@ -154,28 +154,28 @@ def explain(error: Exception, overrides: Sequence[str], config_dirs: Sequence[st
 
 
 def _not_utf8(error: UnicodeDecodeError, config_dirs: Sequence[str]) -> ConfigError:
-    """Name the files of a user's that Hydra cannot have read."""
+    """Return an error that names the user's yaml that is not in UTF-8."""
     for folder in config_dirs:
         for path in sorted(Path(folder).rglob("*.yaml")):
             try:
                 path.read_text(encoding="utf-8")
-            except OSError:  # a link that leads nowhere, or a folder: not what Hydra has read
+            except OSError:  # a broken link or a folder, which Hydra has not read
                 continue
-            except UnicodeDecodeError as own:
-                line = own.object[: own.start].count(b"\n") + 1
+            except UnicodeDecodeError as cause:
+                line = cause.object[: cause.start].count(b"\n") + 1
                 return ConfigError(f"{path}, line {line}: not in UTF-8; save it in that encoding")
     return ConfigError(f"a yaml is not in UTF-8 ({error}): save it in that encoding")
 
 
 def _unknown_key(key: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> ConfigError:
-    """Let our own check, which knows what would be right, speak of a key that Hydra does not know."""
+    """Return the error of our own check, which suggests a key, for a key that Hydra does not know."""
     others = []
     line = f"{key}=null"
-    for each in OverridesParser.create().parse_overrides(list(overrides)):
-        if each.key_or_group == key and not each.is_sweep_override():
-            line = str(each.input_line)
-        elif each.key_or_group != key and not each.is_sweep_override():
-            others.append(str(each.input_line))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == key and not override.is_sweep_override():
+            line = str(override.input_line)
+        elif override.key_or_group != key and not override.is_sweep_override():
+            others.append(str(override.input_line))
     try:
         read_config(compose_config([*others, f"+{line}"], config_dirs))
     except ConfigError as error:

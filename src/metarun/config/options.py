@@ -1,4 +1,4 @@
-"""What can be chosen: the groups and options of conf/, with the line that describes each.
+"""The groups and options of conf/, each option with the line that describes it.
 
 Reads the yaml files as text, so that help and list need neither Hydra nor torch.
 """
@@ -27,7 +27,7 @@ class Option:
     @classmethod
     def read(cls, path: Path) -> Option:
         """Read the comment at the top of a yaml."""
-        # Whatever a user's editor has written: one option that cannot be read should not hide the others.
+        # Tolerates what a user's editor has written: one unreadable option should not hide the others.
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             comment = [line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), file)]
         lines = [line for line in comment if not line.startswith("@package")]
@@ -36,18 +36,18 @@ class Option:
 
 def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
     """Return the options of each group in some conf folders, the first folder's first."""
-    found: dict[str, list[Option]] = {}
+    options: dict[str, list[Option]] = {}
     for folder in folders:
         for group in sorted(path for path in folder.rglob("*") if path.is_dir()):
-            # An editor's lock may be a link that leads nowhere.
-            options = [Option.read(path) for path in sorted(group.glob("*.yaml")) if path.is_file()]
-            if options:
-                found.setdefault(group.relative_to(folder).as_posix(), []).extend(options)
-    return found
+            # An editor's lock may be a broken link.
+            in_folder = [Option.read(path) for path in sorted(group.glob("*.yaml")) if path.is_file()]
+            if in_folder:
+                options.setdefault(group.relative_to(folder).as_posix(), []).extend(in_folder)
+    return options
 
 
 def check_config_dirs(config_dirs: Sequence[str], hint: str = "") -> None:
-    """Raise ConfigError where one of a user's own folders of groups is none."""
-    for each in config_dirs:
-        if "://" not in each and not Path(each).is_dir():
-            raise ConfigError(f"--config-dir {each}: it is not a folder{hint}")
+    """Raise ConfigError if one of a user's folders of groups is not a folder."""
+    for folder in config_dirs:
+        if "://" not in folder and not Path(folder).is_dir():
+            raise ConfigError(f"--config-dir {folder}: it is not a folder{hint}")

@@ -1,4 +1,4 @@
-"""key=value words on top of a config that was composed before."""
+"""key=value words that change a composed config."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from metarun.errors import ConfigError
 
 
 def single_values(words: Sequence[str]) -> list[Override]:
-    """Parse words that each give one value to one key.
+    """Parse words that each set one key to one value.
 
     Raises:
-        ConfigError: one of them does something else.
+        ConfigError: a word does something else.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
     except COMPOSITION_ERRORS as error:
         raise explain(error, words) from error
-    for each in parsed:
-        if each.is_delete():
-            raise ConfigError(f"{each.input_line}: every key is needed; type another value")
-        if each.is_sweep_override():
-            raise ConfigError(f"{each.input_line}: one value at a time; quote a text that has commas")
+    for override in parsed:
+        if override.is_delete():
+            raise ConfigError(f"{override.input_line}: every key is needed; type another value")
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: one value at a time; quote a text that has commas")
     return parsed
 
 
 def set_key(config: dict[str, Any], each: Override) -> dict[str, Any]:
-    """Give a dotted key of a config its value, in place, and return the node that has it.
+    """Set a dotted key of a config in place, and return the node that holds it.
 
     Raises:
         ConfigError: a part of the key has no keys.

@@ -1,6 +1,6 @@
-"""What metarun uses of Hydra and Optuna that they do not promise to keep; nothing else touches such parts.
+"""The private parts of Hydra and Optuna that metarun uses; no other module touches such parts.
 
-tests/config/test_private.py says when a version has changed one of them.
+tests/config/test_private.py fails when a new version has changed one of them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def all_combinations(parsed: Sequence[Override]) -> list[list[str]]:
 
 
 def forget_registered_launchers(names: Sequence[str]) -> None:
-    """Let files of these names in hydra/launcher be the only ones: plugins register options of their own."""
+    """Remove the plugins' launchers of these names, so that only the files in hydra/launcher remain."""
     registered = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
     for name in names:
         registered.pop(f"{name}.yaml", None)
@@ -47,7 +47,7 @@ def what_was_raised(job: JobReturn) -> Any:
 
 
 def trial_of(study: optuna.Study, frozen: optuna.trial.FrozenTrial) -> optuna.trial.Trial:
-    """Return a trial that can be reported to, of one that another process has begun."""
+    """Return a trial that accepts reports, for one that another process has started."""
     import optuna
 
     return optuna.trial.Trial(study, frozen._trial_id)

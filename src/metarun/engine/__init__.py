@@ -1,1 +1,1 @@
-"""How work is executed: which ways work, which is fastest, chunks, workers, memory, the compiler."""
+"""How work is executed: chunks, workers, memory, compilation, and the choice of the fastest engine."""

@@ -1,4 +1,4 @@
-"""The one place where tasks are cut into chunks, spread over workers, and halved where memory ends."""
+"""The only place that cuts tasks into chunks, spreads them over workers, and halves chunks if memory ends."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ShowProgress = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Wraps an iterable of so many results, as in a progress bar; may raise, to stop."""
+"""Wraps an iterable of results (second argument: how many) in e.g. a progress bar; may raise, to stop."""
 
 
 class Executor:
-    """Computes functions of tasks as an engine says.
+    """Computes functions of tasks in chunks, with an engine's settings.
 
     Args:
-        engine: how.
-        learner: what the functions compute with.
-        smaller: told when chunks have become smaller for good, before the work is done again.
+        engine: the settings.
+        learner: the learner that the functions use.
+        smaller: called when chunks have become smaller for good, before the work is repeated.
 
     Attributes:
-        engine: how it computes now.
+        engine: the current settings.
     """
 
     _in_use: ClassVar[Callable[[], Executor | None]] = lambda: None
@@ -51,16 +51,16 @@ class Executor:
         show: ShowProgress = lambda results, total: results,  # noqa: ARG005
         prepare: Callable[[Sequence[slice]], None] = lambda chunks: None,  # noqa: ARG005
     ) -> list[Result]:
-        """Return what a function makes of each chunk of so many tasks, in their order.
+        """Return the function's result for each chunk of the tasks, in order.
 
-        Where memory runs out everything is computed again, in chunks of half the size from then on.
+        If memory runs out it computes everything again, with chunks of half the size from then on.
 
         Args:
-            function: of the places of a chunk's tasks; called by several threads at once, it must change
-                nothing that they share.
-            tasks: how many.
+            function: takes the slice of a chunk's tasks; several threads call it at once, so it must not
+                change what they share.
+            tasks: number of tasks.
             show: wraps the results as they come.
-            prepare: told of the chunks before several threads work on them.
+            prepare: called with the chunks before several threads work on them.
 
         Raises:
             MetarunError: not even one task fits into memory.
@@ -78,14 +78,14 @@ class Executor:
                     raise too_large() from error
             self.engine = replace(self.engine, chunk=size // 2)
             self._smaller()
-            log.warning("memory ran out: from now on in chunks of %d tasks", self.engine.chunk)
+            log.warning("memory ran out: continuing with chunks of %d tasks", self.engine.chunk)
 
     def spread(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield what a function makes of each item, in their order, computed by all workers at once."""
+        """Yield the function's result for each item, in order, computed by all workers at once."""
         return self._workers().map(function, items)
 
     def _workers(self) -> Workers:
-        """Return the workers, after torch and the learner were told how to work if they do not know yet."""
+        """Return the workers; apply the engine to torch and the learner first, unless it is in use."""
         if self._used is None or self._used[0] != self.engine or Executor._in_use() is not self:
             self._used = self.engine, self.engine.use(self._learner)
             Executor._in_use = weakref.ref(self)
@@ -93,9 +93,9 @@ class Executor:
 
 
 def split_into_chunks(tasks: int, largest: int, workers: int = 1) -> list[slice]:
-    """Return the places of so many tasks in chunks.
+    """Return the slices that cut `tasks` tasks into chunks.
 
-    Chunks have `largest` tasks at most, are one a worker at least, and as equal as that goes.
+    Chunks have at most `largest` tasks, at most ⌈tasks / workers⌉, and sizes as equal as possible.
     """
     most = min(largest, math.ceil(tasks / workers))
     size = math.ceil(tasks / math.ceil(tasks / most))

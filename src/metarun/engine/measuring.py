@@ -1,4 +1,4 @@
-"""How long a task takes by each of several engines."""
+"""How long a task takes with each of several engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarun.learners import Learner
 from metarun.system.allocator import is_out_of_memory
 from metarun.tasks import Tasks
 
-# A larger chunk is not tried once one has lost by this factor, or this many seconds have gone.
+# Larger chunks are not tried once one was slower by this factor, or after this many seconds.
 _TOO_SLOW = 1.2
 _SECONDS = 2.0
 _ROUNDS = 5
@@ -27,11 +27,11 @@ _ROUNDS = 5
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of an engine.
+    """The timings of an engine.
 
     Attributes:
-        seconds: for a task, in each turn.
-        cores: how many the process had all to itself meanwhile, at most.
+        seconds: per task, in each turn.
+        cores: the most cores that the process had to itself meanwhile.
     """
 
     seconds: tuple[float, ...]
@@ -39,61 +39,61 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Of the seconds."""
+        """The median of the seconds."""
         return median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """The distance between the quartiles of the seconds; nothing where there is one."""
+        """The interquartile range of the seconds; 0 for a single turn."""
         if len(self.seconds) == 1:
             return 0.0
         low, _, high = quantiles(self.seconds, n=4, method="inclusive")
         return high - low
 
     def __or__(self, other: Timing) -> Timing:
-        """Return what both have measured."""
-        finite = [each.cores for each in (self, other) if math.isfinite(each.cores)]
+        """Return the timings of both."""
+        finite = [timing.cores for timing in (self, other) if math.isfinite(timing.cores)]
         return Timing(self.seconds + other.seconds, max(finite, default=math.inf))
 
 
 def measure(
     learner: Learner[Any], tasks: Tasks, compute: Callable[[Tasks], object], candidates: list[Engine]
 ) -> dict[Engine, Timing]:
-    """Return what was measured of the engines that are not far too slow, in their order.
+    """Return the timings of the engines that are not far too slow, in the candidates' order.
 
-    Every way of workers and threads is tried with larger and larger chunks until they are slower. Then those
-    that are near the best take turns, so that what happens on the machine meanwhile favours none of them.
+    Every pair of workers and threads is tried with larger and larger chunks until they get slower. Then the
+    engines near the best take turns, so that other load on the machine favours none of them.
 
     Raises:
-        MetarunError: memory does not suffice for any of them.
+        MetarunError: no candidate has enough memory.
     """
     timings: dict[Engine, Timing] = {}
-    for way in dict.fromkeys((each.workers, each.threads) for each in candidates):
-        began = time.perf_counter()
+    for pair in dict.fromkeys((engine.workers, engine.threads) for engine in candidates):
+        start = time.perf_counter()
         best = math.inf
-        for engine in (each for each in candidates if (each.workers, each.threads) == way):
+        for engine in (e for e in candidates if (e.workers, e.threads) == pair):
             timing = time_once(engine, learner, tasks, compute)
             if timing is None:
                 break
             timings[engine] = timing
             best = min(best, timing.median)
-            if timing.median > _TOO_SLOW * best or time.perf_counter() - began > _SECONDS:
+            if timing.median > _TOO_SLOW * best or time.perf_counter() - start > _SECONDS:
                 break
     if not timings:
         raise too_large()
     near = _near_the_best(timings)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for number in range(_ROUNDS if len(near) > 1 else 0):
         for engine in near if number % 2 else reversed(near):
             if timing := time_once(engine, learner, tasks, compute):
                 timings[engine] |= timing
-        if time.perf_counter() - began > _SECONDS:
+        if time.perf_counter() - start > _SECONDS:
             break
     return timings
 
 
 def _near_the_best(timings: dict[Engine, Timing]) -> list[Engine]:
-    """Return the engines of each number of workers that one more look may find the fastest."""
+    """Return the engines that may turn out fastest: near the best, or the best for a number of workers."""
     best = min(timing.median for timing in timings.values())
     firsts = {engine.workers: engine for engine in reversed(timings)}
     fastest = {
@@ -107,34 +107,34 @@ def _near_the_best(timings: dict[Engine, Timing]) -> list[Engine]:
 def time_once(
     engine: Engine, learner: Learner[Any], tasks: Tasks, compute: Callable[[Tasks], object]
 ) -> Timing | None:
-    """Time a chunk for every worker, all at once; None where they do not fit into memory."""
+    """Time one chunk per worker, all at once; None if they do not fit into memory."""
     chunks = [slice(first, first + engine.chunk) for first in range(0, len(tasks), engine.chunk)][
         : engine.workers
     ]
-    done = sum(len(range(*chunk.indices(len(tasks)))) for chunk in chunks)
+    task_count = sum(len(range(*chunk.indices(len(tasks)))) for chunk in chunks)
     executor = Executor(engine, learner)
     try:
-        took = [_time(executor, chunks, tasks, compute)]  # the first makes memory and thread pools
-        if took[0][0] < _SECONDS / 4:
-            took = []
-        while not took or (len(took) < 3 and sum(wall for wall, _ in took) < _SECONDS / 16):
-            took.append(_time(executor, chunks, tasks, compute))
+        times = [_time(executor, chunks, tasks, compute)]  # the first allocates memory and thread pools
+        if times[0][0] < _SECONDS / 4:
+            times = []
+        while not times or (len(times) < 3 and sum(wall for wall, _ in times) < _SECONDS / 16):
+            times.append(_time(executor, chunks, tasks, compute))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return None
-    wall, cpu = min(took)
-    return Timing((wall / done,), cpu / wall)
+    wall, cpu = min(times)
+    return Timing((wall / task_count,), cpu / wall)
 
 
 def _time(
     executor: Executor, chunks: list[slice], tasks: Tasks, compute: Callable[[Tasks], object]
 ) -> tuple[float, float]:
-    """Return the seconds that passed, and those that the cores have worked for this process."""
+    """Return the elapsed seconds, and the CPU seconds of this process."""
     device = tasks.support.x.device
-    began, worked = time.perf_counter(), time.process_time()
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in executor.spread(lambda chunk: compute(tasks.part(chunk)), chunks):
         pass
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - began, time.process_time() - worked
+    return time.perf_counter() - start, time.process_time() - cpu_start

@@ -1,4 +1,4 @@
-"""What a computation keeps in memory for its backward pass."""
+"""The memory that a computation keeps for its backward pass."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from metarun.tasks import Tasks
 
 
 def bytes_kept(compute: Callable[[Tasks], object], tasks: Tasks) -> int:
-    """Return the most bytes that autograd keeps at once while something is computed of these tasks."""
+    """Return the most bytes that autograd keeps at once during `compute(tasks)`."""
     memory = SavedTensorMemory()
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: _SavedTensor(tensor, memory), lambda kept: kept.tensor
+        lambda tensor: _SavedTensor(tensor, memory), lambda saved: saved.tensor
     ):
         compute(tasks)
     return max(1, memory.most)
 
 
 class SavedTensorMemory:
-    """Bytes of the storages that are kept now, and the most there were; several tensors may share one."""
+    """Bytes of the storages that are kept now, and the most so far; several tensors may share a storage."""
 
     def __init__(self) -> None:
         self.holders: Counter[int] = Counter()
@@ -31,7 +31,7 @@ class SavedTensorMemory:
 
 
 class _SavedTensor:
-    """A tensor that autograd keeps, counted for as long as it does."""
+    """A tensor that autograd keeps; it counts for as long as autograd keeps it."""
 
     def __init__(self, tensor: Tensor, memory: SavedTensorMemory) -> None:
         self.tensor, self._memory = tensor, memory
@@ -49,7 +49,7 @@ class _SavedTensor:
 
 
 def too_large() -> MetarunError:
-    """Return the error for when memory runs out with one task in it."""
+    """Return the error for a single task that does not fit into memory."""
     return MetarunError(
         "one task does not fit into memory",
         "@engine.rematerialise=true, @engine.workers=1, or a smaller @source.query or model",

@@ -1,4 +1,4 @@
-"""A meta-step of all tasks of a meta-batch, computed chunk by chunk."""
+"""A meta-step on all tasks of a meta-batch, computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metarun.tasks import Tasks
 Windows = Iterator[MetaStep]
 
 
-def meta_steps(  # noqa: PLR0917  (a meta-batch is what they all make up)
+def meta_steps(  # noqa: PLR0917  (together they define one meta-step)
     metagradient: MetaGradient[Any],
     learner: Learner[Any],
     tasks: Tasks,
@@ -24,15 +24,15 @@ def meta_steps(  # noqa: PLR0917  (a meta-batch is what they all make up)
     executor: Executor,
     meta_batch_size: int | None = None,
 ) -> Iterator[MetaStep]:
-    """Yield what each update of the outer loop in one meta-step follows: the mean over a meta-batch.
+    """Yield the MetaStep of each outer update in one meta-step, averaged over a meta-batch.
 
     Args:
-        metagradient: what is computed.
-        learner: whose meta-parameters are trained; they may change in between.
-        tasks: the meta-batch, or the share of it that this process has.
-        progress: where in the run it is.
+        metagradient: the meta-gradient to compute.
+        learner: has the meta-parameters, which may change between two updates.
+        tasks: the meta-batch, or this process's share of it.
+        progress: where in the run the meta-step is.
         executor: computes it.
-        meta_batch_size: tasks of the whole meta-batch; those of `tasks` by default.
+        meta_batch_size: number of tasks of the whole meta-batch; by default that of `tasks`.
 
     Raises:
         ConfigError: no meta-parameter has a gradient.
@@ -49,16 +49,16 @@ def meta_steps(  # noqa: PLR0917  (a meta-batch is what they all make up)
             for chunk in chunks:
                 metagradient.prepare(learner, tasks.part(chunk), progress, weight)
 
-    begun = executor.map(begin, len(tasks), prepare=compile_new)
-    chunks = [windows for windows, _ in begun]
-    # Summed in the order of the chunks, whichever worker is ready first: the same bits every time.
-    steps = [step for _, step in begun if step]
-    del begun
+    first_steps = executor.map(begin, len(tasks), prepare=compile_new)
+    chunks = [windows for windows, _ in first_steps]
+    # Summed in the order of the chunks, whichever worker finishes first: the same bits every time.
+    steps = [step for _, step in first_steps if step]
+    del first_steps
     while steps:
         total = MetaStep.sum(steps)
         if not total.gradients:
             raise ConfigError(
-                "nothing that is learned has a part in the query loss",
+                "the query loss depends on no meta-parameter",
                 "@loop.steps=1 or more, or another metagradient, update rule or @learner.adapts",
             )
         yield total

@@ -1,4 +1,4 @@
-"""Engines that were chosen before, in the cache folder, a file for each work."""
+"""Engines that earlier runs chose: one file per kind of work in the cache folder."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from metarun.metagradients import MetaGradient
 from metarun.system.files import as_json, cache_directory, write_text
 from metarun.tasks import Tasks
 
-_THREADS = torch.get_num_threads()  # before an engine says how many
+_THREADS = torch.get_num_threads()  # before an engine sets it
 
 
 def chosen_before(work: Mapping[str, Any], candidates: list[Engine]) -> tuple[Path, Engine | None]:
-    """Return where this work's choice is kept, and the candidate that was chosen, if one was."""
-    told = {**work, **_alike(candidates[0]), "candidates": [each.in_words() for each in candidates]}
-    digest = hashlib.sha256(as_json(told).encode()).hexdigest()[:16]
+    """Return the file of this work's choice, and the candidate chosen earlier, if any."""
+    options = [engine.in_words() for engine in candidates]
+    question = {**work, **_shared_settings(candidates[0]), "candidates": options}
+    digest = hashlib.sha256(as_json(question).encode()).hexdigest()[:16]
     path = cache_directory() / "engine" / f"{digest}.json"
-    kept = _kept(path)
+    choice = _read_choice(path)
     for engine in candidates:
-        if engine.in_words() == kept.get("chosen"):
-            return path, replace(engine, seconds_per_task=kept.get("a task takes at best"))
+        if engine.in_words() == choice.get("chosen"):
+            return path, replace(engine, seconds_per_task=choice.get("a task takes at best"))
     return path, None
 
 
 def keep_choice(
     path: Path, work: Mapping[str, Any], chosen: Engine, timings: Mapping[Engine, Timing]
 ) -> None:
-    """Keep what was chosen, and why, for the next run of this work.
+    """Write the choice and its timings, for the next run of this work.
 
     Raises:
         OSError: the cache folder cannot be written.
@@ -50,13 +51,13 @@ def keep_choice(
         "chosen": chosen.in_words(),
         "a task takes at best": timings[chosen].median,
         "a task takes": times,
-        "work": {**work, **_alike(chosen)},
+        "work": {**work, **_shared_settings(chosen)},
     }
     write_text(path, as_json(content, indent=2) + "\n")
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """Return what a file says was chosen; nothing where there is none, or it is damaged."""
+def _read_choice(path: Path) -> dict[str, Any]:
+    """Return the content of a choice's file; empty if it is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -66,7 +67,7 @@ def _kept(path: Path) -> dict[str, Any]:
     return content
 
 
-def _alike(engine: Engine) -> dict[str, Any]:
+def _shared_settings(engine: Engine) -> dict[str, Any]:
     """Return what all candidates have in common."""
     return {
         "engine": [engine.compile, engine.rematerialise, engine.tf32, engine.plain_attention],
@@ -76,30 +77,30 @@ def _alike(engine: Engine) -> dict[str, Any]:
 def describe(
     learner: Learner[Any], tasks: Tasks, metagradient: MetaGradient[Any] | None = None
 ) -> dict[str, Any]:
-    """Return all that the speed of a meta-gradient depends on, or of scoring tasks, in words."""
+    """Return all that the speed depends on, in words: of the meta-gradient, or of scoring without one."""
     device = tasks.support.x.device
-    what: dict[str, Any] = {"what": "scores"}
+    computation: dict[str, Any] = {"what": "scores"}
     if metagradient is not None:
         kind, settings = type(metagradient), vars(metagradient)
-        what = {
+        computation = {
             "metagradient": f"{kind.__module__}.{kind.__qualname__}",
-            "its settings": [f"{key}={each}" for key, each in settings.items() if key[0] != "_"],
+            "its settings": [f"{key}={value}" for key, value in settings.items() if key[0] != "_"],
         }
     return {
         "metarun": __version__,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        **what,
+        **computation,
         "learner": repr(learner),
         "steps": repr(getattr(learner, "loop", None)),
         "adapts": sorted(getattr(learner, "adapted_names", ())),
         "parameters": [[name, list(p.shape), str(p.dtype)] for name, p in learner.named_parameters()],
-        "examples": [[list(each.shape), str(each.dtype)] for each in tasks.tensors()],
+        "examples": [[list(tensor.shape), str(tensor.dtype)] for tensor in tasks.tensors()],
     }
 
 
 def _processor() -> str:
-    """Return what the processor calls itself, and how many cores torch may use."""
+    """Return the processor's instruction set, the number of threads torch starts with, and its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

@@ -19,7 +19,7 @@ Strategy = Literal["batched", "per_task"]
 
 
 class EngineSettings(BaseModel, extra="forbid", frozen=True):
-    """Attributes are the keys of conf/engine, in words there."""
+    """Attributes are the keys of conf/engine, which describes them."""
 
     strategy: Literal["auto"] | Strategy = "auto"
     chunk: Literal["auto"] | Size = "auto"
@@ -44,18 +44,18 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
 
 @dataclass(frozen=True)
 class Engine:
-    """What was chosen for a run, once and for all of it, so that its bits do not change.
+    """How a run is computed, chosen once for the whole run so that its bits do not change.
 
     Attributes:
-        chunk: tasks in memory at once, for each worker, while training and while evaluating.
-        threads: of each operation of torch on a CPU.
+        chunk: tasks in memory at once, per worker, while training and while evaluating.
+        threads: CPU threads of each torch operation.
         workers: chunks computed at once.
         keep_memory: whether the C library keeps large blocks for the next step.
         compile: whether the meta-gradient is compiled.
-        rematerialise: whether inner steps are computed again in the backward pass instead of kept.
+        rematerialise: whether the backward pass recomputes inner steps instead of keeping them.
         tf32: whether a GPU may round to TF32 in matrix products and convolutions.
-        plain_attention: whether attention is computed by kernels that have second derivatives.
-        seconds_per_task: as measured when it was chosen; None where it was not.
+        plain_attention: whether attention uses only kernels that have second derivatives.
+        seconds_per_task: as measured for the choice; None if nothing was measured.
     """
 
     chunk: int
@@ -70,15 +70,15 @@ class Engine:
 
     @property
     def strategy(self) -> Strategy:
-        """Whether tasks are computed together, or one after another."""
+        """Whether tasks are computed together or one after another."""
         return "per_task" if self.chunk == 1 else "batched"
 
     def in_words(self) -> dict[str, int]:
-        """Return what is chosen by measuring."""
+        """Return the settings that are chosen by measuring."""
         return {"chunk": self.chunk, "workers": self.workers, "threads": self.threads}
 
     def use(self, learner: Learner[Any]) -> Workers:
-        """Make torch and the learner work like this from now on, and return the workers."""
+        """Apply these settings to torch and the learner, and return the workers."""
         torch.set_num_threads(self.threads)
         if self.keep_memory:
             keep_large_blocks()
@@ -89,16 +89,16 @@ class Engine:
         return Workers(self.workers)
 
     def size(self, tasks: int) -> int:
-        """Return how many of so many tasks really form a chunk."""
+        """Return the size of a chunk when there are `tasks` tasks."""
         return min(self.chunk, math.ceil(tasks / self.workers))
 
 
 def use_attention(*, plain: bool) -> None:
-    """Let torch compute attention by its plain kernels only, or by any."""
-    # What torch vectorises by a loop of its own it says at every start; whether that is worth it is measured.
+    """Let torch compute attention with its plain kernels only, or with any."""
+    # torch warns at every start where vmap falls back to a loop; whether batching still pays is measured.
     warnings.filterwarnings("ignore", message="There is a performance drop")
     for allow in (
-        torch.backends.cuda.enable_flash_sdp,  # of CPUs too
+        torch.backends.cuda.enable_flash_sdp,  # on CPUs too
         torch.backends.cuda.enable_mem_efficient_sdp,
         torch.backends.cuda.enable_cudnn_sdp,
         torch.backends.mha.set_fastpath_enabled,

@@ -1,4 +1,4 @@
-"""The start-up choice of an engine: what is `auto` is measured, here, for this work, on this machine."""
+"""The choice of an engine at start-up: what is `auto` is measured, for this work, on this machine."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ from metarun.tasks import Tasks
 log = logging.getLogger("metarun")
 
 _THREADS = torch.get_num_threads()
-# Work below this size gains nothing from a second thread, and loses much where another process wants the
-# core: the default run takes 15 s with one thread; with two the same, and 57 s beside one busy process.
+# Smaller work gains nothing from a second thread, and loses much if another process wants the core: the
+# default run takes 15 s with one thread; with two the same, and 57 s beside one busy process.
 _SMALL_BYTES = 2**23
 
-# What all workers together may keep. Chunks that fit are measured, so this guards against swapping only.
+# The memory of all workers together. Chunks that fit are measured, so this only guards against swapping.
 _CPU_BYTES = 2**30
 _CUDA_FRACTION = 0.25
-# Beyond this a chunk is no faster, however small its tasks are.
+# Larger chunks are no faster, however small their tasks are.
 _MOST_TASKS = 256
 
-# Fewer workers are chosen only where they are faster by far, and remembered only where all cores were free.
+# Fewer workers are chosen only if clearly faster, and remembered only if all cores were free.
 _CLEARLY = 0.85
 _ALL_CORES = 0.85
-# Of a long inner loop, scoring is measured on so many entries of the curve.
+# Scoring a long inner loop is measured on this many entries of the curve.
 _STEPS_MEASURED = 6
-# Times that differ so much from one turn to the next say little.
+# Timings whose relative spread is larger are not remembered.
 _MOST_SPREAD = 0.25
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine is chosen for.
+    """The work that an engine is chosen for.
 
     Attributes:
-        learner: what computes.
-        tasks: a batch of those that it computes with.
-        compute: what is computed of some of them.
+        learner: the learner that computes.
+        tasks: a batch of its tasks.
+        compute: the computation to time, a function of some of the tasks.
         description: all that its speed depends on.
     """
 
@@ -63,7 +63,7 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where it is computed."""
+        """The device of the tasks."""
         return self.tasks.support.x.device
 
 
@@ -78,56 +78,55 @@ def choose(
 
     Chunks of 1, 2, 4, … tasks are measured as far as they fit into 1 GiB, or a quarter of a GPU's memory.
     Work on a CPU whose meta-batch keeps 8 MiB or more is large: it keeps its memory, and is measured with one
-    worker and with one for every core. What was measured clearly is remembered in the cache folder, so that
-    the next run of this work on this machine has the same engine and the same bits.
+    worker and with one per core. A clear choice is remembered in the cache folder, so that the next run of
+    this work on this machine has the same engine and the same bits.
 
     Args:
-        settings: what is not auto is kept.
-        metagradient: what is computed.
-        learner: whose.
+        settings: values that are not auto are fixed.
+        metagradient: the meta-gradient to compute.
+        learner: the learner it trains.
         tasks: a meta-batch.
         progress: the meta-step that takes the most time and memory.
 
     Raises:
-        ConfigError: the learner cannot be computed, or not as the settings have it.
+        ConfigError: the learner cannot be trained on these tasks, or not with these settings.
         MetarunError: one task does not fit into memory.
     """
-    when = progress or Progress()
+    costliest = progress or Progress()
     learner.rematerialise = settings.rematerialise
     try:
-        way = find_way(settings, metagradient, learner, tasks, when)
-        compute = lambda part: metagradient.gradients(learner, part, when, 1.0)
+        mode = find_way(settings, metagradient, learner, tasks, costliest)
+        compute = lambda part: metagradient.gradients(learner, part, costliest, 1.0)
         work = Work(learner, tasks, compute, describe(learner, tasks, metagradient))
-        one = bytes_kept(compute, tasks.part(slice(1)))
+        task_bytes = bytes_kept(compute, tasks.part(slice(1)))
     except MetarunError:
         raise
-    except Exception as error:  # of a user's class, of any kind
+    except Exception as error:  # a user's class may raise anything
         if is_out_of_memory(error):
             raise too_large() from error
         raise ConfigError(f"the learner cannot be trained on this data: {in_one_line(error)}") from error
     base = Engine(
         chunk=1,
-        keep_memory=work.device.type == "cpu" and one * len(tasks) >= _SMALL_BYTES,
+        keep_memory=work.device.type == "cpu" and task_bytes * len(tasks) >= _SMALL_BYTES,
         compile=settings.compile,
         rematerialise=settings.rematerialise,
         tf32=settings.tf32,
-        plain_attention=way.plain_attention,
+        plain_attention=mode.plain_attention,
     )
-    return _fastest(
-        work, _candidates(settings if way.together else _apart(settings), base, work, lambda: one)
-    )
+    open_settings = settings if mode.together else _one_at_a_time(settings)
+    return _fastest(work, _candidates(open_settings, base, work, lambda: task_bytes))
 
 
 def choose_for_evaluation(
     settings: EngineSettings, trained_by: Engine, learner: Learner[Any], tasks: Tasks
 ) -> Engine:
-    """Choose what is `auto` for scoring tasks like these, which keeps no graph of the inner loop.
+    """Choose what is `auto` for scoring tasks like these, without a graph of the inner loop.
 
     Args:
-        settings: what is not auto is kept.
-        trained_by: the engine of the training; what is no matter of speed is as there.
-        learner: whose scores; in training mode again afterwards if it was.
-        tasks: as many as are worth a chunk.
+        settings: values that are not auto are fixed.
+        trained_by: the engine of the training; settings that are not chosen for speed are the same.
+        learner: the learner to score; its mode is restored afterwards.
+        tasks: as many as the largest chunk that is worth measuring.
 
     Raises:
         MetarunError: one task does not fit into memory.
@@ -141,35 +140,36 @@ def choose_for_evaluation(
     learner.eval()
     try:
         work = Work(learner, tasks, compute, describe(learner, tasks))
-        # What could be trained one task after another only is scored so, too.
-        apart = trained_by.chunk == 1 and not learner.is_known
+        # If the learner was only trained one task after another, it is scored so, too.
+        one_by_one = trained_by.chunk == 1 and not learner.is_known
         base = replace(trained_by, chunk=1, threads=1, workers=1, compile=False)
-        one = tasks.part(slice(1))
-        candidates = _candidates(
-            _apart(settings) if apart else settings, base, work, lambda: bytes_kept(compute, one) + one.bytes
-        )
-        # It keeps less than a meta-gradient, so that smaller chunks are never faster.
-        return _fastest(work, [each for each in candidates if each.chunk >= trained_by.chunk] or candidates)
+        task = tasks.part(slice(1))
+        open_settings = _one_at_a_time(settings) if one_by_one else settings
+        candidates = _candidates(open_settings, base, work, lambda: bytes_kept(compute, task) + task.bytes)
+        # Scoring keeps less than a meta-gradient, so that smaller chunks are never faster.
+        return _fastest(work, [e for e in candidates if e.chunk >= trained_by.chunk] or candidates)
     finally:
         learner.train(was_training)
 
 
-def _apart(settings: EngineSettings) -> EngineSettings:
+def _one_at_a_time(settings: EngineSettings) -> EngineSettings:
     return settings.model_copy(update={"chunk": 1})
 
 
-def _candidates(settings: EngineSettings, base: Engine, work: Work, one: Callable[[], int]) -> list[Engine]:
+def _candidates(
+    settings: EngineSettings, base: Engine, work: Work, task_bytes: Callable[[], int]
+) -> list[Engine]:
     """Return the engines to measure, those with most workers first.
 
     Args:
-        settings: what is not auto is kept.
-        base: what they have in common.
-        work: what they are for.
-        one: says how many bytes one task keeps; asked where that matters.
+        settings: values that are not auto are fixed.
+        base: the settings that the engines have in common.
+        work: the work to measure them on.
+        task_bytes: returns the bytes that one task keeps; called only if chunks are measured.
     """
     tasks = len(work.tasks)
     is_open = settings.chunk == "auto" and settings.strategy != "per_task" and tasks > 1
-    fitting = _budget(work.device) // one() if is_open else tasks
+    fitting = _budget(work.device) // task_bytes() if is_open else tasks
     return [
         replace(base, workers=workers, threads=threads, chunk=chunk)
         for workers, threads in _workers_and_threads(settings, tasks, large=base.keep_memory)
@@ -195,7 +195,7 @@ def _workers_and_threads(settings: EngineSettings, tasks: int, *, large: bool) -
 
 
 def _chunks(settings: EngineSettings, fitting: int, tasks: int) -> list[int]:
-    """Return the chunk sizes to measure, where so many tasks fit and so many there are for a worker."""
+    """Return the chunk sizes to measure, given how many tasks fit and how many a worker has."""
     if settings.chunk != "auto":
         return [settings.chunk]
     if settings.strategy == "per_task":
@@ -212,38 +212,38 @@ def _budget(device: torch.device) -> int:
 
 
 def _fastest(work: Work, candidates: list[Engine]) -> Engine:
-    """Return the fastest engine, from the cache where this work was clearly measured before."""
+    """Return the fastest engine: from the cache if this work was clearly measured before."""
     if len(candidates) == 1:
         return candidates[0]
     timings: dict[Engine, Timing] = {}
     try:
-        path, before = chosen_before(work.description, candidates)
-        if before is not None:
-            return before
+        path, remembered = chosen_before(work.description, candidates)
+        if remembered is not None:
+            return remembered
         with lock(path):  # processes that start together measure one after another, and agree
-            _, before = chosen_before(work.description, candidates)
-            if before is not None:
-                return before
+            _, remembered = chosen_before(work.description, candidates)
+            if remembered is not None:
+                return remembered
             timings = measure(work.learner, work.tasks, work.compute, candidates)
             if _is_clear(timings):
                 keep_choice(path, work.description, _best(timings), timings)
     except OSError as error:
-        log.warning("engine: what is measured cannot be kept, the next run may choose otherwise: %s", error)
+        log.warning("engine: timings cannot be saved, so the next run may choose another engine: %s", error)
         timings = timings or measure(work.learner, work.tasks, work.compute, candidates)
     best = _best(timings)
     log.info(
         "engine: of %d measured, %s is the fastest%s",
         len(timings),
         best.in_words(),
-        "" if _is_clear(timings) else ", as far as that is clear on a busy machine; it is not remembered",
+        "" if _is_clear(timings) else ", but not clearly (is the machine busy?), so it is not remembered",
     )
     return replace(best, seconds_per_task=timings[best].median)
 
 
 def _best(timings: dict[Engine, Timing]) -> Engine:
-    """Return the fastest engine; one with fewer workers than the first only where it is so by far.
+    """Return the fastest engine; one with fewer workers than the first only if it is clearly faster.
 
-    On a machine that is busy just now one worker looks as good as two.
+    On a busy machine one worker looks as good as two.
     """
     first = next(iter(timings))
     handicapped = {
@@ -254,7 +254,7 @@ def _best(timings: dict[Engine, Timing]) -> Engine:
 
 
 def _is_clear(timings: dict[Engine, Timing]) -> bool:
-    """Say whether another measurement would come to the same."""
+    """Return whether another measurement would likely choose the same engine."""
     best, first = _best(timings), next(iter(timings))
     if timings[best].spread > _MOST_SPREAD * timings[best].median:
         return False

@@ -1,4 +1,4 @@
-"""Whether a training runs as fast as it was measured, and by which engine with the same bits it would."""
+"""Whether a training runs as fast as measured, and which engine with the same bits is the fastest now."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from metarun.tasks import Tasks
 
 log = logging.getLogger("metarun")
 
-_THREADS = torch.get_num_threads()  # before an engine says how many
+_THREADS = torch.get_num_threads()  # before an engine sets it
 
-# So many meta-steps in a row have to take so many times as long.
+# Measures again if the median of this many consecutive meta-steps is this many times as long as expected.
 _STEPS, _CLEARLY = 20, 1.5
 
 
 class Watch:
-    """Measures engines anew where meta-steps take clearly longer than they did when the engine was chosen.
+    """Measures engines again if meta-steps take clearly longer than they did when the engine was chosen.
 
-    What was measured on a busy machine may be wrong on a free one, and the other way round. Only the number
-    of workers changes, and only where the chunks stay the same: no bit of the results does.
+    Timings from a busy machine may be wrong on a free one, and vice versa. Only the number of workers
+    changes, and only if the chunks stay the same, so that the results keep every bit.
 
     Args:
-        engine: that was chosen.
-        tasks: of a meta-step.
+        engine: the chosen engine.
+        tasks: number of tasks of a meta-step.
         is_open: whether the number of workers may change at all.
     """
 
     def __init__(self, engine: Engine, tasks: int, *, is_open: bool) -> None:
         self._expected = (engine.seconds_per_task or 0.0) * tasks
-        self._alike = with_the_same_bits(engine, tasks) if is_open and self._expected else []
+        self._candidates = with_the_same_bits(engine, tasks) if is_open and self._expected else []
         self._times: deque[float] = deque(maxlen=_STEPS)
         self._pause = 0
 
     def notes(self, seconds: float) -> bool:
-        """Take note of how long a meta-step took, and say whether to measure again."""
-        if len(self._alike) < 2:
+        """Record how long a meta-step took, and return whether to measure again."""
+        if len(self._candidates) < 2:
             return False
         self._times.append(seconds)
         self._pause = max(0, self._pause - 1)
@@ -58,12 +58,12 @@ class Watch:
     def measure(self, learner: Learner[Any], tasks: Tasks, compute: Callable[[Tasks], object]) -> Engine:
         """Return the engine that is the fastest now.
 
-        A machine that stays slow is looked at more and more rarely.
+        On a machine that stays slow it is called more and more rarely.
         """
-        before = median(self._times)
-        timings = measure(learner, tasks, compute, self._alike)
+        observed = median(self._times)
+        timings = measure(learner, tasks, compute, self._candidates)
         fastest = min(timings, key=lambda engine: timings[engine].median)
-        self._expected = max(timings[fastest].median * len(tasks), before / _CLEARLY)
+        self._expected = max(timings[fastest].median * len(tasks), observed / _CLEARLY)
         self._times.clear()
         self._pause = 50 * _STEPS
         log.info("engine: meta-steps take longer than when it was chosen; now %s", fastest.in_words())
@@ -71,7 +71,7 @@ class Watch:
 
 
 def with_the_same_bits(engine: Engine, tasks: int) -> list[Engine]:
-    """Return the engines with any number of workers that cut so many tasks into the same chunks."""
+    """Return the engines, with any number of workers, that cut the tasks into the same chunks."""
     chunks = split_into_chunks(tasks, engine.chunk, engine.workers)
-    others = (replace(engine, workers=workers) for workers in range(_THREADS, 0, -1))
-    return [each for each in others if split_into_chunks(tasks, each.chunk, each.workers) == chunks]
+    candidates = (replace(engine, workers=workers) for workers in range(_THREADS, 0, -1))
+    return [e for e in candidates if split_into_chunks(tasks, e.chunk, e.workers) == chunks]

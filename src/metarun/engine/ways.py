@@ -16,11 +16,11 @@ log = logging.getLogger("metarun")
 
 
 class Way(NamedTuple):
-    """A way that works.
+    """A way of computing a learner.
 
     Attributes:
         together: whether several tasks may be computed at once.
-        plain_attention: whether attention is computed by kernels that have second derivatives.
+        plain_attention: whether attention uses only kernels that have second derivatives.
     """
 
     together: bool = True
@@ -34,46 +34,45 @@ def find_way(
     tasks: Tasks,
     progress: Progress | None = None,
 ) -> Way:
-    """Return the first way that works, the fastest first, and say so where that is not the first of all.
+    """Return the fastest way that works; log a warning if that is not the fastest of all.
 
-    Torch cannot vectorise all that a model may do (an LSTM), and its fused attention has no second
+    vmap cannot vectorise all that a model may do (an LSTM), and torch's fused attention has no second
     derivatives.
 
     Args:
-        settings: what is not auto there is kept to.
-        metagradient: what is to be computed; None: scores alone.
-        progress: at which meta-step.
-        learner: whose; in the mode that it is in afterwards.
-        tasks: real ones; two are used.
+        settings: values that are not auto are fixed.
+        metagradient: the meta-gradient to compute; None: scores only.
+        learner: the learner to compute; its mode is restored afterwards.
+        tasks: real tasks, of which the first two are used.
+        progress: where in the run the meta-step is.
 
     Raises:
-        ConfigError: none works, or none of those that the settings leave.
-        MetarunError: of the learner's own.
+        ConfigError: no way works, or none that the settings allow.
+        MetarunError: raised by the learner itself.
     """
     if learner.is_known:
         return Way()
-    apart = settings.strategy == "per_task" or settings.chunk == 1 or len(tasks) == 1
-    # Where tasks have to be computed together, the others are tried to say that they would do.
-    ways = [
-        Way(together, plain) for together in ([False] if apart else [True, False]) for plain in (False, True)
-    ]
+    one_by_one = settings.strategy == "per_task" or settings.chunk == 1 or len(tasks) == 1
+    # Even if the settings demand batches, one task at a time is tried, so that the error can suggest it.
+    batching = [False] if one_by_one else [True, False]
+    modes = [Way(together, plain) for together in batching for plain in (False, True)]
     errors: list[Exception] = []
-    for way in ways:
-        use_attention(plain=way.plain_attention)
+    for mode in modes:
+        use_attention(plain=mode.plain_attention)
         try:
-            _try(metagradient, learner, tasks.part(slice(2 if way.together else 1)), progress or Progress())
+            _try(metagradient, learner, tasks.part(slice(2 if mode.together else 1)), progress or Progress())
         except MetarunError:
             raise
-        except Exception as error:  # of torch or of a user's class, of any kind
+        except Exception as error:  # torch or a user's class may raise anything
             if is_out_of_memory(error):
                 raise
             errors.append(error)
             continue
         if errors:
-            _say(settings, way, errors[0])
+            _report_slower(settings, mode, errors[0])
         if metagradient is not None and metagradient.second_order:
             learner.check_second_derivatives(tasks)
-        return way
+        return mode
     raise _nothing_works(metagradient, errors[-1]) from errors[-1]
 
 
@@ -91,21 +90,21 @@ def _try(
         learner.train(was_training)
 
 
-def _say(settings: EngineSettings, way: Way, error: Exception) -> None:
+def _report_slower(settings: EngineSettings, mode: Way, error: Exception) -> None:
     reason = in_one_line(error)
-    if not way.together and (settings.strategy == "batched" or settings.chunk not in ("auto", 1)):
+    if not mode.together and (settings.strategy == "batched" or settings.chunk not in ("auto", 1)):
         key = (
             "@engine.strategy=batched"
             if settings.strategy == "batched"
             else f"@engine.chunk={settings.chunk}"
         )
         raise ConfigError(
-            f"{key}: this model can be computed one task after another only ({reason})",
+            f"{key}: this model can only be computed one task after another ({reason})",
             "@engine.chunk=auto @engine.strategy=auto",
         ) from error
-    done = [] if way.together else ["one task after another"]
-    done += ["with attention of plain kernels, which have second derivatives"] if way.plain_attention else []
-    log.warning("engine: the model is computed %s, since otherwise: %s", " and ".join(done), reason)
+    how = [] if mode.together else ["one task after another"]
+    how += ["with plain attention kernels, which have second derivatives"] if mode.plain_attention else []
+    log.warning("engine: the model is computed %s, as the fastest way fails: %s", " and ".join(how), reason)
 
 
 def _nothing_works(metagradient: MetaGradient[Any] | None, error: Exception) -> ConfigError:

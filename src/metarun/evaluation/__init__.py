@@ -1,1 +1,1 @@
-"""Testing a learner: curves on fixed tasks, streams, comparisons, a run brought back."""
+"""Testing a learner: curves on fixed tasks, streams, comparisons, a run reopened."""

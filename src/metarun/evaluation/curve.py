@@ -21,9 +21,9 @@ from metarun.tasks.metrics import LOSS, selected_by
 _Z95 = NormalDist().inv_cdf(0.975)
 
 Chunk = list[dict[str, Tensor]]
-"""[step] → scores of the tasks of a chunk by name, [T]."""
+"""For each step, the scores of a chunk's tasks by name, [T]."""
 
-# What runs have whose results do not say how to read their scores.
+# For runs whose results do not say how to read their scores.
 _BEFORE = {"accuracy": Measure("accuracy", higher_is_better=True, percent=True)}
 
 
@@ -36,7 +36,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Tensor) -> Estimate:
-        """Return the estimate from one value a task, [N]."""
+        """Return the estimate from one value per task, [N]."""
         values = values.double()
         spread = values.std().item() if len(values) > 1 else math.nan
         return cls(values.mean().item(), _Z95 * spread / math.sqrt(len(values)))
@@ -47,11 +47,11 @@ class Curve:
     """The scores of `tasks` tasks before adaptation (entry 0) and after each adaptation step.
 
     Attributes:
-        split: of the tasks.
-        tasks: how many.
-        steps: the scores by name, of each step.
-        measures: how to read them: the loss, then the metrics.
-        axis: what a step is; None where a learner has no steps, and one entry.
+        split: split of the tasks.
+        tasks: number of tasks.
+        steps: the scores by name, for each step.
+        measures: how to read the scores: the loss, then the metrics.
+        axis: what a step is; None for a learner without steps, whose curve has one entry.
     """
 
     split: Split
@@ -67,7 +67,7 @@ class Curve:
 
     @property
     def selection_score(self) -> float:
-        """What model selection maximises: the first metric, or the loss, with the sign that makes it so."""
+        """What model selection maximises: the first metric or else the loss, negated if lower is better."""
         measure = selected_by(self.measures)
         mean = self.final[measure.name].mean
         value = mean if measure.higher_is_better else -mean
@@ -75,11 +75,11 @@ class Curve:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Curve:
-        """Return the curve that `as_dict` made these values of; null stands for what is not a number."""
+        """Return the curve from the values of `as_dict`; null stands for NaN and infinity."""
         steps = [
             {
-                name: Estimate(*(math.nan if each[key] is None else each[key] for key in ("mean", "ci95")))
-                for name, each in scores.items()
+                name: Estimate(*(math.nan if score[key] is None else score[key] for key in ("mean", "ci95")))
+                for name, score in scores.items()
                 if name != "step"
             }
             for scores in content["curve"]
@@ -90,15 +90,15 @@ class Curve:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         curve = [
-            {"step": step, **{name: asdict(each) for name, each in scores.items()}}
+            {"step": step, **{name: asdict(estimate) for name, estimate in scores.items()}}
             for step, scores in enumerate(self.steps)
         ]
         return {
             "split": self.split,
             "tasks": self.tasks,
             "axis": self.axis,
-            "measures": [asdict(each) for each in self.measures],
-            "final": {name: asdict(each) for name, each in self.final.items()},
+            "measures": [asdict(measure) for measure in self.measures],
+            "final": {name: asdict(estimate) for name, estimate in self.final.items()},
             "curve": curve,
         }
 
@@ -106,7 +106,7 @@ class Curve:
 def measures_of(results: Mapping[str, Any]) -> dict[str, Measure]:
     """Return how to read the scores of a run's results, by name."""
     if "measures" in results:
-        return {each["name"]: Measure(**each) for each in results["measures"]}
+        return {measure["name"]: Measure(**measure) for measure in results["measures"]}
     return {name: _BEFORE.get(name, Measure(name)) for name in results.get("final", {})}
 
 
@@ -122,13 +122,13 @@ def evaluate(
 ) -> Curve:
     """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets.
 
-    Processes of one run take a share each, and all return the whole curve.
+    Each process of a run scores a share of the tasks, and all return the whole curve.
 
     Args:
-        learner: in training mode again afterwards, if it was.
-        source: of the episodes; prepared.
-        split: of the source.
-        tasks: how many episodes.
+        learner: the learner; its mode is restored afterwards.
+        source: source of the episodes, prepared.
+        split: split of the source.
+        tasks: number of episodes.
         executor: computes them.
         show: wraps the chunks as they come, as in a progress bar; may raise, to stop.
         ranks: this process among those of the run.
@@ -147,12 +147,12 @@ def evaluate(
     finally:
         learner.train(was_training)
     names = list(chunks[0][0])
-    own = [
+    local_values = [
         [torch.cat([scores[name] for scores in parts]) for name in names]
         for parts in zip(*chunks, strict=True)
     ]
-    values = ranks.gather(torch.stack([torch.stack(each) for each in own]))  # [step, name, task]
-    steps = [{name: Estimate.of(scores) for name, scores in zip(names, each, strict=True)} for each in values]
+    values = ranks.gather(torch.stack([torch.stack(step) for step in local_values]))  # [step, name, task]
+    steps = [{name: Estimate.of(scores) for name, scores in zip(names, step, strict=True)} for step in values]
     measures = Scoring(source.loss, tuple(source.metrics)).measures
     axis = learner.axis if isinstance(learner, IterativeLearner) else None
     return Curve(split, tasks, steps, measures, axis)

@@ -1,4 +1,4 @@
-"""A trained run brought back to be tested: its best learner, under the same or other conditions."""
+"""A trained run reopened for a test: its best learner, under the same or other conditions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from metarun.tasks.episodes import first_episodes
 
 log = logging.getLogger("metarun")
 
-# Keys that may differ between training and test: any other says what was trained, or would be ignored.
+# Keys that may differ between training and test: any other describes the training, or would be ignored.
 OPEN = (
     "data",
     "inner.test_steps",
@@ -42,11 +42,11 @@ OPEN = (
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's best learner and all that is needed to test it.
+    """A run's best learner and what is needed to test it.
 
     Attributes:
-        config: of the run, with what was overridden.
-        step: the meta-step of the checkpoint.
+        config: config of the run, with the overrides applied.
+        step: meta-step of the checkpoint.
     """
 
     run: Run
@@ -56,14 +56,13 @@ class Trained:
     step: int
 
     def executor(self) -> Executor:
-        """Return what computes as the run does."""
+        """Return an executor with the run's engine."""
         return Executor(self.engine, self.experiment.learner)
 
     def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
-        """Write a result into the run's evaluations/, say where, and return it.
+        """Write a result into the run's evaluations/, print its path, and return the path.
 
-        Where the run's folder cannot be written a warning says so, and None is returned: what was computed
-        has been shown before.
+        If the run's folder cannot be written, log a warning and return None: the result was shown before.
         """
         name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
         path = self.run.directory / name
@@ -83,18 +82,18 @@ def reopen(
     """Build a run's learner with the weights of its best checkpoint (the last, where none was validated).
 
     Args:
-        directory: of the run.
-        overrides: of keys that are open at a test; of `model` too, where every task starts afresh.
-        config_dirs: a user's own options.
+        directory: directory of the run.
+        overrides: overrides of the keys in OPEN; of `model` too, if every task starts afresh.
+        config_dirs: a user's own folders of groups.
         also_open: keys besides OPEN that may be overridden.
 
     Raises:
-        ConfigError: an override does not fit, or is not open at a test; or torchrun has started several
-            processes, which would all do the same.
+        ConfigError: an override does not fit, or its key cannot be changed for a test; or torchrun has
+            started several processes, which would all do the same.
         MetarunError: the directory is not a run's, or has no checkpoint.
     """
     if started() > 1:
-        raise ConfigError("a test is computed by one process: type the command without torchrun")
+        raise ConfigError("a test runs in one process: type the command without torchrun")
     run = Run.open(directory)
     trained = run.config()
     node = override(trained, overrides, config_dirs, also_open)
@@ -108,25 +107,25 @@ def reopen(
     experiment = build(config)
     try:
         experiment.learner.load_state_dict(state["learner"])
-    except RuntimeError as error:  # of torch, for what does not fit
+    except RuntimeError as error:  # torch's, for a state that does not fit
         raise ConfigError(
-            "this run's rule has weights for each parameter of its own network: leave data and model as they "
-            "are there; inner=lstm, mlp and metz fit any"
+            "this run's rule has weights for each parameter of its own network: leave data and model as in "
+            "the run; inner=lstm, mlp and metz fit any"
         ) from error
     experiment.source.prepare(experiment.device)
-    # What the run chose, unless something else is typed: with it the last bits are those of its own test.
+    # The run's engine, unless another is typed: with it the results equal the run's own test to the last bit.
     used = last or state
     chosen = {**used.get("evaluation_engine", used["engine"]), "compile": False}
-    before = trained["engine"]
-    chosen |= {key: value for key, value in config.engine if value not in ("auto", before.get(key, value))}
+    original = trained["engine"]
+    chosen |= {key: value for key, value in config.engine if value not in ("auto", original.get(key, value))}
     engine = Engine(**chosen)
     tasks = first_episodes(experiment.source, "test", experiment.dtype)
     experiment.learner.check(tasks)
-    way = find_way(config.engine, None, experiment.learner, tasks)
+    mode = find_way(config.engine, None, experiment.learner, tasks)
     engine = replace(
         engine,
-        chunk=engine.chunk if way.together else 1,
-        plain_attention=engine.plain_attention or way.plain_attention,
+        chunk=engine.chunk if mode.together else 1,
+        plain_attention=engine.plain_attention or mode.plain_attention,
     )
     return Trained(run, config, experiment, engine, state["step"])
 
@@ -140,50 +139,50 @@ def override(
     """Return a run's config with some keys, or the whole data group, replaced.
 
     Raises:
-        ConfigError: a key is not there, or is not open at a test.
+        ConfigError: a key does not exist, or cannot be changed for a test.
     """
     config = deepcopy(trained)
     # Groups first: single keys are meant for the option that was chosen.
-    for each in sorted(single_values(overrides), key=lambda each: "." in each.key_or_group):
-        _apply(config, each, config_dirs, also_open)
+    for word in sorted(single_values(overrides), key=lambda word: "." in word.key_or_group):
+        _apply(config, word, config_dirs, also_open)
     if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
-        log.warning("other split, seed or rotations than in training: test classes may have been trained on")
+        log.warning("split, seed or rotations differ from training: test classes may have been trained on")
     return config
 
 
 def _is_fresh(config: Mapping[str, Any]) -> bool:
-    """Say whether tasks start afresh, so that there may be other networks."""
+    """Return whether tasks start afresh, so that the network may differ."""
     return bool(config["algo"].get("start") == "fresh")
 
 
 def _apply(
-    config: dict[str, Any], each: Override, config_dirs: Sequence[str], also_open: Sequence[str]
+    config: dict[str, Any], word: Override, config_dirs: Sequence[str], also_open: Sequence[str]
 ) -> None:
-    key = each.key_or_group
+    key = word.key_or_group
     groups = ("data", "model") if _is_fresh(config) else ("data",)
     allowed = (*groups, *OPEN[1:], *also_open)
     if key == "data.train_shot" or not (key in allowed or key.startswith(tuple(f"{g}." for g in groups))):
         raise ConfigError(
-            f"{each.input_line}: {key} is not open at a test{did_you_mean(key, allowed)}; "
+            f"{word.input_line}: {key} cannot be changed for a test{did_you_mean(key, allowed)}; "
             f"choose from {', '.join(allowed)}"
         )
     if key in groups:
-        chosen = compose_config([str(each.input_line), f"seed={config['seed']}"], config_dirs)[key]
+        chosen = compose_config([str(word.input_line), f"seed={config['seed']}"], config_dirs)[key]
         # The run's own dataset stays as it was trained on; its default split could be another.
         if key == "model" or chosen.get("_target_") != config[key]["_target_"]:
             config[key] = chosen
         return
-    node = set_key(config, each)
+    node = set_key(config, word)
     if key == "engine.chunk":
-        node["strategy"] = "auto"  # that of the training says nothing about this chunk
+        node["strategy"] = "auto"  # the training's strategy may contradict this chunk
 
 
 def _check_shapes(trained: Config, now: Config) -> None:
-    """Raise ConfigError where the data does not fit the network that was trained."""
-    before, after = build_source(trained), build_source(now)
-    for what in ("input_shape", "output_size"):
-        if getattr(before, what) != getattr(after, what):
+    """Raise ConfigError if the data does not fit the network that was trained."""
+    trained_source, source = build_source(trained), build_source(now)
+    for name in ("input_shape", "output_size"):
+        if getattr(trained_source, name) != getattr(source, name):
             raise ConfigError(
-                f"data: the run was trained with {what} {getattr(before, what)}, this data has "
-                f"{getattr(after, what)}; type data and data.way as in the run"
+                f"data: the run was trained with {name} {getattr(trained_source, name)}, this data has "
+                f"{getattr(source, name)}; type data and data.way as in the run"
             )

@@ -1,4 +1,4 @@
-"""An update rule against hand-designed optimizers, each tuned on the same tasks and inner steps."""
+"""Compares an update rule with hand-designed optimizers, tuned on the same tasks and inner steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RATES = tuple(c * 10.0**e for e in range(-4, 2) for c in (1, 2, 5))
 
 @dataclass(frozen=True)
 class Entry:
-    """One optimizer's curve on the test tasks, and the rate it was tuned to; the learned one has none."""
+    """An optimizer's curve on the test tasks, and its tuned learning rate (None for the learned rule)."""
 
     name: str
     lr: float | None
@@ -46,17 +46,17 @@ def against_tuned(
 ) -> Iterator[Entry]:
     """Yield the learner's own rule, then SGD, momentum, RMSProp and Adam, all from the same starts.
 
-    The others' rate is the one of RATES with the lowest mean loss after the last step on validation tasks;
-    everything else about them is as torch.optim has it. The learner is left with its own rule.
+    The others' learning rate is the one of RATES with the lowest mean loss after the last step on validation
+    tasks; their other settings are torch.optim's defaults. The learner gets its own rule back.
     """
 
     def curve(rule: UpdateRule, split: Split, tasks: int) -> Curve:
         learner.rule = rule
         return evaluate(learner, source, split, tasks, executor)
 
-    own = learner.rule
+    learned_rule = learner.rule
     try:
-        yield Entry("learned", None, own, curve(own, "test", test_tasks))
+        yield Entry("learned", None, learned_rule, curve(learned_rule, "test", test_tasks))
         for name, make in HAND_DESIGNED.items():
             finals = {}
             for lr in RATES:
@@ -66,28 +66,28 @@ def against_tuned(
             rule = make(lr=best)
             yield Entry(name, best, rule, curve(rule, "test", test_tasks))
     finally:
-        learner.rule = own
+        learner.rule = learned_rule
 
 
 def response(rule: UpdateRule, gradients: torch.Tensor, past: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return how far a rule moves a coordinate whose gradient was `past` for some steps and is now another.
+    """Return a rule's step on a coordinate whose gradient was `past` for some steps and now is `gradients`.
 
     Args:
-        rule: one that moves every coordinate alike.
+        rule: a rule that treats every coordinate in the same way.
         gradients: [n], of the last step.
-        past: [m], of the steps before it; with many steps their momentum.
-        steps: how many before it.
+        past: [m], of the steps before it; after many steps this is the momentum.
+        steps: number of steps before the last.
 
     Returns:
         The change of the coordinate in the last step, [m, n].
     """
-    now = gradients.expand(len(past), -1).reshape(1, -1)
-    before = past[:, None].expand(-1, len(gradients)).reshape(1, -1)
+    last_gradients = gradients.expand(len(past), -1).reshape(1, -1)
+    past_gradients = past[:, None].expand(-1, len(gradients)).reshape(1, -1)
     with torch.no_grad():
-        params: dict[str, torch.Tensor] = {"w": torch.zeros_like(now)}
+        params: dict[str, torch.Tensor] = {"w": torch.zeros_like(last_gradients)}
         state: Any = rule.init(params)
         for step in range(steps):
-            moved, state = rule.update(params, {"w": before}, state, step)
-            params = {"w": torch.zeros_like(moved["w"])}
-        after, _ = rule.update(params, {"w": now}, state, steps)
-    return after["w"].view(len(past), len(gradients))
+            updated, state = rule.update(params, {"w": past_gradients}, state, step)
+            params = {"w": torch.zeros_like(updated["w"])}
+        updated, _ = rule.update(params, {"w": last_gradients}, state, steps)
+    return updated["w"].view(len(past), len(gradients))

@@ -1,1 +1,1 @@
-"""One experiment: its config typed and checked, its objects assembled."""
+"""One experiment: its typed and checked config, and the objects built from it."""

@@ -1,4 +1,4 @@
-"""From a checked config to the objects of a training: every `_target_` is instantiated here."""
+"""Builds the objects of a training from a checked config: every `_target_` is instantiated here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from metarun.tasks import Metric, TaskSource
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a training and an evaluation work with."""
+    """The objects that training and evaluation share."""
 
     device: torch.device
     dtype: torch.dtype
@@ -46,27 +46,30 @@ def build(config: Config) -> Experiment:
     learner_class = locate("algo", config.algo)
     needs = _needs(config, target_fields(learner_class).types)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
-    given: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
+    arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
     if needs & {"model", "make_model"}:
         outputs = _model_output_size(learner_class, source.output_size)
         make_model = _make("model", config.model, _partial_=True, **{**shapes, "output_size": outputs})
-        given["make_model"] = make_model
+        arguments["make_model"] = make_model
     if "model" in needs:
-        given["model"] = _build_model(config, outputs, shapes, dtype)
+        arguments["model"] = _build_model(config, outputs, shapes, dtype)
     if "rule" in needs:
         rule = {key: value for key, value in config.inner.items() if key not in InnerLoop.model_fields}
-        given["rule"] = _make("inner", rule, **_wanted("inner", rule, shapes))
+        arguments["rule"] = _make("inner", rule, **_wanted("inner", rule, shapes))
     if "loop" in needs:
-        given["loop"] = InnerLoop(**{k: v for k, v in config.inner.items() if k in InnerLoop.model_fields})
-    learner: Learner[Any] = _make("algo", config.algo, **{n: v for n, v in given.items() if n in needs})
+        loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
+        arguments["loop"] = InnerLoop(**loop)
+    learner: Learner[Any] = _make(
+        "algo", config.algo, **{name: value for name, value in arguments.items() if name in needs}
+    )
     return Experiment(device, dtype, source, learner.to(device, dtype))
 
 
 def _needs(config: Config, arguments: Collection[str]) -> set[str]:
-    """Return what a learner's constructor is given.
+    """Return the arguments of a learner's constructor that metarun passes.
 
     Raises:
-        ConfigError: it needs a group that is none, or a group is given that it does not need.
+        ConfigError: it needs a group that is `none`, or does not use a group that is not.
     """
     needs = set(arguments) & set(GIVEN["algo"])
     algo = config.algo["_target_"]
@@ -90,16 +93,16 @@ def _model_output_size(learner_class: Any, outputs: int | None) -> int | None:
 def _build_model(
     config: Config, outputs: int | None, shapes: Mapping[str, Any], dtype: torch.dtype
 ) -> nn.Module:
-    """Return the model with so many outputs, or, without outputs, its body alone."""
-    # A model is a plain nn.Module and torch's layers draw their weights from the global generator:
-    # it is seeded here, for the model alone, and put back as it was.
+    """Return the model with `outputs` outputs, or its body alone if that is None."""
+    # A model is a plain nn.Module, and torch's layers draw their weights from the global generator:
+    # it is seeded here for the model alone, and then restored.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(Streams(config.seed, config.seeding).start("model"))
         model: nn.Module = _make("model", config.model, **{**shapes, "output_size": outputs}).to(dtype)
     if outputs is None and not isinstance(getattr(model, "features", None), int):
         raise ConfigError(
-            f"model._target_={config.model['_target_']}: algo._target_={config.algo['_target_']} wants an "
-            f"embedding, and without output_size this model has no `features`, the number of its entries"
+            f"model._target_={config.model['_target_']}: algo._target_={config.algo['_target_']} needs an "
+            f"embedding, and without output_size this model has no `features`, the embedding's size"
         )
     return model
 
@@ -107,30 +110,30 @@ def _build_model(
 @with_keys()
 def build_source(config: Config) -> TaskSource:
     """Build the task source; nothing is read from disk yet."""
-    given = _wanted("data", config.data, {"dtype": _dtype(config), "seeding": config.seeding})
-    if "dtype" not in given and config.dtype != "float32":
+    arguments = _wanted("data", config.data, {"dtype": _dtype(config), "seeding": config.seeding})
+    if "dtype" not in arguments and config.dtype != "float32":
         raise ConfigError(
             f"dtype={config.dtype}: {config.data['_target_']} always makes float32: "
-            f"give it an argument dtype, or type dtype=float32"
+            f"give it a `dtype` argument, or type dtype=float32"
         )
-    source: TaskSource = _make("data", config.data, **given)
+    source: TaskSource = _make("data", config.data, **arguments)
     target = config.data["_target_"]
     for name, fits, wanted in _SOURCE:
-        found = getattr(source, name, None)
-        if not fits(found):
-            raise ConfigError(f"data._target_={target}: its {name} is {found!r:.60}, expected {wanted}")
+        value = getattr(source, name, None)
+        if not fits(value):
+            raise ConfigError(f"data._target_={target}: its {name} is {value!r:.60}, expected {wanted}")
     return source
 
 
 def _is_shape(value: object) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(each, int) for each in value)
+    return isinstance(value, Sequence) and all(isinstance(size, int) for size in value)
 
 
 def _are_metrics(value: object) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(each, Metric) for each in value)
+    return isinstance(value, Sequence) and all(isinstance(metric, Metric) for metric in value)
 
 
-# What a learner and a model are built from, and what a training calls.
+# The attributes of a task source that learner, model and training use: name, check, what is expected.
 _SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
     ("output_size", lambda value: value is None or isinstance(value, int), "a whole number, or None"),
@@ -142,7 +145,7 @@ _SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
 
 
 def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a class has arguments for, of what is there for those that do."""
+    """Return those of the offered arguments that the class of a node takes."""
     fields = target_fields(locate(group, node)).types
     return {name: value for name, value in offered.items() if name in fields}
 
@@ -153,7 +156,7 @@ def _dtype(config: Config) -> torch.dtype:
 
 @with_keys()
 def check_fit(config: Config) -> None:
-    """Raise ConfigError where the groups do not fit together; nothing is read, kept, or put on a GPU."""
+    """Raise ConfigError if the groups do not fit together; reads and writes no files, and uses no GPU."""
     learner = build(config.model_copy(update={"device": "cpu"})).learner
     build_metagradient(config, learner)
     build_outer(config, learner)
@@ -166,7 +169,7 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[An
     if not isinstance(learner, metagradient.learner):
         raise ConfigError(
             f"metagradient._target_={config.metagradient['_target_']} with these settings trains "
-            f"learners of the kind {metagradient.learner.__name__}, {type(learner).__name__} is none: type "
+            f"learners of the kind {metagradient.learner.__name__}, not {type(learner).__name__}: type "
             f"metagradient=exact"
         )
     metagradient.check(learner)
@@ -184,8 +187,8 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[An
         )
     if config.engine.rematerialise and not learner.can_rematerialise:
         raise ConfigError(
-            f"engine.rematerialise=true: algo._target_={config.algo['_target_']} has no steps that could be "
-            f"computed again: type engine.rematerialise=false"
+            f"engine.rematerialise=true: algo._target_={config.algo['_target_']} has no inner steps to "
+            f"recompute: type engine.rematerialise=false"
         )
     return metagradient
 
@@ -194,10 +197,10 @@ def _not_to_compile(metagradient: MetaGradient[Any], learner: Learner[Any]) -> s
     if reason := learner.not_to_compile:
         return reason
     if not metagradient.constant:
-        often = ", or updates more than once in it (metagradient.update=window)"
+        repeated = ", or updates more than once per step (metagradient.update=window)"
         return (
             f"this meta-gradient is not the same computation at every step"
-            f"{often if metagradient.steps_per_window else ''}"
+            f"{repeated if metagradient.steps_per_window else ''}"
         )
     return ""
 
@@ -215,7 +218,7 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     if not trained:
         raise ConfigError(
             f"there is nothing to learn: no parameter of {config.model.get('_target_')} requires a gradient, "
-            f"and {config.inner.get('_target_')} has no weights; free some parameters, or type inner=metasgd"
+            f"and {config.inner.get('_target_')} has no weights; unfreeze some, or type inner=metasgd"
         )
     try:
         outer = Outer(config.outer, make, trained, config.train.steps)
@@ -228,25 +231,25 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
 
 
 def _check_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
-    """Raise ConfigError for an optimizer that wants to compute losses itself, or other gradients."""
+    """Raise ConfigError for an optimizer that needs a closure or sparse gradients."""
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     needs_closure = closure is not None and closure.default is closure.empty
     if needs_closure or isinstance(optimizer, torch.optim.SparseAdam):
-        wants = "to compute the loss again in each step" if needs_closure else "sparse gradients"
+        needs = "to recompute the loss in each step" if needs_closure else "sparse gradients"
         raise ConfigError(
-            f"outer.optimizer._target_={config.outer.optimizer['_target_']} wants {wants}: type outer=adam"
+            f"outer.optimizer._target_={config.outer.optimizer['_target_']} needs {needs}: type outer=adam"
         )
 
 
-def _make(group: str, node: Mapping[str, Any], **given: Any) -> Any:
-    """Call what a node's `_target_` names; only that: what is nested in its arguments stays plain values.
+def _make(group: str, node: Mapping[str, Any], **arguments: Any) -> Any:
+    """Call a node's `_target_` with its keys and the arguments; nested nodes stay plain values.
 
     Raises:
-        MetarunError: its own complaint, as it is.
-        ConfigError: it fails in another way, or makes something else than the group is for.
+        MetarunError: raised by the target itself.
+        ConfigError: the target fails in another way, or returns an object of another kind than the group's.
     """
     try:
-        made = instantiate(dict(node), **given, _convert_="all", _recursive_=False)
+        instance = instantiate(dict(node), **arguments, _convert_="all", _recursive_=False)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, MetarunError):
@@ -254,16 +257,16 @@ def _make(group: str, node: Mapping[str, Any], **given: Any) -> Any:
         if is_out_of_memory(cause):
             raise ConfigError(f"{group}: it does not fit into memory: type smaller sizes") from error
         raise ConfigError(f"{group}._target_={node['_target_']} fails: {in_one_line(cause)}") from error
-    if not given.get("_partial_"):
-        check_made(group, made)
-    return made
+    if not arguments.get("_partial_"):
+        check_made(group, instance)
+    return instance
 
 
 def chosen_device(name: str) -> torch.device:
     """Return the device of a checked `device` setting."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: a card for each process
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: one GPU per process
         name = f"cuda:{os.environ['LOCAL_RANK']}"
         check_device(name)
     return torch.device(name)

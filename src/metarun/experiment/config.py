@@ -1,4 +1,4 @@
-"""The typed config: every group checked on its own, then the groups against each other and the machine."""
+"""The typed config: checks every group, then the groups against each other and the machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _device(name: str) -> str:
 
 
 class TrainSettings(BaseModel, extra="forbid", frozen=True):
-    """Attributes are the keys of conf/train, in words there."""
+    """Attributes are the keys of conf/train, which describes them."""
 
     steps: Steps
     meta_batch: Count
@@ -40,7 +40,7 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     test_tasks: Count
     keep: SizeOrNone = 2
     resume: Literal["auto", "never"] = "auto"
-    max_time: Duration | None = None  # seconds, once it is read
+    max_time: Duration | None = None  # seconds after parsing
     on_nonfinite: Literal["stop", "skip"] = "stop"
     patience: SomeSteps | None = None
 
@@ -48,13 +48,14 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     def _agree(self) -> Self:
         if self.patience and not self.validate_every:
             raise ValueError(
-                f"train.patience={self.patience} counts validations, and train.validate_every=0: type another"
+                f"train.patience={self.patience} counts validations, and train.validate_every=0 makes none: "
+                f"type another train.validate_every"
             )
         return self
 
 
 class Config(BaseModel, extra="forbid", frozen=True):
-    """One whole config; groups that name a class stay plain values until it is built."""
+    """A whole config; groups that name a class stay plain values until they are built."""
 
     seed: Seed
     device: Annotated[str, AfterValidator(_device)]
@@ -71,7 +72,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     suggested: dict[str, float]
 
 
-# What metarun passes to each group's class itself, so that nobody types it.
+# The arguments of each group's class that metarun passes itself, so that nobody types them.
 GIVEN: dict[str, tuple[str, ...]] = {
     "algo": ("model", "make_model", "rule", "loop", "seed", "seeding", "input_shape", "output_size"),
     "metagradient": (),
@@ -81,10 +82,10 @@ GIVEN: dict[str, tuple[str, ...]] = {
 }
 
 
-# Groups of which a learner may need nothing.
+# Groups that a learner may not need.
 MAY_BE_NONE = ("model", "inner")
 
-# What each group's class derives from.
+# The base class of each group's class.
 KINDS: dict[str, type] = {
     "algo": Learner,
     "metagradient": MetaGradient,
@@ -95,13 +96,13 @@ KINDS: dict[str, type] = {
 
 
 def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]) -> None:
-    """Raise ConfigError for a class, or a function by its annotation, of another kind than the group's.
+    """Raise ConfigError if a class, or a function's return annotation, is not of the group's kind.
 
-    It is not called before: the config may be that of a run from a stranger, and its target any function.
+    The target is not called first: the config may come from a stranger's run, its target may be any function.
     """
-    made = target if inspect.isclass(target) else _annotated(target)
+    returned = target if inspect.isclass(target) else _annotated(target)
     kind = KINDS.get(group)
-    if inspect.isclass(made) and (issubclass(made, kind) if kind else hasattr(made, "batch")):
+    if inspect.isclass(returned) and (issubclass(returned, kind) if kind else hasattr(returned, "batch")):
         return
     wanted = (
         f"a subclass of {kind.__module__}.{kind.__qualname__}" if kind else "a class with the method batch"
@@ -111,18 +112,18 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
 
 
 def _annotated(function: Callable[..., Any]) -> Any:
-    """Return what a function says it returns; None where it does not, or says it to a type checker alone."""
+    """Return a function's return annotation; None if there is none, or only a type checker can resolve it."""
     try:
         return get_type_hints(function).get("return")
-    except Exception:  # of names that are not there, in many ways
+    except Exception:  # unknown names raise many kinds
         return None
 
 
 def check_made(group: str, made: Any) -> None:
-    """Raise ConfigError where what was made for a group is of another kind."""
+    """Raise ConfigError if the object built for a group is of another kind."""
     kind = KINDS.get(group)
     if kind and not isinstance(made, kind):
-        raise ConfigError(f"{group}: expected a {kind.__qualname__}, {type(made).__name__} was made")
+        raise ConfigError(f"{group}: expected a {kind.__qualname__}, got {type(made).__name__}")
 
 
 def read_config(node: Mapping[str, Any], home: str = "") -> Config:
@@ -130,29 +131,29 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
 
     Args:
         node: the config.
-        home: the folder that the run was started in, to say where a class may be that cannot be imported.
-            Nothing is imported from there unasked: a run may be from a stranger.
+        home: the folder that the run was started in, for the message about a class that cannot be imported.
+            Nothing is imported from there: a run may be from a stranger.
 
     Raises:
-        ConfigError: with one line that names the key, what was given and what would be right.
+        ConfigError: names the key, the given value and what to type instead, in one line.
     """
     root = settings_fields(Config)
-    # The groups' own contents are checked below, where a message can name the key inside.
+    # The groups' contents are checked below, where a message can name the key inside.
     for group in root.types.keys() - {"seed", "device", "dtype", "seeding", "suggested"}:
         root.types[group] = dict[str, Any]
     check("", node, root)
-    for group, given in GIVEN.items():
+    for group, passed in GIVEN.items():
         if group in MAY_BE_NONE and node[group].get("_target_", "") is None:
             _check_is_none(group, node[group])
             continue
         target = locate(group, node[group], home)
         check_target(group, node[group], target)
-        fields = target_fields(target, given)
+        fields = target_fields(target, passed)
         if group == "inner":
             loop = settings_fields(InnerLoop)
-            if taken := sorted(fields.types.keys() & loop.types.keys()):
+            if clashes := sorted(fields.types.keys() & loop.types.keys()):
                 raise ConfigError(
-                    f"inner._target_={node[group]['_target_']}: {taken[0]} is the inner loop's own key; "
+                    f"inner._target_={node[group]['_target_']}: {clashes[0]} is the inner loop's own key; "
                     f"give the rule's argument another name"
                 )
             fields |= loop
@@ -168,12 +169,12 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     check_device(node["device"])
     try:
         return Config.model_validate(dict(node))
-    except ValidationError as error:  # as a rule of keys that do not agree: single ones are checked above
-        raise ConfigError("; ".join(_said(each) for each in error.errors())) from error
+    except ValidationError as error:  # usually keys that do not agree: single keys are checked above
+        raise ConfigError("; ".join(_message(detail) for detail in error.errors())) from error
 
 
 def _check_is_none(group: str, node: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a key of a group that is not there."""
+    """Raise ConfigError if a group that is `none` has a key."""
     for key, value in node.items():
         if key != "_target_":
             raise ConfigError(
@@ -182,27 +183,27 @@ def _check_is_none(group: str, node: Mapping[str, Any]) -> None:
             )
 
 
-def _said(error: Mapping[str, Any]) -> str:
-    """Return what a validator of ours says, or what pydantic says of a key."""
-    own = error.get("ctx", {}).get("error")
-    return str(own) if own else f"{'.'.join(str(each) for each in error['loc'])}: {error['msg']}"
+def _message(error: Mapping[str, Any]) -> str:
+    """Return the message of our own validator, or else pydantic's about the key."""
+    cause = error.get("ctx", {}).get("error")
+    return str(cause) if cause else f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
 
 
-# Keys of some models, which an algorithm sets.
+# Keys of some models that an algorithm sets.
 _PARTS = {"context": "context parameters, which algo=cavia adapts", "warp": "warp layers, as algo=tnet has"}
 
 
 def _check_has_parts(model: Mapping[str, Any], fields: Fields) -> None:
-    """Raise ConfigError where an algorithm asks for what this model cannot have."""
-    for key, what in _PARTS.items():
+    """Raise ConfigError if an algorithm sets a key that this model does not have."""
+    for key, part in _PARTS.items():
         if key in model and key not in fields.types and not fields.open_ended:
             raise ConfigError(
-                f"model._target_={model['_target_']} has no {what}: type model=mlp or model=conv4"
+                f"model._target_={model['_target_']} has no {part}: type model=mlp or model=conv4"
             )
 
 
 def check_device(name: str) -> None:
-    """Raise ConfigError where there is no such device on this machine."""
+    """Raise ConfigError if this machine has no such device."""
     if not name.startswith("cuda"):
         return
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class OuterSettings(BaseModel, extra="forbid", frozen=True):
-    """Attributes are the keys of conf/outer, in words there."""
+    """Attributes are the keys of conf/outer, which describes them."""
 
     optimizer: dict[str, Any]
     lr: NonNegativeFloat
@@ -32,11 +32,11 @@ class OuterSettings(BaseModel, extra="forbid", frozen=True):
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of meta-step `step` of `steps`, a pure function of both."""
-        done = step / steps
+        fraction = step / steps
         if self.schedule == "linear":
-            return self.lr + (self.final_lr - self.lr) * done
+            return self.lr + (self.final_lr - self.lr) * fraction
         if self.schedule == "cosine":
-            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+            return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * fraction)) / 2
         return self.lr
 
 
@@ -44,10 +44,10 @@ class Outer:
     """One optimizer over all meta-parameters.
 
     Args:
-        settings: rate, schedule and clipping.
-        make: a torch.optim.Optimizer, given the parameters and lr.
+        settings: learning rate, schedule and clipping.
+        make: builds a torch.optim.Optimizer from the parameters and lr.
         parameters: the meta-parameters.
-        steps: meta-steps of the whole run, for the schedule.
+        steps: number of meta-steps of the whole run, for the schedule.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Outer:
         self.optimizer = make(self.parameters, lr=settings.lr)
 
     def step(self, step: int) -> None:
-        """Clip the gradients, apply them at the rate of this meta-step, and forget them."""
+        """Clip the gradients, apply them at the learning rate of this meta-step, and clear them."""
         if self.settings.clip_value is not None:
             nn.utils.clip_grad_value_(self.parameters, self.settings.clip_value)
         if self.settings.clip_norm is not None:
@@ -73,7 +73,7 @@ class Outer:
         self.forget()
 
     def forget(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Tensor | Any]:

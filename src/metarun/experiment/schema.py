@@ -1,8 +1,8 @@
 """Checks a config node against the signature of the class it names, or against a settings class.
 
-The signature is the schema: a class's own annotations say types, ranges (pydantic's PositiveInt and the
-like) and choices (Literal), so a built-in class and a user's are checked alike and nothing is written
-twice. Whatever is wrong becomes one line that names the key and what would be right.
+The signature is the schema: a class's own annotations give types, ranges (pydantic's PositiveInt and the
+like) and choices (Literal), so a built-in class and a user's are checked in the same way and nothing is
+written twice. Every error is one line that names the key and what to type instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def locate(group: str, node: Mapping[str, Any], home: str = "") -> Callable[...,
     Args:
         group: the node's own key, for messages.
         node: plain values.
-        home: a folder where it may be, to be named where it cannot be imported.
+        home: a folder where it may be, named in the message if it cannot be imported.
 
     Raises:
         ConfigError: there is no `_target_`, or nothing of that name can be imported.
@@ -40,9 +40,9 @@ def locate(group: str, node: Mapping[str, Any], home: str = "") -> Callable[...,
     module_name, _, name = target.rpartition(".")
     try:
         if not all(part.isidentifier() for part in target.split(".")):
-            raise ImportError("that is not a name of Python's")
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # of a user's module, of any kind
+            raise ImportError("that is not a Python name")
+        target_object = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # a user's module may raise anything
         elsewhere = (
             f": the run was started in {home}; type the command there, or with PYTHONPATH={shlex.quote(home)}"
             if home and Path(home) != Path.cwd()
@@ -51,14 +51,16 @@ def locate(group: str, node: Mapping[str, Any], home: str = "") -> Callable[...,
         raise ConfigError(
             f"{group}._target_={target}: cannot be imported ({in_one_line(error)}){elsewhere}"
         ) from error
-    if not (inspect.isclass(found) or inspect.isroutine(found)):
-        raise ConfigError(f"{group}._target_={target}: expected a class or a function, found {found!r:.60}")
-    return found
+    if not (inspect.isclass(target_object) or inspect.isroutine(target_object)):
+        raise ConfigError(
+            f"{group}._target_={target}: expected a class or a function, found {target_object!r:.60}"
+        )
+    return target_object
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The keys of a node: their types, which must be there, and whether others, or `_target_`, may be."""
+    """The keys of a node: their types, which are required, and whether others, or `_target_`, are allowed."""
 
     types: dict[str, Any]
     required: frozenset[str]
@@ -82,18 +84,18 @@ def settings_fields(settings: type[BaseModel]) -> Fields:
 
 
 def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fields:
-    """Return the arguments of a class or function, less those that metarun gives itself."""
+    """Return the arguments of a class or function, without the `given` ones, which metarun passes itself."""
     types: dict[str, Any] = {}
     required = set()
     open_ended = False
     for make in _makers(target):
         try:
             hints = get_type_hints(make, include_extras=True)
-        except Exception:  # annotations that exist for a type checker only, in many ways
+        except Exception:  # annotations for a type checker only raise many kinds
             hints = {}
         parameters = inspect.signature(make).parameters
         if {p.kind for name, p in parameters.items() if name != "self"} == _PASSED_ON:
-            continue  # (*args, **kwargs): object's, torch.nn.Module's, or one that only hands them on
+            continue  # (*args, **kwargs): object's, torch.nn.Module's, or one that only passes them on
         open_ended = False
         for name, parameter in parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
@@ -111,7 +113,7 @@ _PASSED_ON = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """Return what takes the arguments: a constructor that hands **arguments on, then its parents'."""
+    """Return the callables that take the arguments: a class's constructor, then those of its parents."""
     if not inspect.isclass(target):
         return [target]
     return [vars(kind)["__init__"] for kind in inspect.getmro(target) if "__init__" in vars(kind)]
@@ -154,12 +156,12 @@ def check(group: str, node: Mapping[str, Any], fields: Fields) -> None:
 
 
 def _integers(value: Any) -> Iterator[int]:
-    """Yield the integers in plain values: torch takes none of more than 63 bits."""
+    """Yield the integers in plain values: torch takes at most 63 bits."""
     if isinstance(value, int):
         yield value
     elif isinstance(value, list):
-        for each in value:
-            yield from _integers(each)
+        for item in value:
+            yield from _integers(item)
 
 
 def _path(group: str, key: str) -> str:
@@ -172,18 +174,18 @@ def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> st
     key = str(first["loc"][0])
     value = node[key]
     # A value that may be of several types has an error for each of them.
-    causes = [each for each in error.errors() if each["loc"][0] == key]
+    causes = [cause for cause in error.errors() if cause["loc"][0] == key]
     messages = [
-        each["msg"].removeprefix("Value error, ")
-        for each in causes
-        if each["type"] != "needs_python_object"  # what JSON cannot hold nobody can type
+        cause["msg"].removeprefix("Value error, ")
+        for cause in causes
+        if cause["type"] != "needs_python_object"  # nobody can type what JSON cannot hold
     ]
     wanted = " or ".join(dict.fromkeys(m.removeprefix("Input ") for m in messages))
     choices = [
         choice
-        for each in causes
-        if each["type"] == "literal_error"
-        for choice in re.findall(r"'([^']+)'", str(each["ctx"]["expected"]))
+        for cause in causes
+        if cause["type"] == "literal_error"
+        for choice in re.findall(r"'([^']+)'", str(cause["ctx"]["expected"]))
     ]
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"{_path(group, key)}={_typed(value)}: {wanted}{hint}"
@@ -193,5 +195,5 @@ def _typed(value: Any) -> str:
     """Return a value as one would type it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    # A text that looks like a number was typed in quotes, and they are what is wrong.
+    # A text that looks like a number was typed in quotes, which are the mistake.
     return repr(value) if isinstance(value, str) and value.replace(".", "").isdigit() else str(value)

@@ -1,4 +1,4 @@
-"""What the outer loop follows (`metagradient=`)."""
+"""Meta-gradients: the directions that the outer loop follows (`metagradient=`)."""
 
 from metarun.metagradients.evolution import EvolutionStrategies
 from metarun.metagradients.implicit import Implicit

@@ -23,21 +23,21 @@ class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
     """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
 
     A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal; its estimate is
-    ε (L₊ − L₋) / 2σ (Salimans et al. 2017, arXiv:1703.03864). Long inner loops, whose exact gradient
-    explodes, stay well behaved.
+    ε (L₊ − L₋) / 2σ (Salimans et al. 2017, arXiv:1703.03864). It stays well behaved for long inner loops,
+    whose exact gradient explodes.
 
-    With a window of n inner steps a new ε is drawn for each window, and a window's losses count for the sum ξ
-    of all ε up to it (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
+    With a window of n inner steps, each window draws a new ε, and its losses are multiplied by the sum ξ of
+    all ε so far (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
     equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
-    initialisation, on which later windows have no bearing. There the outer loop moves after each.
+    initialisation, which only the first ε perturbs. In the paper the outer loop updates after each window.
 
     Args:
         sigma: σ.
-        pairs: antithetic pairs; all tasks of a meta-batch share them.
+        pairs: number of antithetic pairs; all tasks of a meta-batch share them.
         window: inner steps with the same perturbation; null: all of them (plain evolution strategies).
-        update: of Windowed.
-        objective: of QueryLoss.
-        anneal_for: of QueryLoss.
+        update: see Windowed.
+        objective: see QueryLoss.
+        anneal_for: see QueryLoss.
     """
 
     second_order = False
@@ -60,15 +60,15 @@ class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
     def each_window(
         self, learner: IterativeLearner[Any], tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Estimate each window's gradient from perturbed learners; the scores are means over them."""
+        """Yield the estimate of each window's gradient; the scores are means over the perturbed learners."""
         steps = learner.steps
         weights = self.weights(steps, progress)
-        both = copied(learner), copied(learner)
-        # The same for all chunks of a meta-batch, whichever thread or process has them.
+        learners = copied(learner), copied(learner)
+        # The same for all chunks of a meta-batch, in whichever thread or process.
         seeds = [state(progress.seed, f"perturbations of pair {n}", progress.step) for n in range(self.pairs)]
         window = self.window or max(steps, 1)
-        pairs: Iterable[_Pair] = (_Pair(both, tasks, seed) for seed in seeds)
-        if window < steps:  # all are in the same window: each keeps two φ and two states of the rule
+        pairs: Iterable[_Pair] = (_Pair(learners, tasks, seed) for seed in seeds)
+        if window < steps:  # all are in the same window: each pair keeps two φ and two rule states
             pairs = list(pairs)
         share = weight / (2 * self.sigma * self.pairs)
         for end in range(window, steps + window, window) if steps else [0]:
@@ -79,37 +79,37 @@ class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
             for pair in pairs:
                 scores += pair.advance(theta, self.sigma, {k: weights[k] for k in span}, total)
             if scores:
-                means = {name: torch.stack([each[name] for each in scores]).mean(0) for name in scores[0]}
-                yield MetaStep({name: share * each for name, each in total.items()}, means)
+                means = {name: torch.stack([values[name] for values in scores]).mean(0) for name in scores[0]}
+                yield MetaStep({name: share * gradient for name, gradient in total.items()}, means)
 
 
 class _Pair:
-    """An antithetic pair on its way through the inner loop.
+    """An antithetic pair in the inner loop.
 
     Args:
-        both: the two learners, which all pairs use in turn.
-        tasks: what they adapt to.
-        seed: of the perturbations.
+        learners: the two learners, which all pairs use in turn.
+        tasks: the tasks they adapt to.
+        seed: seed of the perturbations.
     """
 
     def __init__(
-        self, both: tuple[IterativeLearner[Any], IterativeLearner[Any]], tasks: Tasks, seed: int
+        self, learners: tuple[IterativeLearner[Any], IterativeLearner[Any]], tasks: Tasks, seed: int
     ) -> None:
-        self._both, self._tasks = both, tasks
+        self._learners, self._tasks = learners, tasks
         self._generator = torch.Generator().manual_seed(seed)
-        self._trajectories = [each.trajectory(tasks.without_answers()) for each in both]
+        self._trajectories = [learner.trajectory(tasks.without_answers()) for learner in learners]
         self._xi: Gradients = {}
 
     def advance(
         self, theta: Mapping[str, Tensor], sigma: float, weights: Mapping[int, float], total: Gradients
     ) -> list[Scores]:
-        """Go through a window, add its ξ (L₊ − L₋) to `total`, and return both last scores, if it has any.
+        """Run a window, add its ξ (L₊ − L₋) to `total`, and return both learners' last scores, if any.
 
         Args:
             theta: the meta-parameters that are perturbed.
             sigma: the size of the perturbation.
-            weights: of the query loss after each step of the window.
-            total: by the names of theta.
+            weights: weight of the query loss by step, for the steps of the window.
+            total: by the names of theta; changed in place.
         """
         self._perturb(theta, sigma)
         scores: list[Scores] = []
@@ -119,20 +119,21 @@ class _Pair:
                 adapted = [next(trajectory) for trajectory in self._trajectories]
                 if weight:
                     scores = [
-                        each.scores(one, self._tasks) for each, one in zip(self._both, adapted, strict=True)
+                        learner.scores(phi, self._tasks)
+                        for learner, phi in zip(self._learners, adapted, strict=True)
                     ]
-                    up, down = (each["loss"].sum() for each in scores)
-                    difference = weight * (up - down) + difference
-        for name, each in total.items():
-            each.add_(self._xi[name] * difference)
+                    plus, minus = (values["loss"].sum() for values in scores)
+                    difference = weight * (plus - minus) + difference
+        for name, gradient in total.items():
+            gradient.add_(self._xi[name] * difference)
         return scores
 
     def _perturb(self, theta: Mapping[str, Tensor], sigma: float) -> None:
-        """Draw the perturbation of a window, give it to both learners with opposite signs, add it to ξ."""
-        own = [dict(each.named_parameters()) for each in self._both]
+        """Draw the perturbation of a window, apply it to both learners with opposite signs, add it to ξ."""
+        plus, minus = (dict(learner.named_parameters()) for learner in self._learners)
         with torch.no_grad():
             for name, p in theta.items():
                 noise = torch.randn(p.shape, generator=self._generator, dtype=p.dtype).to(p.device)
-                own[0][name].copy_(p + sigma * noise)
-                own[1][name].copy_(p - sigma * noise)
+                plus[name].copy_(p + sigma * noise)
+                minus[name].copy_(p - sigma * noise)
                 self._xi[name] = self._xi[name] + noise if name in self._xi else noise

@@ -1,4 +1,4 @@
-"""The implicit meta-gradient: of a regularised inner optimum, no backpropagation through inner steps."""
+"""The implicit meta-gradient at a regularised inner optimum: no backpropagation through inner steps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from metarun.tasks import Tasks
 class Implicit(MetaGradient[GradientAdaptation]):
     """(I + H/λ)⁻¹ ∇L_query(φ), H the Hessian of the support loss at φ, by conjugate gradients.
 
-    Exact where the inner loop has found the optimum of L_support(φ) + λ/2 ‖φ − θ‖² (iMAML, Rajeswaran et al.
+    Exact if the inner loop has found the optimum of L_support(φ) + λ/2 ‖φ − θ‖² (iMAML, Rajeswaran et al.
     2019, arXiv:1909.04630, equation 6 and algorithm 2). λ is algo.proximal. Memory does not grow with inner
     steps.
 
     Args:
         cg_steps: steps of the conjugate gradients (paper: 5).
-        damping: added to λ here alone, where H has large negative curvature. The authors' code solves
-            2 I + H/(2 + 10), which has the direction of λ + damping = 24.
+        damping: added to λ in this solve only, against large negative curvature of H. The authors' code
+            solves 2 I + H/(2 + 10), which has the direction of λ + damping = 24.
     """
 
     learner = GradientAdaptation
@@ -36,7 +36,7 @@ class Implicit(MetaGradient[GradientAdaptation]):
         self.cg_steps, self.damping = cg_steps, damping
 
     def check(self, learner: GradientAdaptation) -> None:
-        """Raise ConfigError for a learner whose adaptation has no such optimum, or learns more than θ."""
+        """Raise ConfigError for a learner without this inner optimum, or with meta-parameters besides θ."""
         check_trains_the_start("implicit", learner)
         if learner.proximal == 0:
             raise ConfigError(
@@ -45,7 +45,7 @@ class Implicit(MetaGradient[GradientAdaptation]):
             )
         if getattr(learner.rule, "weight_decay", 0):
             raise ConfigError(
-                "@metagradient=implicit is of the optimum without weight decay", "@rule.weight_decay=0"
+                "@metagradient=implicit assumes an inner loop without weight decay", "@rule.weight_decay=0"
             )
         if learner.loop.batch is not None:
             raise ConfigError("@metagradient=implicit needs the whole support set", "@loop.batch=null")
@@ -67,11 +67,11 @@ class Implicit(MetaGradient[GradientAdaptation]):
         right = torch.autograd.grad(scores["loss"].sum(), values, materialize_grads=True)
         support = learner.support_losses(adapted, tasks).sum()
         first = torch.autograd.grad(support, values, create_graph=True, materialize_grads=True)
-        used = [each for each in first if each.requires_grad]
+        used = [gradient for gradient in first if gradient.requires_grad]
 
         def product(v: Parameters) -> Parameters:
             """Return (I + H/(λ + damping)) v."""
-            cotangents = [v[name] for name, each in zip(phi, first, strict=True) if each.requires_grad]
+            cotangents = [v[name] for name, g in zip(phi, first, strict=True) if g.requires_grad]
             curved = torch.autograd.grad(used, values, cotangents, retain_graph=True, materialize_grads=True)
             share = 1 / (learner.proximal + self.damping)
             return {name: v[name] + share * h for name, h in zip(phi, curved, strict=True)}
@@ -88,19 +88,19 @@ def conjugate_gradients(
     Args:
         product: maps v to A v, task by task; A is symmetric.
         right: b, by name, [T, …].
-        steps: how many; a task that is solved before stays as it is.
+        steps: number of steps; a task that is solved earlier keeps its x.
     """
     x = {name: torch.zeros_like(b) for name, b in right.items()}
-    residual, way = right, right
+    residual, direction = right, right
     size = _dot(residual, residual)
     for _ in range(steps):
-        image = product(way)
-        rate = _ratio(size, _dot(way, image))
-        x = {name: each + _wide(rate, each) * way[name] for name, each in x.items()}
-        residual = {name: each - _wide(rate, each) * image[name] for name, each in residual.items()}
-        before, size = size, _dot(residual, residual)
-        ratio = _ratio(size, before)
-        way = {name: each + _wide(ratio, each) * way[name] for name, each in residual.items()}
+        image = product(direction)
+        rate = _ratio(size, _dot(direction, image))
+        x = {name: v + _expand(rate, v) * direction[name] for name, v in x.items()}
+        residual = {name: r - _expand(rate, r) * image[name] for name, r in residual.items()}
+        previous_size, size = size, _dot(residual, residual)
+        ratio = _ratio(size, previous_size)
+        direction = {name: r + _expand(ratio, r) * direction[name] for name, r in residual.items()}
     return x
 
 
@@ -110,9 +110,9 @@ def _dot(a: Parameters, b: Parameters) -> Tensor:
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """Return a / b, and 0 for a task that has nothing left to solve."""
+    """Return a / b, and 0 for a task that is already solved."""
     return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
 
 
-def _wide(v: Tensor, like: Tensor) -> Tensor:
+def _expand(v: Tensor, like: Tensor) -> Tensor:
     return v.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""The contract of a meta-gradient: what the outer loop is told to do."""
+"""The interface of meta-gradients: the direction that the outer loop follows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarun.learners import GradientAdaptation, Learner
 from metarun.tasks import Scores, Tasks
 
 Gradients = dict[str, Tensor]
-"""By the name of a meta-parameter; one without a gradient is left out."""
+"""Gradients by the name of the meta-parameter; one without a gradient is left out."""
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 
@@ -25,9 +25,9 @@ class Progress:
     """Where in a run a meta-step is.
 
     Attributes:
-        step: meta-steps before it.
-        steps: of the whole run.
-        seed: of the run.
+        step: number of meta-steps before it.
+        steps: number of meta-steps of the whole run.
+        seed: seed of the run.
     """
 
     step: int = 0
@@ -36,19 +36,19 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """How much of the run is done."""
+        """The fraction of the run that is done."""
         return self.step / max(self.steps, 1)
 
 
 @dataclass(frozen=True)
 class MetaStep:
-    """What one update of the outer loop follows.
+    """The result of a meta-gradient for one update of the outer loop.
 
     Attributes:
         gradients: the meta-gradient by the name of each meta-parameter that has one.
         scores: the query scores of the tasks, [T].
-        assignments: the new values of parameters that are no meta-parameters: what a rule keeps from task to
-            task.
+        assignments: the new values of parameters that are no meta-parameters: state that a rule keeps from
+            task to task.
     """
 
     gradients: Gradients
@@ -57,17 +57,17 @@ class MetaStep:
 
     @classmethod
     def sum(cls, parts: Iterable[MetaStep]) -> MetaStep:
-        """Return the step of all tasks, given those of chunks of them, in their order."""
+        """Return the step of all tasks from the steps of their chunks, in order."""
         gradients: Gradients = {}
         assignments: Gradients = {}
         scores = []
         for part in parts:
-            for total, own in ((gradients, part.gradients), (assignments, part.assignments)):
-                for name, value in own.items():
+            for total, values in ((gradients, part.gradients), (assignments, part.assignments)):
+                for name, value in values.items():
                     total[name] = total[name] + value if name in total else value
             scores.append(part.scores)
-        together = {name: torch.cat([each[name].detach() for each in scores]) for name in scores[0]}
-        return cls(gradients, together, assignments)
+        all_scores = {name: torch.cat([values[name].detach() for values in scores]) for name in scores[0]}
+        return cls(gradients, all_scores, assignments)
 
     def fill(self, learner: nn.Module) -> None:
         """Put the gradients into `.grad`."""
@@ -77,16 +77,16 @@ class MetaStep:
 
 
 class MetaGradient(ABC, Generic[AnyLearner]):
-    """The mean over the tasks of a meta-batch of what each one's outcome says of the meta-parameters.
+    """The direction of an outer update, as a mean over the tasks of a meta-batch.
 
-    It keeps nothing between calls: how far the training is, it is told each time.
+    It keeps nothing between calls: `progress` says where in the run a call is.
 
     Attributes:
         learner: the kind of learner that it trains.
         constant: whether it is the same computation at every meta-step, so that it can be compiled.
-        rematerialises: whether it can do with inner steps that are computed again in the backward pass.
-        assigns: whether it also says what a rule keeps from task to task.
-        steps_per_window: after how many inner steps the outer loop updates; None: after all of them.
+        rematerialises: whether the backward pass may recompute inner steps.
+        assigns: whether it also returns the state that a rule keeps from task to task.
+        steps_per_window: number of inner steps between outer updates; None: one update after all of them.
         second_order: whether it needs second derivatives of the model.
     """
 
@@ -99,30 +99,30 @@ class MetaGradient(ABC, Generic[AnyLearner]):
 
     @abstractmethod
     def gradients(self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
-        """Return weight · Σ over tasks of each one's meta-gradient, and the query scores.
+        """Return weight · Σ over the tasks' meta-gradients, and the query scores.
 
-        Called by several threads at once.
+        Several threads call it at once.
         """
 
     def windows(
         self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Yield what each update of the outer loop in this meta-step follows: one, as a rule.
+        """Yield the MetaStep of each outer update in this meta-step: one, unless overridden.
 
-        The meta-parameters may change in between.
+        The meta-parameters may change between two updates.
         """
         yield self.gradients(learner, tasks, progress, weight)
 
-    def costliest(self, steps: int) -> int:  # noqa: ARG002  (for most all cost the same)
-        """Return which of the meta-steps of a run takes the most time and memory."""
+    def costliest(self, steps: int) -> int:  # noqa: ARG002  (most cost the same at every step)
+        """Return the index of the meta-step that takes the most time and memory."""
         return 0
 
     def check(self, learner: AnyLearner) -> None:
-        """Raise ConfigError where this meta-gradient cannot train this learner."""
+        """Raise ConfigError if this meta-gradient cannot train this learner."""
 
 
 def check_trains_the_start(name: str, learner: GradientAdaptation) -> None:
-    """Raise ConfigError where the meta-parameters are not an initialisation that adapts as a whole."""
+    """Raise ConfigError unless the meta-parameters are an initialisation that adapts as a whole."""
     if learner.fresh is not None:
         raise ConfigError(
             f"@metagradient={name} trains the initialisation, and @learner.start=fresh learns none",
@@ -130,8 +130,8 @@ def check_trains_the_start(name: str, learner: GradientAdaptation) -> None:
         )
     if learner.loop.steps == 0:
         raise ConfigError(f"@metagradient={name} needs inner steps", "@loop.steps=1 or more")
-    adapting = {f"model.{each}" for each in learner.adapted_names}
-    if any(each.startswith("rule.") for each in learner.trained_names()):
+    adapting = {f"model.{parameter}" for parameter in learner.adapted_names}
+    if any(parameter.startswith("rule.") for parameter in learner.trained_names()):
         raise ConfigError(
             f"@metagradient={name} trains the initialisation only, and the update rule has weights of its "
             f"own",

@@ -1,4 +1,4 @@
-"""What of a trajectory the outer loop is to make small: the query loss after which inner steps."""
+"""The outer objective: after which inner steps of a trajectory the query loss counts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class QueryLoss(MetaGradient[AnyLearner]):
     """A meta-gradient of Σ w_k L_query(φ_k), φ_k the parameters after inner step k = 1 … K.
 
     Args:
-        objective: `final` weighs the last step alone, `mean` all steps alike (learned optimizers,
+        objective: `final` weights the last step alone, `mean` all steps equally (learned optimizers,
             Andrychowicz et al. 2016, equation 3, over K), `annealed` goes from mean to final (the multi-step
             loss of MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
         anneal_for: fraction of all meta-steps that the annealing takes.
 
     Raises:
-        ConfigError: an annealed objective with nothing to anneal over, or the other way round.
+        ConfigError: an annealed objective without anneal_for, or anneal_for with another objective.
     """
 
     def __init__(self, *, objective: Objective = "final", anneal_for: Fraction = 0.0) -> None:
@@ -45,20 +45,20 @@ class QueryLoss(MetaGradient[AnyLearner]):
             self.learner = IterativeLearner
 
     def weights(self, steps: int, progress: Progress) -> list[float]:
-        """Return w_0, …, w_K for K inner steps; without steps φ_0 is all there is."""
+        """Return w_0, …, w_K for K inner steps; [1] for K = 0."""
         if steps == 0:
             return [1.0]
-        alike = 0.0 if self.objective == "final" else 1.0
+        uniform = 0.0 if self.objective == "final" else 1.0
         if self.objective == "annealed":
-            alike = 1 - min(1.0, progress.fraction / self.anneal_for)
-        return [0.0, *[alike / steps] * (steps - 1), alike / steps + 1 - alike]
+            uniform = 1 - min(1.0, progress.fraction / self.anneal_for)
+        return [0.0, *[uniform / steps] * (steps - 1), uniform / steps + 1 - uniform]
 
     def terms(
         self, learner: IterativeLearner[Any], tasks: Tasks, trajectory: Iterator[Any], progress: Progress
     ) -> Iterator[tuple[int, Tensor, Scores]]:
-        """Yield a step, its weighted losses [T], and its scores, wherever there is a weight.
+        """Yield the step, its weighted losses [T] and its scores for each step with a nonzero weight.
 
-        At the last step there always is.
+        The last step is always yielded.
         """
         weights = self.weights(learner.steps, progress)
         for step, (adapted, weight) in enumerate(zip(trajectory, weights, strict=True)):
@@ -68,7 +68,7 @@ class QueryLoss(MetaGradient[AnyLearner]):
 
 
 def differentiate(losses: Tensor, learner: Learner[Any]) -> Gradients:
-    """Return the gradient of the sum of losses in every meta-parameter that they depend on."""
+    """Return the gradient of the sum of losses with respect to every meta-parameter that they depend on."""
     parameters = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(losses.sum(), list(parameters.values()), allow_unused=True)
     return {name: g for name, g in zip(parameters, gradients, strict=True) if g is not None}

@@ -17,10 +17,10 @@ class Exact(QueryLoss[Learner[Any]]):
     """dL_query(φ(θ))/dθ with every derivative (MAML, Finn et al. 2017, arXiv:1703.03400, algorithm 1).
 
     Args:
-        first_order_for: fraction of all meta-steps that are first-order, before the others are exact
+        first_order_for: fraction of all meta-steps, from the start, that are first-order; the rest are exact
             (derivative-order annealing, MAML++, arXiv:1810.09502, section 4).
-        objective: of QueryLoss.
-        anneal_for: of QueryLoss.
+        objective: see QueryLoss.
+        anneal_for: see QueryLoss.
     """
 
     derivatives: Derivatives = "exact"
@@ -40,28 +40,28 @@ class Exact(QueryLoss[Learner[Any]]):
             self.learner = GradientAdaptation
 
     def costliest(self, steps: int) -> int:
-        """Return the first meta-step with all derivatives; the last where none has them."""
+        """Return the first exact meta-step; the last meta-step if none is exact."""
         return min(math.ceil(self.first_order_for * steps), max(0, steps - 1))
 
     def gradients(self, learner: Any, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
         """Differentiate the query loss of these tasks through their inner loops."""
         first_order = self.derivatives == "first_order" or progress.fraction < self.first_order_for
         options = {"derivatives": "first_order"} if first_order else {}
-        shown = tasks.without_answers()
+        visible = tasks.without_answers()
         if self.objective == "final":
-            scores = learner.scores(learner.adapt(shown, **options), tasks)
+            scores = learner.scores(learner.adapt(visible, **options), tasks)
             return MetaStep(differentiate(weight * scores["loss"], learner), scores)
-        terms = list(self.terms(learner, tasks, learner.trajectory(shown, **options), progress))
+        terms = list(self.terms(learner, tasks, learner.trajectory(visible, **options), progress))
         losses = torch.stack([loss for _, loss, _ in terms])
         return MetaStep(differentiate(weight * losses, learner), terms[-1][2])
 
 
 class FirstOrder(Exact):
-    """The same with the inner gradients taken as constants (first-order MAML, section 5.2 there).
+    """Exact with the inner gradients taken as constants (first-order MAML, section 5.2 of the same paper).
 
     Args:
-        objective: of QueryLoss.
-        anneal_for: of QueryLoss.
+        objective: see QueryLoss.
+        anneal_for: see QueryLoss.
     """
 
     derivatives: Derivatives = "first_order"

@@ -1,4 +1,4 @@
-"""Reptile: towards where the inner loop went."""
+"""Reptile: moves the initialisation towards the adapted parameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from metarun.tasks import Tasks
 
 
 class Reptile(MetaGradient[GradientAdaptation]):
-    """θ − θ_K, the way back from the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
+    """θ − θ_K, the step back from the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
 
-    With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). The query set
-    plays no part in it; its scores are measured for people to read. What the rule keeps from task to task
-    becomes the mean of what the tasks leave.
+    With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). It does not use
+    the query set, whose scores are only reported. The state that the rule keeps from task to task becomes
+    the mean of the tasks' final states.
     """
 
     learner = GradientAdaptation
@@ -40,6 +40,6 @@ class Reptile(MetaGradient[GradientAdaptation]):
                 for name, p in learner.model.named_parameters()
                 if name in adapted.params
             }
-            left = learner.rule.persistent_state(adapted.state, learner.steps)
-            assignments = {f"rule.{name}": weight * after.sum(0) for name, after in left.items()}
+            final_states = learner.rule.persistent_state(adapted.state, learner.steps)
+            assignments = {f"rule.{name}": weight * state.sum(0) for name, state in final_states.items()}
             return MetaStep(differences, learner.scores(adapted, tasks), assignments)

@@ -1,4 +1,4 @@
-"""Meta-gradients of an inner loop that is cut into windows, and truncated back-propagation, one of them."""
+"""Meta-gradients of an inner loop that is cut into windows, such as truncated back-propagation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Update = Literal["horizon", "window"]
 
 
 class Windowed(QueryLoss[AnyLearner]):
-    """The meta-gradient of an inner loop is the sum of those of its windows.
+    """A meta-gradient that is the sum of the meta-gradients of the inner loop's windows.
 
     Args:
         window: inner steps of a window; None: all of them.
-        update: when the outer loop updates: after every `window`, by its own gradient, so that later windows
-            see other meta-parameters (as the papers have it), or after the whole `horizon`, by the sum. A
-            meta-step is a horizon in any case.
-        objective: of QueryLoss.
-        anneal_for: of QueryLoss.
+        update: when the outer loop updates: after every `window`, with its own gradient, so that later
+            windows use the updated meta-parameters (as in the papers), or after the whole `horizon`, with
+            the sum. A meta-step is a horizon in both cases.
+        objective: see QueryLoss.
+        anneal_for: see QueryLoss.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Windowed(QueryLoss[AnyLearner]):
     def each_window(
         self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Yield the meta-gradient of every window that has a part in the objective."""
+        """Yield the meta-gradient of every window that contributes to the objective."""
 
     def gradients(self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
-        """Add up the gradients of all windows; the scores are the last one's."""
+        """Add up the gradients of all windows; the scores are those of the last window."""
         total: Gradients = {}
         scores: Scores = {}
         for window in self.each_window(learner, tasks, progress, weight):
@@ -58,7 +58,7 @@ class Windowed(QueryLoss[AnyLearner]):
     def windows(
         self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Yield each window's own meta-gradient where the outer loop is to update after each."""
+        """Yield each window's meta-gradient if the outer loop updates after every window, else their sum."""
         if self.update == "window":
             yield from self.each_window(learner, tasks, progress, weight)
         else:
@@ -66,17 +66,17 @@ class Windowed(QueryLoss[AnyLearner]):
 
 
 class Truncated(Windowed[GradientAdaptation]):
-    """Truncated back-propagation: derivatives end at every n-th inner step, and so does what is kept.
+    """Truncated back-propagation: derivatives, and the graph in memory, end at every n-th inner step.
 
     Each window's losses are differentiated within it (Williams & Peng 1990; learned optimizers, Andrychowicz
     et al. 2016, arXiv:1606.04474, section 2.1).
 
     Args:
         window: n, the inner steps of a window.
-        update: of Windowed.
+        update: see Windowed.
         derivatives: `first_order` takes inner gradients as constants, as the paper does; or `exact`.
-        objective: of QueryLoss; `final` leaves the last window only.
-        anneal_for: of QueryLoss.
+        objective: see QueryLoss; `final` uses the last window only.
+        anneal_for: see QueryLoss.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Truncated(Windowed[GradientAdaptation]):
         self.second_order = derivatives == "exact"
 
     def check(self, learner: GradientAdaptation) -> None:
-        """Raise ConfigError for a learner with nothing learned within the last window."""
+        """Raise ConfigError if only the last window counts and no meta-parameter acts within it."""
         assert self.window is not None
         only_start = learner.trained_names() <= {f"model.{name}" for name in learner.adapted_names}
         through_start = learner.proximal and self.derivatives == "exact"
@@ -102,15 +102,15 @@ class Truncated(Windowed[GradientAdaptation]):
         if last_alone and self.window < learner.loop.steps and only_start and not through_start:
             raise ConfigError(
                 f"@metagradient.window={self.window}, @metagradient.objective={self.objective} and "
-                f"@metagradient.update={self.update}: no derivative leads from the last of "
-                f"{learner.loop.steps} inner steps to the initialisation, which alone is learned",
+                f"@metagradient.update={self.update}: no derivative of the last of "
+                f"{learner.loop.steps} inner steps reaches the initialisation, and nothing else is learned",
                 "@metagradient=first_order, or @metagradient.objective=mean @metagradient.update=horizon",
             )
 
     def each_window(
         self, learner: GradientAdaptation, tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Differentiate each window of the inner loop by itself."""
+        """Differentiate each window of the inner loop separately."""
         assert self.window is not None
         trajectory = learner.trajectory(tasks.without_answers(), self.derivatives, self.window)
         losses: list[Tensor] = []
@@ -119,4 +119,4 @@ class Truncated(Windowed[GradientAdaptation]):
             if step % self.window == 0 or step == learner.steps:
                 gradients = differentiate(weight * torch.stack(losses), learner)
                 losses = []
-                yield MetaStep(gradients, {name: each.detach() for name, each in scores.items()})
+                yield MetaStep(gradients, {name: score.detach() for name, score in scores.items()})

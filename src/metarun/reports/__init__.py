@@ -1,1 +1,1 @@
-"""What a person reads when a run is over."""
+"""What people see: tables, progress, pictures."""

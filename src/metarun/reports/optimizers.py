@@ -14,23 +14,23 @@ from metarun.reports.table import cell, heading, shown_steps
 from metarun.system.files import replace
 from metarun.tasks.metrics import LOSS
 
-_HISTORY = 20  # steps before the one that a response shows
+_HISTORY = 20  # steps before the step that a response shows
 
 
 def optimizers_table(entries: Sequence[Entry]) -> str:
-    """Return a line an optimizer, with its scores after the last step and its loss on the way there."""
+    """Return a table: one optimizer per line, its scores after the last step and its loss at earlier ones."""
     curve = entries[0].curve
     last = len(curve.steps) - 1
     on_the_way = [step for step in shown_steps(last, (0, 10, 50)) if step != last]
     measures = curve.measures
     heads = ["optimizer", "rate", *(f"loss at {step}" for step in on_the_way)]
-    heads += [f"{heading(each)} at {last}" for each in measures]
+    heads += [f"{heading(measure)} at {last}" for measure in measures]
     rows = []
     for entry in entries:
         steps, final = entry.curve.steps, entry.curve.final
         row = [entry.name, _rate(entry.lr)]
         row += [cell(LOSS, steps[step]["loss"].mean, steps[step]["loss"].ci95) for step in on_the_way]
-        rows.append([*row, *(cell(each, final[each.name].mean, final[each.name].ci95) for each in measures)])
+        rows.append([*row, *(cell(m, final[m.name].mean, final[m.name].ci95) for m in measures)])
     title = (
         f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval (rates: tuned on validation)"
     )
@@ -41,11 +41,11 @@ def optimizers_table(entries: Sequence[Entry]) -> str:
 def _rate(lr: float | None) -> str:
     if lr is None:
         return ""
-    return f"{lr:g} (the grid's end)" if lr in (RATES[0], RATES[-1]) else f"{lr:g}"
+    return f"{lr:g} (end of the grid)" if lr in (RATES[0], RATES[-1]) else f"{lr:g}"
 
 
 def plots_missing() -> str:
-    """Return what to type where there is nothing to draw with, else nothing."""
+    """Return what to type if matplotlib is missing, else an empty text."""
     if find_spec("matplotlib") is None:
         return "no plots: matplotlib is not installed; type pip install 'metarun[plot]'"
     return ""
@@ -60,8 +60,8 @@ def draw_curves(entries: Sequence[Entry], path: Path) -> None:
     for entry in entries:
         losses = [scores["loss"] for scores in entry.curve.steps]
         label = entry.name if entry.lr is None else f"{entry.name}, {entry.lr:g}"
-        (line,) = panel.plot([each.mean for each in losses], label=label)
-        low, high = [e.mean - e.ci95 for e in losses], [e.mean + e.ci95 for e in losses]
+        (line,) = panel.plot([loss.mean for loss in losses], label=label)
+        low, high = [loss.mean - loss.ci95 for loss in losses], [loss.mean + loss.ci95 for loss in losses]
         panel.fill_between(range(len(losses)), low, high, alpha=0.2, color=line.get_color(), linewidth=0)
     panel.set(xlabel="inner step", ylabel="query loss", yscale="log")
     panel.legend()
@@ -69,9 +69,9 @@ def draw_curves(entries: Sequence[Entry], path: Path) -> None:
 
 
 def draw_response(entries: Sequence[Entry], path: Path) -> None:
-    """Draw what the learned rule and each tuned one do to a coordinate, by its gradient now and before.
+    """Draw each rule's step on a coordinate, as a function of its gradient now and before.
 
-    What is shown is the step itself, divided by the largest there is.
+    Steps are divided by the rule's largest.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar on a terminal, plain lines at intervals elsewhere."""
+"""Progress of a run: a bar on a terminal, plain lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def describe(scores: Mapping[str, float]) -> str:
-    """Return scores as one reads them."""
+    """Return scores as a text for people."""
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
@@ -34,21 +34,21 @@ def without_bars() -> None:
     _bars = False
 
 
-def _unless_asked() -> bool | None:
-    """No bar in a process that is to be quiet; else one on a terminal."""
+def _disable_bar() -> bool | None:
+    """Return tqdm's `disable`: True in a quiet process, else None, which shows a bar on a terminal only."""
     return None if _bars and log.isEnabledFor(logging.INFO) else True
 
 
 class _Console:
-    """The console, where a terminal that was closed ends no run."""
+    """The console; a closed terminal does not end the run."""
 
     def write(self, text: str) -> None:
-        """Write, if anybody is there."""
+        """Write, if the terminal is still open."""
         with suppress(OSError):
             sys.stderr.write(text)
 
     def flush(self) -> None:
-        """Flush, if anybody is there."""
+        """Flush, if the terminal is still open."""
         with suppress(OSError):
             sys.stderr.flush()
 
@@ -57,7 +57,7 @@ class _Console:
 
 
 class TrainingProgress:
-    """Loss, rate and time left of a training."""
+    """The loss, speed and remaining time of a training."""
 
     def __init__(self, done: int, steps: int) -> None:
         self._bar = tqdm(
@@ -66,7 +66,7 @@ class TrainingProgress:
             unit=" steps",
             desc="training",
             file=_Console(),
-            disable=_unless_asked(),
+            disable=_disable_bar(),
             smoothing=0.1,
         )
         self._redirect = logging_redirect_tqdm([log])
@@ -98,8 +98,10 @@ class TrainingProgress:
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate = (step - self._first) / (now - self._start)
-            left = tqdm.format_interval((self._steps - step) / rate)
-            log.info("step %d/%d: %s; %.3g steps/s, %s left", step, self._steps, describe(scores), rate, left)
+            remaining = tqdm.format_interval((self._steps - step) / rate)
+            log.info(
+                "step %d/%d: %s; %.3g steps/s, %s left", step, self._steps, describe(scores), rate, remaining
+            )
 
 
 def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:
@@ -110,6 +112,6 @@ def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator
         total=total,
         unit=" chunks",
         file=_Console(),
-        disable=_unless_asked(),
+        disable=_disable_bar(),
         leave=False,
     )

@@ -1,4 +1,4 @@
-"""The table at the end of a run, and what its cells and those of other tables look like."""
+"""The table at the end of a run, and the format of its cells, which other tables share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tabulate import tabulate
 from metarun.evaluation.curve import Curve, Estimate
 from metarun.tasks import Measure
 
-# Long curves are shown at these steps and at the last.
+# Tables show a long curve at these steps and at the last.
 _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -18,7 +18,7 @@ def curve_table(curve: Curve) -> str:
     """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …, if there are any."""
     shown = shown_steps(len(curve.steps) - 1, _SHOWN)
     rows = [[str(step), *_estimates(curve, curve.steps[step])] for step in shown]
-    heads = [curve.axis or "", *(heading(each) for each in curve.measures)]
+    heads = [curve.axis or "", *(heading(measure) for measure in curve.measures)]
     if curve.axis is None:
         rows, heads = [row[1:] for row in rows], heads[1:]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
@@ -27,12 +27,12 @@ def curve_table(curve: Curve) -> str:
 
 
 def shown_steps(last: int, wanted: Sequence[int]) -> list[int]:
-    """Return the wanted steps that there are, and the last."""
+    """Return the wanted steps up to the last, and the last."""
     return [step for step in range(last + 1) if step in wanted or step == last]
 
 
 def _estimates(curve: Curve, scores: Mapping[str, Estimate]) -> list[str]:
-    return [cell(each, scores[each.name].mean, scores[each.name].ci95) for each in curve.measures]
+    return [cell(m, scores[m.name].mean, scores[m.name].ci95) for m in curve.measures]
 
 
 def heading(measure: Measure) -> str:
@@ -41,16 +41,16 @@ def heading(measure: Measure) -> str:
 
 
 def cell(measure: Measure, mean: float, spread: float) -> str:
-    """Return mean ± spread of a score, and one value alone without a spread."""
+    """Return mean ± spread of a score, or the mean alone if there is no spread."""
     numbers = [mean] if math.isnan(spread) else [mean, spread]
     if measure.percent:
         return " ± ".join(f"{100 * number:.2f}" for number in numbers)
-    # A loss that has grown beyond all bounds would take up half a screen.
+    # Written out, a diverged loss would fill half a screen.
     return " ± ".join(f"{number:.4f}" if abs(number) < 1e6 else f"{number:.3g}" for number in numbers)
 
 
 def not_finite(curve: Curve) -> str:
-    """Return from which step on a loss is not finite, in a line of its own, or nothing."""
+    """Return a line that says from which step on the loss is not finite, or an empty text."""
     first = next((k for k, scores in enumerate(curve.steps) if not math.isfinite(scores["loss"].mean)), None)
     if first is None:
         return ""

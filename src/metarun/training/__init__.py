@@ -1,1 +1,1 @@
-"""The outer loop over time: its state, a run launched, the processes that train it."""
+"""The outer loop over time: its state, launching a run, the processes that train it."""

@@ -1,4 +1,4 @@
-"""How a training's meta-gradients and scores are computed: each by an engine of its own."""
+"""How a training computes meta-gradients and scores: with one engine for each."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Computation:
 
     Args:
         experiment: the learner and its tasks.
-        metagradient: what trains it.
-        seed: of the run.
+        metagradient: the meta-gradient that trains it.
+        seed: seed of the run.
         ranks: this process among those of the run.
-        open_workers: whether the number of workers is metarun's choice.
-        announce: told of the engines whenever they are others than before.
-        save: saves the run; called before it goes on in smaller chunks, so that a resumed run has them too.
+        open_workers: whether metarun chooses the number of workers.
+        announce: called with both engines whenever one has changed.
+        save: saves the run; called before continuing with smaller chunks, so that a resumed run has them too.
     """
 
     def __init__(
@@ -53,81 +53,81 @@ class Computation:
 
     @property
     def engine(self) -> Engine:
-        """By which meta-gradients are computed; only lack of memory or of a compiler changes it."""
+        """The engine of the meta-gradients; lack of memory or of a compiler, or slow steps, may change it."""
         return self._training.engine
 
     @property
     def evaluation_engine(self) -> Engine:
-        """By which tasks are scored."""
+        """The engine that scores tasks."""
         return self._evaluation.engine
 
     @property
     def steps_per_window(self) -> int | None:
-        """After how many inner steps the outer loop updates; None: after all of them."""
+        """Number of inner steps between outer updates; None: one update after all of them."""
         return self._plain.steps_per_window
 
     def choose(self, settings: EngineSettings, meta_batch: Tasks, validation: Tasks, steps: int) -> None:
-        """Use the engines that suit such tasks, for the costliest meta-step; the same in all processes."""
+        """Choose the engines for these tasks and the costliest meta-step; the same in all processes."""
         costliest = Progress(self._plain.costliest(steps), steps, self._seed)
 
-        def both() -> tuple[Engine, Engine]:
+        def choose_both() -> tuple[Engine, Engine]:
             engine = choose(settings, self._plain, self._learner, meta_batch, costliest)
             return engine, choose_for_evaluation(settings, engine, self._learner, validation)
 
-        self.use(*self._ranks.broadcast_from_rank0(both))
+        self.use(*self._ranks.broadcast_from_rank0(choose_both))
 
     def use(self, training: Engine, evaluation: Engine) -> None:
-        """Compute like this from now on."""
-        self._training = Executor(training, self._learner, self._smaller)
+        """Compute with these engines from now on."""
+        self._training = Executor(training, self._learner, self._on_smaller_chunks)
         self._watch: Watch | None = None
-        self._evaluation = Executor(evaluation, self._learner, self._say)
+        self._evaluation = Executor(evaluation, self._learner, self._announce_engines)
         self._metagradient = Compiled(self._plain) if training.compile else self._plain
-        self._say()
+        self._announce_engines()
 
-    def _say(self) -> None:
+    def _announce_engines(self) -> None:
         self._announce(self.engine, self.evaluation_engine)
 
-    def _smaller(self) -> None:
-        self._say()
+    def _on_smaller_chunks(self) -> None:
+        self._announce_engines()
         self._save()
 
     def meta_steps(self, tasks: Tasks, progress: Progress, meta_batch_size: int) -> Iterator[MetaStep]:
-        """Yield what each update of the outer loop in a meta-step follows.
+        """Yield the MetaStep of each outer update in a meta-step.
 
         Args:
             tasks: the meta-batch, or this process's share of it.
-            progress: where in the run it is.
-            meta_batch_size: tasks of the whole meta-batch.
+            progress: where in the run the meta-step is.
+            meta_batch_size: number of tasks of the whole meta-batch.
 
         Raises:
             MetarunError: not even one task fits into memory.
         """
         fix(self._seed, "step", progress.step)
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield from meta_steps(
             self._metagradient, self._learner, tasks, progress, self._training, meta_batch_size
         )
-        self._look_at(time.perf_counter() - began, tasks, progress)
+        self._adjust_workers(time.perf_counter() - start, tasks, progress)
         if isinstance(self._metagradient, Compiled) and self._metagradient.gave_up:
             self.use(replace(self.engine, compile=False), self.evaluation_engine)
 
-    def _look_at(self, seconds: float, tasks: Tasks, progress: Progress) -> None:
-        """Change the number of workers where meta-steps take clearly longer than was measured."""
-        if self._watch is None:  # several processes, and a compiler, keep to what they have
+    def _adjust_workers(self, seconds: float, tasks: Tasks, progress: Progress) -> None:
+        """Change the number of workers if meta-steps take clearly longer than measured."""
+        if self._watch is None:  # with several processes, or compiled, the number is fixed
             is_open = self._open_workers and self._ranks.count == 1 and not self.engine.compile
             self._watch = Watch(self.engine, len(tasks), is_open=is_open)
         if self._watch.notes(seconds):
             compute = lambda part: self._plain.gradients(self._learner, part, progress, 1.0)
             self._training.engine = self._watch.measure(self._learner, tasks, compute)
-            self._say()
+            self._announce_engines()
 
     def evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
         """Score the first tasks of a split.
 
         Args:
-            split: of the task source.
-            tasks: how many.
-            between_chunks: may raise, to stop.
+            split: split of the task source.
+            tasks: number of tasks.
+            between_chunks: called between chunks; may raise, to stop.
 
         Raises:
             MetarunError: not even one task fits into memory.

@@ -1,4 +1,4 @@
-"""A run with its directory held, its table shown, and the processes that train it together."""
+"""Launching a run: locks its directory, trains in one or several processes, shows the table."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def launch(
     should_prune: ShouldPrune = lambda step, score: False,  # noqa: ARG005
     signals: StopSignals | None = None,
 ) -> Curve:
-    """Begin a run, or go on with the one that is there, to its end; one that has ended is left as it is.
+    """Train a run to its end, from the start or its last checkpoint; a finished run is left as it is.
 
     Args:
         node: the composed config, as plain values.
-        directory: of the run.
-        words: what was typed, for the manifest.
-        resume: go on with a run that is there whatever train.resume says.
+        directory: directory of the run.
+        words: the typed words, for the manifest.
+        resume: continue an existing run whatever train.resume says.
         should_prune: see `train`.
         signals: see `train`.
 
@@ -55,9 +55,9 @@ def launch(
         The curve over adaptation steps on the test tasks.
 
     Raises:
-        ConfigError: the config cannot be right, or cannot continue the run that is there.
+        ConfigError: the config is wrong, or cannot continue the existing run.
         MetarunError: the run is in use, a file cannot be written, or the training failed.
-        Interrupted: it was stopped, and can be resumed.
+        Interrupted: the run was stopped, and can be resumed.
     """
     run = Run(directory)
     node = run.with_own(node, words)
@@ -69,39 +69,39 @@ def launch(
         )
     results = run.results()
     if not run.changed(node) and results:
-        log.info("finished before: %s", directory)
+        log.info("already finished: %s", directory)
         return Curve.from_dict(results)
     ranks = Ranks.join()
     with run.occupied():
         log.info("run: %s", directory)
         run.begin(node, manifest(words, config.seed, chosen_device(config.device)))
-        for key, (before, now) in run.changing.items():
-            log.info("changed since the run began: %s, from %s to %s", key, before, now)
-        ranks.broadcast_from_rank0(lambda: (dict(node), str(directory)))  # to those who follow
+        for key, (old, new) in run.changing.items():
+            log.info("changed since the run began: %s, from %s to %s", key, old, new)
+        ranks.broadcast_from_rank0(lambda: (dict(node), str(directory)))  # to the processes in _follow
         try:
             return train(config, run, ranks, should_prune=should_prune, signals=signals)
         except LostRankError as error:
             raise LostRankError(f"{error}; to go on: {resume_command(directory)}") from error
         except OSError as error:
             if error.filename is None or not Path(error.filename).is_relative_to(directory):
-                raise  # not the run's own files
+                raise  # not a file of the run
             where = f": {error.filename}"
-            kept = "; the last checkpoint is whole" if run.checkpoints.exist() else ""
-            again = f"When that is mended, type {resume_command(directory)}"
+            kept = "; the last checkpoint is intact" if run.checkpoints.exist() else ""
+            again = f"Once that is fixed, type {resume_command(directory)}"
             raise MetarunError(f"{error.strerror or error}{where}{kept}. {again}") from error
 
 
 def show(curve: Curve, directory: Path) -> None:
-    """Print the table of a finished run, and where it is."""
+    """Print the table and the directory of a finished run."""
     print(f"\n{curve_table(curve)}\n\nrun: {directory}")
-    if Run.open(directory).config()["algo"].get("start") == "fresh":  # a learned optimizer, then
+    if Run.open(directory).config()["algo"].get("start") == "fresh":  # a learned optimizer
         print(f"to compare it with tuned ones: metarun optimizers {shlex.quote(str(directory))}")
 
 
 def together(lead: Callable[[], None]) -> None:
-    """Do the work of a command in the first process of torchrun's; the others follow what it launches.
+    """Run a command in torchrun's first process; the other processes train the runs that it launches.
 
-    Without torchrun there is one process, which does the work.
+    Without torchrun the only process runs the command.
     """
     ranks = Ranks.join()
     if ranks.count == 1:
@@ -118,7 +118,7 @@ def together(lead: Callable[[], None]) -> None:
         ranks.part()
         if ranks.first:
             raise
-        sys.exit(error.exit_status)  # the first process says why
+        sys.exit(error.exit_status)  # the first process shows the message
     ranks.part()
 
 
@@ -132,20 +132,20 @@ def _lead(ranks: Ranks, lead: Callable[[], None]) -> None:
 
 
 ALIKE = (ConfigError, DivergedError, OutOfTimeError, PrunedError)
-"""What all processes of a run meet at once: they are still in step after it."""
+"""Errors that all processes of a run raise at the same point: they are still in step afterwards."""
 
 
 def _follow(ranks: Ranks) -> None:
-    """Train what the first process launches, until it says that there is no more.
+    """Train the runs that the first process launches, until it sends None.
 
-    It alone says what all of them meet.
+    Errors that all processes raise are reported by the first process alone.
 
     Raises:
         LostRankError: another process is gone.
         ElsewhereError: the first process has failed.
     """
     log.setLevel(logging.WARNING)
-    for number in (signal.SIGINT, signal.SIGTERM):  # between two runs the first process answers for all
+    for number in (signal.SIGINT, signal.SIGTERM):  # between two runs the first process handles them
         signal.signal(number, signal.SIG_IGN)
     while job := ranks.broadcast_from_rank0(_nothing):
         node, directory = job
@@ -157,4 +157,4 @@ def _follow(ranks: Ranks) -> None:
 
 
 def _nothing() -> Any:
-    raise AssertionError("asked of those who follow only")
+    raise AssertionError("called in the first process")

@@ -16,7 +16,7 @@ from metarun.training.restore import restore
 from metarun.training.state import Training
 
 ShouldPrune = Callable[[int, float], bool]
-"""Told the step and the selection score of each validation, in the first process; whether to give up."""
+"""Returns whether to prune the run, from a validation's step and selection score; rank 0 only."""
 
 
 @with_keys()
@@ -31,50 +31,50 @@ def train(
     """Train from the run's last checkpoint, or from the start, then test the best learner.
 
     Args:
-        config: of the run.
-        run: where its files are.
+        config: config of the run.
+        run: the run's directory.
         ranks: this process among those that train the run together.
-        should_prune: told of each validation; of the latest again when the run goes on right after it.
-        signals: what may stop it; SIGINT and SIGTERM by default.
+        should_prune: called after each validation; again for the latest if the run resumes right after it.
+        signals: the signals that stop the run; SIGINT and SIGTERM by default.
 
     Returns:
         The curve over adaptation steps on the test tasks, also in the run's results.json.
 
     Raises:
         ConfigError: the groups of the config do not fit together.
-        MetarunError: data is missing, all checkpoints are damaged, or the loss is no longer a number.
-        Interrupted: SIGINT or SIGTERM came; the run can be resumed.
+        MetarunError: data is missing, all checkpoints are damaged, or the loss is NaN or infinite.
+        Interrupted: SIGINT or SIGTERM was received; the run can be resumed.
         OutOfTimeError: train.max_time is over; the run can be resumed.
-        PrunedError: it was given up.
+        PrunedError: should_prune returned true.
     """
     to_go_on = f"to go on: {resume_command(run.directory)}"
-    with signals or StopSignals() as asked:
+    with signals or StopSignals() as stop_signals:
         limit = config.train.max_time
-        asked.allow(None if limit is None else seconds(limit))
+        stop_signals.allow(None if limit is None else seconds(limit))
         steps = config.train.steps
-        with asked.at_once(f"stopped before the next step; {to_go_on}"):
+        with stop_signals.at_once(f"stopped before the next step; {to_go_on}"):
             training = Training(config, run, ranks)
             restore(training)
-        if training.finished:  # a test that takes longer than that has to come to its end at some time
-            asked.allow(None)
-        here = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
+        if training.finished:  # else a test longer than max_time would never finish
+            stop_signals.allow(None)
+        while_validating = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
         if training.validating:
-            training.validate(lambda: asked.reason, here.format(training.step))
+            training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
         if training.step and training.is_due(config.train.validate_every):
-            training.prune_if(should_prune)  # killed after the checkpoint, the run has not been told
+            training.prune_if(should_prune)  # if it was killed between save and prune_if
         with TrainingProgress(training.step, steps) as progress:
             while not training.finished:
-                reason = training.take_step(lambda: asked.reason)
+                reason = training.take_step(lambda: stop_signals.reason)
                 progress.step()
                 if training.is_due(config.train.log_every):
                     progress.scores(training.step, training.log_scores())
                 validated = training.is_due(config.train.validate_every)
                 if validated:
-                    training.validate(lambda: asked.reason, here.format(training.step))
+                    training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
                 if reason or training.finished or training.is_due(config.train.checkpoint_every):
                     training.save()
                 if validated:
                     training.prune_if(should_prune)
                 stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
         training.log_rest()
-        return training.test(lambda: stop(asked.reason, f"stopped while testing; {to_go_on}"))
+        return training.test(lambda: stop(stop_signals.reason, f"stopped while testing; {to_go_on}"))

@@ -1,4 +1,4 @@
-"""Means over meta-steps, and the rate."""
+"""Mean scores over meta-steps, and tasks per second."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Meter:
-    """Means over meta-steps, read back from the device only when somebody wants to see them.
+    """Mean scores over meta-steps, copied from the device only in `read`.
 
     Args:
-        meta_batch: tasks of a meta-step.
+        meta_batch: number of tasks of a meta-step.
     """
 
     def __init__(self, meta_batch: int) -> None:
@@ -28,7 +28,7 @@ class Meter:
         return {"sums": self._sums, "steps": self._steps, "seconds": time.monotonic() - self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's sums."""
+        """Continue from a checkpoint's sums."""
         self._sums, self._steps = state["sums"], state["steps"]
         self._since = time.monotonic() - state["seconds"]
 
@@ -44,13 +44,13 @@ class Meter:
         self._steps += 1
 
     def skip(self, seconds: float) -> None:
-        """Leave time out of the rate that was spent on something else."""
+        """Leave out of the rate the seconds spent on something else."""
         self._since += seconds
 
     def read(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the mean scores, and tasks per second and seconds; then start again."""
+        """Return the mean scores, then tasks per second and seconds; reset the sums."""
         names = list(self._sums)
-        # One read-back for all.
+        # One copy from the device for all.
         sums = torch.stack([self._sums[name] for name in names]).tolist() if names else []
         means = {name: total / self._steps for name, total in zip(names, sums, strict=True)}
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Going back to a run's last checkpoint."""
+"""Restores a run's last checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger("metarun")
 
 
 def restore(training: Training) -> None:
-    """Go back to the run's last checkpoint, or make the first one (and find out that one can).
+    """Restore the run's last checkpoint, or write the first one (which shows early whether that works).
 
     Raises:
-        ConfigError: the run has taken more steps than it is to take.
-        MetarunError: the checkpoints are gone, all damaged, or of another network.
+        ConfigError: the run has already taken more steps than train.steps.
+        MetarunError: the checkpoints are missing, all damaged, or of another network.
     """
     run, settings = training.run, training.settings
-    # Whatever decides on what comes next is decided once: the processes have to stay in step.
+    # Rank 0 decides for all what to continue from: the processes have to stay in step.
     state, typed = training.ranks.broadcast_from_rank0(lambda: _newest(run))
     if state is None:
         training.choose_engines()
@@ -38,12 +38,12 @@ def restore(training: Training) -> None:
         )
     try:
         training.load_state_dict(state)
-    except (RuntimeError, ValueError, LookupError, TypeError) as error:  # of torch, for what does not fit
+    except (RuntimeError, ValueError, LookupError, TypeError) as error:  # for a state that does not fit
         raise MetarunError(
             f"the checkpoint of step {state['step']} in {run.checkpoints.folder} is of another "
             f"network or optimizer ({' '.join(str(error).split())[:200]}): restore those of this run"
         ) from error
-    # What was measured for a CPU says nothing about a GPU; what is typed anew is meant.
+    # Timings of a CPU say nothing about a GPU, and newly typed engine keys take effect.
     other_device = state["device"] != training.experiment.device.type
     if other_device or typed:
         training.choose_engines()
@@ -56,12 +56,13 @@ def restore(training: Training) -> None:
 
 
 def _newest(run: Run) -> tuple[dict[str, Any] | None, bool]:
-    """Return the checkpoint to go on from, and whether keys of the engine are typed anew.
+    """Return the checkpoint to continue from, and whether engine keys have changed.
 
-    The best validation is forgotten where its learner is lost, unless it is the one to go on from.
+    If the best checkpoint is lost, it is written again from this one if both are of the same step; otherwise
+    the best validation is forgotten.
 
     Raises:
-        MetarunError: the checkpoints are gone, or all damaged.
+        MetarunError: the checkpoints are missing, or all damaged.
     """
     state = run.checkpoints.newest(take_over=True)
     if state is None:
@@ -82,11 +83,11 @@ def _newest(run: Run) -> tuple[dict[str, Any] | None, bool]:
 
 
 def _restart(training: Training, metrics_bytes: int, step: int) -> None:
-    """Let the run's files say what the checkpoint says, and no more."""
+    """Cut the run's files back to the checkpoint's step."""
     run = training.run
 
     def write() -> None:
-        run.forget_results()  # first: killed before the rest is said, the run is not finished
+        run.forget_results()  # first: if killed before the rest, the run must not look finished
         run.metrics.cut(metrics_bytes)
         run.resumed(step)
 

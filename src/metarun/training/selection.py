@@ -1,4 +1,4 @@
-"""Which learner of a run is tested: the best on the validation tasks."""
+"""Selection of the learner to test: the best on the validation tasks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Selection:
     """The best validation so far, and how long ago it was.
 
     Attributes:
-        best: step and selection score of the best validation; None where there was none.
-        selection_score: of the latest validation.
-        validations_since_best: how many have been no better.
+        best: step and selection score of the best validation; None before the first.
+        selection_score: selection score of the latest validation.
+        validations_since_best: number of validations since the best.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Selection:
         self.validations_since_best = 0
 
     def add(self, step: int, curve: Curve) -> bool:
-        """Take note of a validation, and say whether it is the best so far; of equal ones the first stays."""
+        """Record a validation, and return whether it is the best so far; of equal ones the first is best."""
         self.selection_score = curve.selection_score
         if self.best is not None and curve.selection_score <= self.best["selection_score"]:
             self.validations_since_best += 1
@@ -38,7 +38,7 @@ class Selection:
         return dict(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.best = state["best"]
         self.selection_score = state["selection_score"]
         self.validations_since_best = state["validations_since_best"]

@@ -1,4 +1,4 @@
-"""The state of a training between two meta-steps, and what is done to it."""
+"""The state of a training between two meta-steps, and the operations on it."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from metarun.training.updates import Means, SkippedSteps, assign, is_finite, of_
 
 log = logging.getLogger("metarun")
 
-# Scoring is measured on so many tasks at most, and on so many bytes of them.
+# Scoring is measured on at most this many tasks, of at most this many bytes.
 _MOST_TASKS, _MOST_BYTES = 256, 2**28
 
-# Groups and keys of which too large a value makes a loss infinite.
+# Groups and keys whose values, if too large, make the loss diverge.
 STEP_SIZE_KEYS = (("inner", "lr"), ("inner", "scale"), ("inner", "step_scale"), ("metagradient", "sigma"))
 
 
 class Training:
-    """The state of a training between two meta-steps, and what is done to it.
+    """The state of a training between two meta-steps, and the operations on it.
 
     Attributes:
         step: meta-steps taken so far, skipped ones included.
-        selection: which learner is the best so far.
+        selection: the best validation so far.
         skipped: meta-steps whose meta-gradient was not finite.
-        validating: whether the run was stopped in a validation, which is to be done again.
-        computation: what computes meta-gradients and scores, and by which engines.
+        validating: whether the run was stopped during a validation, which must be repeated.
+        computation: computes meta-gradients and scores.
     """
 
     def __init__(self, config: Config, run: Run, ranks: Ranks | None = None) -> None:
@@ -73,7 +73,7 @@ class Training:
         self._meter = Meter(self.settings.meta_batch)
 
     def _check_ranks(self) -> None:
-        """Raise ConfigError where a process would have no task."""
+        """Raise ConfigError if a process would have no task."""
         for name in ("meta_batch", "validation_tasks", "test_tasks"):
             tasks = getattr(self.settings, name)
             if tasks < self.ranks.count:
@@ -83,29 +83,29 @@ class Training:
                 )
 
     def choose_engines(self) -> None:
-        """Choose how meta-gradients and scores are computed from now on."""
+        """Choose the engines of meta-gradients and scores."""
         tasks = max(self.settings.validation_tasks, self.settings.test_tasks)
-        one = first_episodes(self.source, "validation", self.experiment.dtype, 1).bytes
-        count = min(tasks, _MOST_TASKS, max(1, _MOST_BYTES // one))
-        some = first_episodes(self.source, "validation", self.experiment.dtype, count)
-        self.computation.choose(self.config.engine, self._meta_batch(), some, self.settings.steps)
+        task_bytes = first_episodes(self.source, "validation", self.experiment.dtype, 1).bytes
+        count = min(tasks, _MOST_TASKS, max(1, _MOST_BYTES // task_bytes))
+        validation = first_episodes(self.source, "validation", self.experiment.dtype, count)
+        self.computation.choose(self.config.engine, self._meta_batch(), validation, self.settings.steps)
 
     def _meta_batch(self) -> Tasks:
         """Return this process's share of the next meta-batch."""
         return self._prefetcher.batch(self.step).part(self.ranks.share(self.settings.meta_batch))
 
     def _announce(self, engine: Engine, evaluation: Engine) -> None:
-        """Let the run's engine.json say how it is computed, for people to read."""
+        """Write the run's engine.json, for people to read."""
         if self.ranks.first:
             content = {"strategy": engine.strategy, **asdict(engine), "evaluation": evaluation.in_words()}
             self.run.write_json("engine.json", content)
 
     def save(self) -> None:
-        """Write the checkpoint from which restore goes on.
+        """Write the checkpoint that `restore` continues from.
 
         Raises:
-            MetarunError: a meta-parameter is not finite; the checkpoint before is left as it is.
-            OSError: it cannot be written; the checkpoint before is left as it is.
+            MetarunError: a meta-parameter is not finite; the previous checkpoint stays as it is.
+            OSError: it cannot be written; the previous checkpoint stays as it is.
         """
         for name, p in self.learner.named_parameters():
             if not p.isfinite().all():
@@ -130,7 +130,7 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; its engine, device and metrics are for `restore`."""
+        """Continue from a checkpoint; `restore` handles its engine, device and metrics."""
         self.learner.load_state_dict(state["learner"])
         self.outer.load_state_dict(state["outer"])
         self._meter.load_state_dict(state["meter"])
@@ -140,45 +140,45 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are taken, or the last validations have brought nothing."""
+        """Whether all steps are taken, or training has stopped early."""
         return self.step >= self.settings.steps or self.stopped_early
 
     @property
     def stopped_early(self) -> bool:
-        """Whether as many validations as train.patience says have brought nothing."""
+        """Whether train.patience validations in a row have not improved the best."""
         patience = self.settings.patience
         return patience is not None and self.selection.validations_since_best >= patience
 
     def is_due(self, interval: int) -> bool:
-        """Say whether something done every `interval` steps (0: never), and after the last, is due."""
+        """Return whether something done every `interval` steps (0: never) and after the last step is due."""
         return interval > 0 and (self.step % interval == 0 or self.step == self.settings.steps)
 
     def take_step(self, asked: Callable[[], int] = lambda: 0) -> int:
         """Take one meta-step on the next episodes, or skip it where its meta-gradient is not finite.
 
         Args:
-            asked: why this process should stop, if it should (`StopSignals.reason`).
+            asked: returns this process's reason to stop (`StopSignals.reason`; 0: none).
 
         Returns:
-            Why the run should stop after this step; the same for all processes.
+            The reason to stop the run after this step; the same in all processes.
 
         Raises:
-            MetarunError: the meta-gradient is not finite, and that is not to be skipped.
+            MetarunError: the meta-gradient is not finite, and train.on_nonfinite does not skip it.
         """
         progress = Progress(self.step, self.settings.steps, self.config.seed)
         meta_batch_size = self.settings.meta_batch
-        reason, means, before = 0, Means(), None
-        for own in self.computation.meta_steps(self._meta_batch(), progress, meta_batch_size):
-            update, means, reason = of_all_ranks(own, self.learner, self.ranks, meta_batch_size, asked)
+        reason, means, backup = 0, Means(), None
+        for meta_step in self.computation.meta_steps(self._meta_batch(), progress, meta_batch_size):
+            update, means, reason = of_all_ranks(meta_step, self.learner, self.ranks, meta_batch_size, asked)
             update.fill(self.learner)
             if not is_finite(self.outer.parameters, means):
-                if before is not None:
-                    self.learner.load_state_dict(before[0])
-                    self.outer.load_state_dict(before[1])
+                if backup is not None:
+                    self.learner.load_state_dict(backup[0])
+                    self.outer.load_state_dict(backup[1])
                 self._skip(means)
                 break
-            if self.computation.steps_per_window and before is None:
-                before = copy.deepcopy((self.learner.state_dict(), self.outer.state_dict()))
+            if self.computation.steps_per_window and backup is None:
+                backup = copy.deepcopy((self.learner.state_dict(), self.outer.state_dict()))
             self.outer.step(self.step)
             assign(self.learner, update.assignments)
         else:
@@ -188,7 +188,7 @@ class Training:
         return reason
 
     def _skip(self, means: Means) -> None:
-        """Leave the meta-parameters as they are, and go on, if that is wanted."""
+        """Skip the update; with on_nonfinite=stop, or after too many skips, save and raise DivergedError."""
         self.outer.forget()
         if self.settings.on_nonfinite == "stop" or self.skipped.too_many:
             self.save()
@@ -205,7 +205,7 @@ class Training:
         return means
 
     def log_rest(self) -> None:
-        """Write the scores of the steps that an early end has left over."""
+        """Write the scores of the steps since the last log, if any."""
         if not self._meter.is_empty:
             self.log_scores()
             self.save()
@@ -214,12 +214,12 @@ class Training:
         """Score the validation tasks, and keep the learner if it is the best so far.
 
         Args:
-            asked: why the run should stop, if it should: it is saved, and validates when it goes on. Not
-                asked where several processes would have to agree.
-            message: for what is raised then.
+            asked: returns the reason to stop (0: none); the run is then saved, and repeats the validation
+                when it is resumed. Not called with several processes, which would have to agree.
+            message: message of the error that is raised then.
 
         Raises:
-            Interrupted: a signal has come.
+            Interrupted: a signal was received.
             OutOfTimeError: the time is over.
         """
 
@@ -229,13 +229,13 @@ class Training:
                 self.save()
                 stop(reason, message)
 
-        began = time.monotonic()
+        start = time.monotonic()
         curve = self.computation.evaluate("validation", self.settings.validation_tasks, between_chunks)
         self.validating = False
-        taken = time.monotonic() - began
-        self._meter.skip(taken)
-        means = {name: each.mean for name, each in curve.final.items()}
-        timing = {"tasks_per_second": curve.tasks / taken, "seconds": taken}
+        seconds = time.monotonic() - start
+        self._meter.skip(seconds)
+        means = {name: estimate.mean for name, estimate in curve.final.items()}
+        timing = {"tasks_per_second": curve.tasks / seconds, "seconds": seconds}
         if self.ranks.first:
             self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
         log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
@@ -244,19 +244,19 @@ class Training:
             self.run.checkpoints.save_best({**self.selection.best, "engine": engine, "learner": learner})
 
     def prune_if(self, should_prune: Callable[[int, float], bool]) -> None:
-        """Tell of the latest validation, and end the run if it is given up.
+        """End the run if `should_prune` returns true for the latest validation.
 
         Raises:
-            PrunedError: it is; in all processes.
+            PrunedError: the run is pruned; raised in all processes.
         """
         score = self.selection.selection_score
         if self.ranks.broadcast_from_rank0(lambda: should_prune(self.step, score)):
-            raise PrunedError(f"given up at step {self.step}: other jobs were better by then")
+            raise PrunedError(f"pruned at step {self.step}: other jobs were better by then")
 
-    def _diverged(self, what: str, step: int) -> DivergedError:
+    def _diverged(self, cause: str, step: int) -> DivergedError:
         step_sizes = [f"{group}.{key}" for group, key in STEP_SIZE_KEYS if key in getattr(self.config, group)]
         return DivergedError(
-            f"{what} at step {step}: lower {', '.join(step_sizes)} or outer.lr, or type outer.clip_norm=1; "
+            f"{cause} at step {step}: lower {', '.join(step_sizes)} or outer.lr, or type outer.clip_norm=1; "
             f"the last good checkpoint is in {self.run.checkpoints.folder}, and "
             f"{resume_command(self.run.directory)} takes another outer.lr, outer.clip_norm or "
             f"train.on_nonfinite=skip"
@@ -266,7 +266,7 @@ class Training:
         """Score the best learner (the last, where none was validated) on the test tasks.
 
         Args:
-            between_chunks: may raise, to stop; not called where several processes would have to agree.
+            between_chunks: may raise, to stop; not called with several processes, which would have to agree.
         """
         if self.ranks.count > 1:
             between_chunks = _nothing
@@ -283,7 +283,7 @@ class Training:
         return curve
 
     def _best(self) -> dict[str, Any]:
-        """Return the checkpoint that is tested."""
+        """Return the checkpoint to test."""
         validated = self.selection.best
         best = self.run.checkpoints.best(validated["step"]) if validated else None
         best = best or self.run.checkpoints.newest()

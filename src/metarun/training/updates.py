@@ -1,4 +1,4 @@
-"""What one update of the outer loop is given: the meta-step of all processes, if it is finite."""
+"""The input of one outer update: the meta-step of all processes, if it is finite."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from metarun.system.ranks import Ranks
 
 log = logging.getLogger("metarun")
 
-# So many skipped meta-steps in a row mean that there is nothing left to go on with.
+# After this many consecutive skipped meta-steps the run stops.
 _MOST_SKIPPED = 100
 
 Means = dict[str, Tensor]
-"""The mean over a whole meta-batch of each score."""
+"""The mean of each score over the whole meta-batch."""
 
 
 def of_all_ranks(
     own: MetaStep, learner: nn.Module, ranks: Ranks, meta_batch_size: int, asked: Callable[[], int]
 ) -> tuple[MetaStep, Means, int]:
-    """Return a meta-step of the whole meta-batch, its mean scores, and why the run should stop, if it should.
+    """Return the meta-step of the whole meta-batch, its mean scores, and the reason to stop (0: none).
 
     Args:
         own: the meta-step of this process's share of the tasks.
-        learner: whose meta-parameters it is of.
+        learner: has the meta-parameters.
         ranks: this process among those of the run.
-        meta_batch_size: tasks of the whole meta-batch.
-        asked: why this process should stop; the answer is the same for all processes.
+        meta_batch_size: number of tasks of the whole meta-batch.
+        asked: returns this process's reason to stop; the returned reason is the same in all processes.
     """
     sums = torch.stack([values.sum() for values in own.scores.values()]) / meta_batch_size
     if ranks.count == 1:
         return own, dict(zip(own.scores, sums, strict=True)), asked()
-    why = asked()
+    local_reason = asked()
     parameters = dict(learner.named_parameters())
     changing = {name: p for name, p in parameters.items() if p.requires_grad or name in own.assignments}
-    numbers = torch.cat([sums, sums.new_tensor([why > 0, why < 0])])
-    changed, total = ranks.all_reduce({**own.gradients, **own.assignments}, changing, numbers)
-    assignments = {name: changed.pop(name) for name in own.assignments}
-    *_, signals, times = total.tolist()
-    reason = why if why > 0 else signal.SIGTERM if signals else -1 if times else 0
-    return MetaStep(changed, own.scores, assignments), dict(zip(own.scores, total, strict=False)), reason
+    numbers = torch.cat([sums, sums.new_tensor([local_reason > 0, local_reason < 0])])
+    reduced, totals = ranks.all_reduce({**own.gradients, **own.assignments}, changing, numbers)
+    assignments = {name: reduced.pop(name) for name in own.assignments}
+    *_, signals, timeouts = totals.tolist()
+    reason = local_reason if local_reason > 0 else signal.SIGTERM if signals else -1 if timeouts else 0
+    return MetaStep(reduced, own.scores, assignments), dict(zip(own.scores, totals, strict=False)), reason
 
 
 def assign(learner: nn.Module, values: Mapping[str, Tensor]) -> None:
@@ -56,7 +56,7 @@ def assign(learner: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def is_finite(parameters: Iterable[nn.Parameter], means: Means) -> bool:
-    """Say whether the loss and the whole meta-gradient are finite: one wait for the device."""
+    """Return whether the loss and the whole meta-gradient are finite, with one device synchronisation."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     return bool((nn.utils.get_total_norm(gradients) + means["loss"]).isfinite())
 
@@ -65,26 +65,26 @@ class SkippedSteps:
     """Meta-steps whose meta-gradient was not finite.
 
     Attributes:
-        all: how many there were.
-        in_a_row: how many of them came last.
+        all: number of skipped steps in the run.
+        in_a_row: number of consecutive skipped steps up to now.
     """
 
     def __init__(self) -> None:
         self.all = self.in_a_row = 0
 
     def add(self, step: int, means: Means) -> None:
-        """Count one.
+        """Count a skipped step and log a warning.
 
         Args:
-            step: which meta-step it is, from 1.
-            means: its scores.
+            step: number of the meta-step, from 1.
+            means: its mean scores.
         """
         self.all, self.in_a_row = self.all + 1, self.in_a_row + 1
         log.warning("step %d is skipped: %s (%d so far)", step, what_is_wrong(means), self.all)
 
     @property
     def too_many(self) -> bool:
-        """Whether one more would leave nothing to go on with."""
+        """Whether one more skipped step reaches the limit."""
         return self.in_a_row + 1 >= _MOST_SKIPPED
 
     def state_dict(self) -> dict[str, int]:
@@ -92,12 +92,12 @@ class SkippedSteps:
         return {"all": self.all, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         self.all, self.in_a_row = state["all"], state["in_a_row"]
 
 
 def what_is_wrong(means: Means, *, too_many: bool = False) -> str:
-    """Return what of a meta-step is not finite, in words."""
+    """Return in words what is not finite in a meta-step."""
     loss = means["loss"].item()
-    what = f"the loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
-    return f"{what} for {_MOST_SKIPPED} consecutive steps, last" if too_many else what
+    problem = f"the loss is {loss}" if not math.isfinite(loss) else "the meta-gradient is not finite"
+    return f"{problem} for {_MOST_SKIPPED} consecutive steps, last" if too_many else problem
