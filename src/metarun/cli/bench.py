@@ -1,4 +1,4 @@
-"""`metarun bench`: how fast this machine computes a meta-gradient, against other ways to compute it."""
+"""`metarun bench`: time the meta-gradient against other ways to compute it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`metarun continual RUN [overrides]`: adapt to one task after another, and test on all earlier ones."""
+"""`metarun continual RUN [overrides]`: adapt to one task after another, tested on all before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`metarun diff RUN RUN`: the differences between two runs."""
+"""`metarun diff RUN RUN`: print the differences between two runs."""
 
 from __future__ import annotations
 

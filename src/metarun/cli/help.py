@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from metarun.cli.main import COMMANDS
+from metarun.cli.main import verbs
 from metarun.config.options import CONF, groups
 
 _PAGE = """\
@@ -44,7 +44,7 @@ Shell completion: eval "$(metarun -sc install=bash)" (bash, zsh or fish). Hydra'
 
 def main(arguments: list[str]) -> None:  # noqa: ARG001
     """Print the page."""
-    commands = "\n".join(f"  metarun {name:<10} {description}" for name, description in COMMANDS.items())
+    commands = "\n".join(f"  metarun {name:<10} {description}" for name, description in verbs().items())
     group_lines = "\n".join(
         textwrap.fill(
             f"  {name:<15} {', '.join(option.name for option in options)}", 110, subsequent_indent=" " * 18

@@ -1,4 +1,4 @@
-"""`metarun list [group]`: the groups and their options, one per line."""
+"""`metarun list [group]`: print the groups and their options."""
 
 from __future__ import annotations
 

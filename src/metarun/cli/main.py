@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -14,16 +16,22 @@ from metarun.config.options import CONF, groups
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, with_keys
 from metarun.system.console import to_stderr
 
-# Each verb is a module of metarun.cli with `main(arguments)`, imported only when it is typed.
-COMMANDS = {
-    "resume": "continue a stopped run or sweep",
-    "eval": "re-test a run's best checkpoint with other settings",
-    "optimizers": "compare a run's update rule with tuned SGD, momentum, RMSProp and Adam",
-    "continual": "adapt a run's learner to one task after another, and test it on all earlier ones",
-    "diff": "print the differences between two runs",
-    "list": "print the groups and their options",
-    "bench": "time the meta-gradient against other ways to compute it",
-}
+# The first line of a verb's module: how it is typed, and what it does.
+_VERB = re.compile(r'"""`metarun (?P<name>[a-z]+)[^`]*`: (?P<does>.*)\."""')
+
+
+@cache
+def verbs() -> dict[str, str]:
+    """Return what each verb does: a verb is a module of metarun.cli with `main(arguments)`.
+
+    The modules are read, not imported: help needs none of what they import.
+    """
+    described = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        with path.open(encoding="utf-8") as file:
+            if (verb := _VERB.match(file.readline())) and verb["name"] == path.stem:
+                described[verb["name"]] = verb["does"]
+    return described
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _command(words: list[str]) -> Callable[[list[str]], None]:
     """Return the function for the arguments; a bare first word is a verb."""
     word = words[0] if words else ""
-    if word in COMMANDS:
+    if word in verbs():
         return _verb(word)
     if word == "help" or {"--help", "-h"} & set(words):
         return _verb("help")
@@ -63,10 +71,10 @@ def _command(words: list[str]) -> Callable[[list[str]], None]:
         override = next(
             (f"{g}={word}" for g, options in groups([CONF]).items() if word in [o.name for o in options]), ""
         )
-        hint = f"; did you mean {override}?" if override else did_you_mean(word, COMMANDS)
+        hint = f"; did you mean {override}?" if override else did_you_mean(word, verbs())
         raise ConfigError(
             f"{word}: there is no such command{hint}; choose from "
-            f"{', '.join(COMMANDS)}, or type key=value to train (metarun --help)"
+            f"{', '.join(verbs())}, or type key=value to train (metarun --help)"
         )
     return _verb("run")
 

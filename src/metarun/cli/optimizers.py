@@ -1,4 +1,4 @@
-"""`metarun optimizers RUN [overrides]`: a run's update rule against tuned SGD, momentum, RMSProp and Adam."""
+"""`metarun optimizers RUN [overrides]`: compare a run's update rule with tuned SGD, momentum and Adam."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_truncation_with_no_way_back_to_what_is_learned_is_an_error() -> None:
     cut = Truncated(window=2, objective="final")
     with (
         pytest.raises(
-            ConfigError, match="no derivative leads from the last of 3 inner steps to the initialisation"
+            ConfigError, match="no derivative of the last of 3 inner steps reaches the initialisation"
         ),
         with_keys(),
     ):
@@ -255,7 +255,7 @@ def test_truncation_with_no_way_back_to_what_is_learned_is_an_error() -> None:
         with (
             pytest.raises(
                 ConfigError,
-                match=rf"metagradient\.update={other.update}: no derivative leads from the last of",
+                match=rf"metagradient\.update={other.update}: no derivative of the last of",
             ),
             with_keys(),
         ):

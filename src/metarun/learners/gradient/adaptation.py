@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_map_only
 
 from metarun.errors import ConfigError
 from metarun.learners.gradient.initialisation import (
@@ -19,7 +19,7 @@ from metarun.learners.gradient.initialisation import (
 )
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters, leaves, squared_distance
-from metarun.learners.gradient.rematerialise import rematerialised
+from metarun.learners.gradient.rematerialise import rematerialised_tree
 from metarun.learners.gradient.task_forward import TaskForward
 from metarun.learners.learner import IterativeLearner
 from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
@@ -164,25 +164,16 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             for adapted in self._trajectory_from(start, tasks, graph):  # noqa: B007  (only the last is kept)
                 pass
             return adapted
-        values, structure = tree_flatten((start.params, self.rule.init(start.params)))
-        if not all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
-            raise ConfigError(
-                f"@engine.rematerialise needs a rule whose state consists of floating-point tensors, "
-                f"{type(self.rule).__name__}'s does not",
-                "@engine.rematerialise=false",
-            )
 
-        def one_step(values: tuple[Tensor, ...], step: int, differentiable: bool) -> tuple[Tensor, ...]:
-            kind: Graph = "exact" if differentiable else "none"
-            after = self._step(tree_unflatten(values, structure), start, tasks, step, kind)
-            return tuple(tree_flatten(after)[0])
+        def one_step(before: Any, step: int, differentiable: bool) -> Any:
+            return self._step(before, start, tasks, step, "exact" if differentiable else "none")
 
         shared = (p for name, p in start.shared.items() if key(name) not in self.each_step)
         weights = [*shared, *self.each_step.values(), *self.rule.parameters()]
         if self.proximal:
             weights += start.start.values()
-        after = rematerialised(one_step, values, weights, steps)
-        params, _ = tree_unflatten(after, structure)
+        before = (start.params, self.rule.init(start.params))
+        params, _ = rematerialised_tree(one_step, before, weights, steps, of=type(self.rule).__name__)
         return AdaptedParameters(params, self._shared(start, steps - 1, graph), tasks.support.x, start.start)
 
     def _start(self, tasks: Tasks, graph: Graph) -> AdaptedParameters:
@@ -295,21 +286,6 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         self._forward.forget_copies()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def with_inner_loop(learner: nn.Module, what: str) -> GradientAdaptation:
-    """Return the learner, if it adapts by gradient steps.
-
-    Args:
-        learner: any learner.
-        what: the feature that needs an inner loop, for the message.
-
-    Raises:
-        ConfigError: the learner is of another kind.
-    """
-    if not isinstance(learner, GradientAdaptation):
-        raise ConfigError(f"{what} needs a learner with an inner loop, this is a {type(learner).__name__}")
-    return learner
 
 
 def _graph(derivatives: Derivatives) -> Graph:

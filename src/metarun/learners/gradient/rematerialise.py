@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from metarun.errors import ConfigError
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, int, bool], Tensors]
@@ -33,6 +36,35 @@ def rematerialised(step: Step, start: Sequence[Tensor], weights: Sequence[Tensor
     """
     result: Tensors = _Rematerialised.apply(step, steps, len(start), *start, *weights)
     return result
+
+
+def rematerialised_tree(
+    step: Callable[[Any, int, bool], Any], start: Any, weights: Sequence[Tensor], steps: int, *, of: str
+) -> Any:
+    """Return the same for a state that is a tree of tensors.
+
+    Args:
+        step: as in `rematerialised`, on trees.
+        start: the state before the first step.
+        weights: as in `rematerialised`.
+        steps: number of steps.
+        of: name of the update rule, for the message.
+
+    Raises:
+        ConfigError: the state has other leaves than floating-point tensors.
+    """
+    values, structure = tree_flatten(start)
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
+        raise ConfigError(
+            f"@engine.rematerialise needs a rule whose state consists of floating-point tensors, {of}'s does "
+            f"not",
+            "@engine.rematerialise=false",
+        )
+
+    def flat_step(values: Tensors, index: int, differentiable: bool) -> Tensors:
+        return tuple(tree_flatten(step(tree_unflatten(values, structure), index, differentiable))[0])
+
+    return tree_unflatten(rematerialised(flat_step, values, weights, steps), structure)
 
 
 class _Rematerialised(torch.autograd.Function):
