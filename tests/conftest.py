@@ -13,11 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 import zygote
+from hypothesis import settings
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+
+
 def pytest_configure() -> None:
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
     # Tests run on all cores at once, each with one thread.
     torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.errors import ConfigError, MetarunError, UnfinishedError, with_keys
+from metarun.errors import ConfigError, Interrupted, MetarunError, UnfinishedError, with_keys
 from metarun.metagradients import Exact
 from metarun.rules import LearnedRates
 from metarun.tasks.class_episodes import ClassEpisodes
@@ -28,7 +28,7 @@ def test_arguments_are_named_as_python_and_as_the_command_line_have_them() -> No
 
 
 def test_other_text_stays_as_it_is() -> None:
-    text = "mail@example.org, @nobody.x and data=null"
+    text = "mail@example.org, /home/me@model.v2/run, @nobody.x and data=null"
     assert str(MetarunError(text)) == text
     with pytest.raises(MetarunError, match=re.escape(text)), with_keys():
         raise MetarunError(text)
@@ -75,6 +75,7 @@ def test_no_class_below_the_experiment_says_what_to_type() -> None:
 
 
 def test_errors_survive_the_way_from_another_process() -> None:
-    for error in (ConfigError("@rule.lr=1", "@rule.lr=0"), UnfinishedError("3 jobs", 124)):
+    errors = (ConfigError("@rule.lr=1", "@rule.lr=0"), UnfinishedError("3 jobs", 124), Interrupted("x", 15))
+    for error in errors:
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), again.exit_status) == (str(error), error.exit_status)

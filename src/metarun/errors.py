@@ -27,7 +27,7 @@ _LIBRARY = re.compile(rf"/(site-packages|lib/python3\.\d+)/|^{re.escape(str(Path
 
 # Roles whose config group has another name on the command line: role → group.
 _GROUPS = {"learner": "algo", "rule": "inner", "loop": "inner", "source": "data"}
-_ARGUMENT = re.compile(r"@(learner|rule|loop|model|source|metagradient|outer|engine|train)([.=])")
+_ARGUMENT = re.compile(r"(?<![\w.+-])@(learner|rule|loop|model|source|metagradient|outer|engine|train)([.=])")
 _IN_PYTHON = {"=null": "=None", "=true": "=True", "=false": "=False"}
 
 
@@ -110,6 +110,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.signal_number = signal_number
         self.exit_status = 128 + signal_number
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
+        """Return what another process makes it from again."""
+        return type(self), (str(self), self.signal_number)
 
 
 def did_you_mean(given: str, choices: Iterable[str]) -> str:

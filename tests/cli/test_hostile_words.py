@@ -187,7 +187,7 @@ FOUND = [
 
 @pytest.mark.slow
 @settings(
-    max_examples=1000,
+    max_examples=3 * settings().max_examples,  # HYPOTHESIS_PROFILE=thorough: ten times as many
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from metarun.engine.executor import split_into_chunks
 from metarun.engine.settings import Engine, EngineSettings
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import Linear
@@ -43,7 +44,7 @@ def test_a_contradiction_is_one_line(metarun, strategy: str, chunk: int) -> None
 def test_the_strategy_is_whether_tasks_share_a_chunk() -> None:
     assert PLAIN.strategy == "batched"
     assert replace(PLAIN, chunk=1).strategy == "per_task"
-    assert [replace(PLAIN, workers=2).size(tasks) for tasks in (100, 9, 1)] == [8, 5, 1]
+    assert [split_into_chunks(tasks, PLAIN.chunk, 2)[0].stop for tasks in (100, 9, 1)] == [8, 5, 1]
 
 
 def test_threads_workers_and_rematerialisation_are_used() -> None:

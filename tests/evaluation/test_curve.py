@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import MLP
 from metarun.reports.table import curve_table
 from metarun.rules import SGD
-from metarun.tasks import BinaryClassification, Measure, Sinusoid
+from metarun.tasks import BinaryClassification, Measure, Metric, Scoring, Sinusoid
 from metarun.tasks.metrics import LOSS
 
 
@@ -111,3 +112,21 @@ def test_the_first_metric_selects_in_its_own_direction_and_a_curve_comes_back_fr
         assert curve.selection_score == sign * 0.25
         again = Curve.from_dict(curve.as_dict())
         assert (again.measures, again.axis, again.selection_score) == (measures, None, sign * 0.25)
+
+
+def test_scores_are_read_as_the_tasks_say_and_not_as_their_source_does() -> None:
+    """A source whose tasks bring another metric along than its own attribute names."""
+    error = Metric(
+        name="error", compute=lambda predictions, targets: (predictions - targets).abs().mean((1, 2))
+    )
+
+    class Own(Sinusoid):
+        def batch(self, split, first_episode, count):
+            batch = super().batch(split, first_episode, count)
+            return replace(batch, scoring=Scoring(self.loss, (error,)))
+
+    source = Own(shot=2, query=3, dtype=torch.float64)
+    curve = evaluate(made := learner(source), source, "test", 4, Executor(Engine(chunk=2), made))
+    assert [measure.name for measure in curve.measures] == ["loss", "error"]
+    assert curve.final.keys() == {"loss", "error"}
+    assert curve.selection_score == -curve.final["error"].mean

@@ -139,3 +139,66 @@ def test_query_targets_are_hidden_from_adaptation(own: Typed) -> None:
     assert shown.query.y.shape == tasks.query.y.shape
     assert not shown.query.y.any()
     assert tasks.query.y.any()
+
+
+OTHERS = """\
+import torch
+from my_protonet import ProtoNet
+
+class Looped(ProtoNet):  # half of an inner loop: so many rounds, without a rule
+    def __init__(self, *, model, loop):
+        super().__init__(model=model)
+        self.loop = loop
+
+class Wrapped(ProtoNet):  # what it passes on it makes itself
+    needs = frozenset({"input_shape"})
+
+    def __init__(self, *, input_shape, width: int = 4, **options):
+        super().__init__(model=torch.nn.Linear(*input_shape, width), **options)
+
+def factory(model: torch.nn.Module) -> ProtoNet:
+    return ProtoNet(model=model)
+
+class Forgetful(ProtoNet):
+    def __init__(self, *, model):
+        super().__init__(model=torch.nn.Sequential(model, torch.nn.Dropout(0.5)))
+
+class Failing(ProtoNet):
+    def adapt(self, tasks):
+        if not self.training:
+            raise KeyError("only at test")
+        return super().adapt(tasks)
+"""
+
+
+@pytest.fixture
+def others(own: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    (tmp_path / "my_others.py").write_text(OTHERS)
+    monkeypatch.delitem(__import__("sys").modules, "my_others", raising=False)
+    return own
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "complaint"),
+    [
+        (["algo._target_=my_others.Looped", "+inner.steps=3"], 0, ""),
+        (["algo._target_=my_others.Looped", "+inner.lr=9"], 2, "inner.lr=9: there is no such key"),
+        (["algo._target_=my_others.Looped"], 2, "inner.steps is missing: type inner.steps=VALUE"),
+        (["algo._target_=my_others.factory"], 0, ""),
+        (["algo._target_=my_others.Wrapped"], 2, "uses no model"),
+        (["algo._target_=my_others.Forgetful"], 2, "build it with p=0"),
+        (["algo._target_=my_others.Failing"], 2, "on this data: KeyError: 'only at test'"),
+        (["engine.workers=2"], 2, "does not say that it is thread_safe: type engine.workers=1"),
+    ],
+)
+def test_learners_of_other_kinds(words: list[str], status: int, complaint: str, others: Typed) -> None:
+    found, _, said = others(*FEW, "train.steps=2", *words, "hydra.run.dir=run")
+    assert (found, complaint in said) == (status, True), said
+    assert "Traceback" not in said
+
+
+def test_a_learner_that_makes_its_own_model_says_what_it_needs(others: Typed) -> None:
+    words = [word for word in FEW if not word.startswith("model.")]
+    own_model = ["algo._target_=my_others.Wrapped", "+algo.width=3", "model=none", "train.steps=2"]
+    status, _, said = others(*words, *own_model, "hydra.run.dir=run")
+    assert status == 0, said

@@ -20,6 +20,7 @@ from metarun.metagradients import Progress, Reptile
 from metarun.models import MLP
 from metarun.rules import Adam
 from metarun.tasks import Tasks
+from metarun.training.updates import assign
 
 INNER_STEPS, META_STEPS, INNER_RATE, OUTER_RATE = 3, 4, 0.01, 0.7
 
@@ -45,7 +46,7 @@ def trained(meta_batch: int, chunk: int, steps: int = META_STEPS) -> GradientAda
         step.fill(made)
         outer.step(number)
         assert step.assignments.keys() == {f"rule.{name}" for name, _ in made.rule.named_parameters()}
-        made.load_state_dict(step.assignments, strict=False)
+        assign(made, step.assignments)
     return made
 
 

@@ -14,7 +14,7 @@ from metarun.learners import GradientAdaptation
 from metarun.metagradients import EvolutionStrategies, Exact, Progress
 from metarun.system.randomness import state
 
-PAIRS = 2000
+PAIRS = 500
 
 
 def estimates(made: GradientAdaptation, window: int | None, objective: str, count: int) -> torch.Tensor:

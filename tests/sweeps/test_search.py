@@ -92,7 +92,7 @@ def test_a_search_has_exactly_as_many_trials_as_asked_for_and_continues(metarun,
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_trial_it_was_in(metarun, tmp_path: Path, cache: Path) -> None:
-    words = [*OPTUNA, "search=rates", *FEW, "train.steps=400", "hydra.sweeper.n_trials=3"]
+    words = [*OPTUNA, "search=rates", *FEW, "train.steps=200", "hydra.sweeper.n_trials=3"]
     words += ["hydra.sweeper.study.pruner.n_startup_trials=99", "hydra.sweep.dir=search"]
     sweep = tmp_path / "search"
     with started([*METARUN, *words], tmp_path, METARUN_CACHE=str(cache)) as process:
@@ -107,7 +107,7 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(metarun, tmp_path: Pat
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
     assert found[1].params == before
     assert len(json.loads((sweep / "1" / "manifest.json").read_text())["resumed"]) == 1
-    assert sorted(found[1].intermediate_values) == list(range(2, 401, 2))
+    assert sorted(found[1].intermediate_values) == list(range(2, 201, 2))
 
 
 def test_a_failing_trial_does_not_end_a_search_and_bad_ones_are_pruned(metarun, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_sweep_of_several_processes_goes_on_after_a_job_that_diverges(tmp_path
 def test_a_test_by_several_processes_is_refused(tmp_path: Path, cache: Path) -> None:
     done = run([*torchrun(2), "eval", "."], tmp_path, cache)
     assert done.returncode == 1
-    assert "metarun: a test is computed by one process: type the command without torchrun" in done.stderr
+    assert "metarun: a test runs in one process: type the command without torchrun" in done.stderr
 
 
 def test_fewer_tasks_than_processes_are_refused(tmp_path: Path, cache: Path) -> None:

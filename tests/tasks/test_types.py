@@ -11,7 +11,7 @@ from torch.distributions import Bernoulli, Categorical, Normal
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import MLP
-from metarun.rules import SGD
+from metarun.rules import SGD, Hypernet
 from metarun.tasks import Examples, Metric, Scoring, Sinusoid, Tasks
 from metarun.tasks import metrics as m
 
@@ -147,3 +147,16 @@ def test_a_batch_norm_that_would_count_padding_is_refused() -> None:
     learner.check(whole)
     with pytest.raises(ConfigError, match=r"is a batch norm, which would count the padding.*norm=group"):
         learner.check(replace(whole, support=replace(whole.support, mask=tasks().support.mask)))
+
+
+def test_a_hypernetwork_sees_no_padding() -> None:
+    rule = Hypernet(lr=0.1, input_shape=(1,), output_size=1, features=["examples"])
+    params = {"w": torch.zeros(4, 2)}
+    rule.prepare({"w": params["w"][0]}, torch.Generator().manual_seed(0))
+    mask = tasks().support.mask
+    x, y = torch.randn(4, 5, 1), torch.randn(4, 5, 1)
+    seen = rule.observe(rule.init(params), Examples(x, y, mask), torch.zeros(4))["examples"]
+    for number, count in enumerate((5, 3, 1, 4)):
+        one = Examples(x[number, None, :count], y[number, None, :count])
+        alone = rule.observe(rule.init({"w": params["w"][:1]}), one, torch.zeros(1))["examples"]
+        torch.testing.assert_close(seen[number], alone[0])

@@ -94,7 +94,7 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_with_the_same_bits(
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, cache: Path) -> None:
     output = tmp_path / "output"
     # A step of many seconds.
-    command = [*METARUN, "device=cpu", "inner.steps=20000", "engine.chunk=1", "hydra.run.dir=run"]
+    command = [*METARUN, "device=cpu", "inner.steps=6000", "engine.chunk=1", "hydra.run.dir=run"]
     with started(command, tmp_path, output, METARUN_CACHE=str(cache)) as process:
         wait_until((tmp_path / "run" / "checkpoints" / "last.pt").exists, process)
         time.sleep(0.2)

@@ -11,6 +11,9 @@ from torch import Tensor
 from metarun.errors import MetarunError
 from metarun.tasks import Tasks
 
+# What all workers together may keep on a CPU. Chunks that fit are measured, so this prevents swapping only.
+CPU_BYTES = 2**30
+
 
 def bytes_kept(compute: Callable[[Tasks], object], tasks: Tasks) -> int:
     """Return the most bytes that autograd keeps at once during `compute(tasks)`."""

@@ -92,11 +92,23 @@ def describe(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         **computation,
         "learner": repr(learner),
-        "steps": repr(getattr(learner, "loop", None)),
+        "settings": _settings(learner),
         "adapts": sorted(getattr(learner, "adapted_names", ())),
         "parameters": [[name, list(p.shape), str(p.dtype)] for name, p in learner.named_parameters()],
         "examples": [[list(tensor.shape), str(tensor.dtype)] for tensor in tasks.tensors()],
     }
+
+
+def _settings(learner: Learner[Any]) -> list[str]:
+    """Return the plain values of a learner and its parts, such as numbers of steps and transductive=True."""
+    parts = [learner, *vars(learner).values(), *learner.modules()]
+    chains = [step for module in learner.modules() for step in getattr(module, "transformations", ())]
+    described = []
+    for part in (*parts, *chains):
+        for name, value in getattr(part, "__dict__", {}).items():
+            if isinstance(value, int | float | str | None) and name not in ("training", "rematerialise"):
+                described.append(f"{type(part).__name__}.{name}={value}")
+    return sorted(set(described))
 
 
 def _processor() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -47,7 +46,7 @@ class Engine:
     """How a run is computed, chosen once for the whole run so that its bits do not change.
 
     Attributes:
-        chunk: tasks in memory at once, per worker, while training and while evaluating.
+        chunk: tasks in memory at once, per worker.
         threads: CPU threads of each torch operation.
         workers: chunks computed at once.
         keep_memory: whether the C library keeps large blocks for the next step.
@@ -87,10 +86,6 @@ class Engine:
         use_attention(plain=self.plain_attention)
         learner.rematerialise = self.rematerialise
         return Workers(self.workers)
-
-    def size(self, tasks: int) -> int:
-        """Return the size of a chunk when there are `tasks` tasks."""
-        return min(self.chunk, math.ceil(tasks / self.workers))
 
 
 def use_attention(*, plain: bool) -> None:

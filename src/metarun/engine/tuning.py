@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from metarun.engine.measuring import Timing, measure
-from metarun.engine.memory import bytes_kept, too_large
+from metarun.engine.memory import CPU_BYTES, bytes_kept, too_large
 from metarun.engine.remembered import chosen_before, describe, keep_choice
 from metarun.engine.settings import Engine, EngineSettings
 from metarun.engine.ways import find_way
@@ -30,8 +31,7 @@ _THREADS = torch.get_num_threads()
 # default run takes 15 s with one thread; with two the same, and 57 s beside one busy process.
 _SMALL_BYTES = 2**23
 
-# The memory of all workers together. Chunks that fit are measured, so this only guards against swapping.
-_CPU_BYTES = 2**30
+_CPU_BYTES = CPU_BYTES
 _CUDA_FRACTION = 0.25
 # Larger chunks are no faster, however small their tasks are.
 _MOST_TASKS = 256
@@ -94,17 +94,11 @@ def choose(
     """
     costliest = progress or Progress()
     learner.rematerialise = settings.rematerialise
-    try:
+    with _in_one_line("trained"):
         mode = find_way(settings, metagradient, learner, tasks, costliest)
         compute = lambda part: metagradient.gradients(learner, part, costliest, 1.0)
         work = Work(learner, tasks, compute, describe(learner, tasks, metagradient))
         task_bytes = bytes_kept(compute, tasks.part(slice(1)))
-    except MetarunError:
-        raise
-    except Exception as error:  # a user's class may raise anything
-        if is_out_of_memory(error):
-            raise too_large() from error
-        raise ConfigError(f"the learner cannot be trained on this data: {in_one_line(error)}") from error
     base = Engine(
         chunk=1,
         keep_memory=work.device.type == "cpu" and task_bytes * len(tasks) >= _SMALL_BYTES,
@@ -139,17 +133,53 @@ def choose_for_evaluation(
     was_training = learner.training
     learner.eval()
     try:
-        work = Work(learner, tasks, compute, describe(learner, tasks))
-        # If the learner was only trained one task after another, it is scored so, too.
-        one_by_one = trained_by.chunk == 1 and not learner.is_known
-        base = replace(trained_by, chunk=1, threads=1, workers=1, compile=False)
-        task = tasks.part(slice(1))
-        open_settings = _one_at_a_time(settings) if one_by_one else settings
-        candidates = _candidates(open_settings, base, work, lambda: bytes_kept(compute, task) + task.bytes)
+        with _in_one_line("tested"):
+            work = Work(learner, tasks, compute, describe(learner, tasks))
+            # If the learner was only trained one task after another, it is scored so, too.
+            one_by_one = trained_by.chunk == 1 and not learner.is_known
+            base = replace(trained_by, chunk=1, threads=1, workers=1, compile=False)
+            task = tasks.part(slice(1))
+            open_settings = _one_at_a_time(settings) if one_by_one else settings
+            candidates = _candidates(
+                open_settings, base, work, lambda: bytes_kept(compute, task) + task.bytes
+            )
         # Scoring keeps less than a meta-gradient, so that smaller chunks are never faster.
         return _fastest(work, [e for e in candidates if e.chunk >= trained_by.chunk] or candidates)
     finally:
         learner.train(was_training)
+
+
+@contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Raise ConfigError for any error of a user's class, and MetarunError where memory runs out."""
+    try:
+        yield
+    except MetarunError:
+        raise
+    except Exception as error:  # a user's class may raise anything
+        if is_out_of_memory(error):
+            raise too_large() from error
+        raise ConfigError(f"the learner cannot be {what} on this data: {in_one_line(error)}") from error
+
+
+def fit_to_memory(engine: Engine, learner: Learner[Any], tasks: Tasks) -> Engine:
+    """Return an engine for scoring with no more tasks in a chunk than fit into memory.
+
+    Args:
+        engine: chosen for other tasks, perhaps.
+        learner: in evaluation mode or not.
+        tasks: one or more of those to score.
+    """
+    was_training = learner.training
+    learner.eval()
+    try:
+        task = tasks.part(slice(1))
+        scored = lambda part: list(islice(learner.curve(part), _STEPS_MEASURED))
+        task_bytes = bytes_kept(scored, task) + task.bytes
+    finally:
+        learner.train(was_training)
+    fitting = _budget(task.support.x.device) // (task_bytes * engine.workers)
+    return replace(engine, chunk=max(1, min(engine.chunk, fitting)))
 
 
 def _one_at_a_time(settings: EngineSettings) -> EngineSettings:
@@ -172,7 +202,9 @@ def _candidates(
     fitting = _budget(work.device) // task_bytes() if is_open else tasks
     return [
         replace(base, workers=workers, threads=threads, chunk=chunk)
-        for workers, threads in _workers_and_threads(settings, tasks, large=base.keep_memory)
+        for workers, threads in _workers_and_threads(
+            settings, tasks if work.learner.thread_safe else 1, large=base.keep_memory
+        )
         for chunk in _chunks(settings, fitting // workers, math.ceil(tasks / workers))
     ]
 
@@ -256,6 +288,7 @@ def _best(timings: dict[Engine, Timing]) -> Engine:
 def _is_clear(timings: dict[Engine, Timing]) -> bool:
     """Return whether another measurement would likely choose the same engine."""
     best, first = _best(timings), next(iter(timings))
-    if timings[best].spread > _MOST_SPREAD * timings[best].median:
+    timed_once = len(timings[best].seconds) == 1 < len(timings)
+    if timed_once or timings[best].spread > _MOST_SPREAD * timings[best].median:
         return False
     return best.workers >= first.workers or timings[first].cores >= _ALL_CORES * first.workers

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarun.engine.executor import Executor, ShowProgress
 from metarun.learners import IterativeLearner, Learner
 from metarun.system.ranks import Ranks
-from metarun.tasks import Measure, Scoring, Split, TaskSource
+from metarun.tasks import Measure, Split, TaskSource
 from metarun.tasks.episodes import episodes
 from metarun.tasks.metrics import LOSS, selected_by
 
@@ -138,9 +138,12 @@ def evaluate(
     was_training = learner.training
     learner.eval()
 
+    measures: list[tuple[Measure, ...]] = []
+
     def scores(chunk: slice) -> Chunk:
-        count = chunk.stop - chunk.start
-        return list(learner.curve(episodes(source, split, share.start + chunk.start, count)))
+        batch = episodes(source, split, share.start + chunk.start, chunk.stop - chunk.start)
+        measures.append(batch.measures)
+        return list(learner.curve(batch))
 
     try:
         chunks = executor.map(scores, share.stop - share.start, show)
@@ -153,6 +156,5 @@ def evaluate(
     ]
     values = ranks.gather(torch.stack([torch.stack(step) for step in local_values]))  # [step, name, task]
     steps = [{name: Estimate.of(scores) for name, scores in zip(names, step, strict=True)} for step in values]
-    measures = Scoring(source.loss, tuple(source.metrics)).measures
     axis = learner.axis if isinstance(learner, IterativeLearner) else None
-    return Curve(split, tasks, steps, measures, axis)
+    return Curve(split, tasks, steps, measures[0], axis)

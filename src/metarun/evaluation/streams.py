@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun.engine.executor import Executor, ShowProgress
 from metarun.evaluation.curve import Estimate
 from metarun.learners import AdaptedParameters, GradientAdaptation
-from metarun.tasks import Measure, Scoring, Tasks, TaskSource
+from metarun.tasks import Measure, Tasks, TaskSource
 from metarun.tasks.episodes import episodes
 
 
@@ -55,8 +55,8 @@ def follow_streams(
         parts = executor.map(lambda chunk: _follow(learner, source, tasks, chunk), streams, show)
     finally:
         learner.train(was_training)
-    measures = {measure.name: measure for measure in Scoring(source.loss, tuple(source.metrics)).measures}
-    scores = {name: torch.cat([part[name] for part in parts], -1).double() for name in parts[0]}
+    measures = {measure.name: measure for measure in parts[0][1]}
+    scores = {name: torch.cat([part[name] for part, _ in parts], -1).double() for name in parts[0][0]}
 
     def estimates(values: Callable[[Tensor], Tensor]) -> dict[str, Estimate]:
         return {name: Estimate.of(values(tensor)) for name, tensor in scores.items()}
@@ -84,8 +84,10 @@ def _forgotten(measure: Measure, values: Tensor) -> Tensor:
     return -change if measure.higher_is_better else change
 
 
-def _follow(learner: GradientAdaptation, source: TaskSource, tasks: int, streams: slice) -> dict[str, Tensor]:
-    """Return the scores by name, [tasks + 1, tasks, streams]."""
+def _follow(
+    learner: GradientAdaptation, source: TaskSource, tasks: int, streams: slice
+) -> tuple[dict[str, Tensor], tuple[Measure, ...]]:
+    """Return the scores by name, [tasks + 1, tasks, streams], and how to read them."""
     count = streams.stop - streams.start
     batch = episodes(source, "test", streams.start * tasks, count * tasks)
     stream_tasks = [batch.part(slice(first, None, tasks)) for first in range(tasks)]
@@ -95,7 +97,7 @@ def _follow(learner: GradientAdaptation, source: TaskSource, tasks: int, streams
         for task in stream_tasks:
             adapted = learner.adapt_from(adapted, task.without_answers())
             rows.append(_on_all(learner, adapted, stream_tasks))
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, batch.measures
 
 
 def _on_all(learner: GradientAdaptation, adapted: AdaptedParameters, tasks: list[Tasks]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from metarun.config.composition import compose_config
 from metarun.config.overrides import set_key, single_values
 from metarun.engine.executor import Executor
 from metarun.engine.settings import Engine
+from metarun.engine.tuning import fit_to_memory
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
 from metarun.experiment.build import Experiment, build, build_source
@@ -127,6 +128,8 @@ def reopen(
         chunk=engine.chunk if mode.together else 1,
         plain_attention=engine.plain_attention or mode.plain_attention,
     )
+    if overrides and mode.together:  # other data may need more memory
+        engine = fit_to_memory(engine, experiment.learner, tasks)
     return Trained(run, config, experiment, engine, state["step"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
-from metarun.experiment.config import GIVEN, Config, check_device, check_made
+from metarun.experiment.config import Config, annotated, check_device, check_made, needed_by
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
 from metarun.learners import InnerLoop, Learner
@@ -44,7 +44,7 @@ def build(config: Config) -> Experiment:
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
     learner_class = locate("algo", config.algo)
-    needs = _needs(config, target_fields(learner_class).types)
+    needs = _needs(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
     if needs & {"model", "make_model"}:
@@ -65,15 +65,15 @@ def build(config: Config) -> Experiment:
     return Experiment(device, dtype, source, learner.to(device, dtype))
 
 
-def _needs(config: Config, arguments: Collection[str]) -> set[str]:
+def _needs(config: Config, learner_class: Any) -> set[str]:
     """Return the arguments of a learner's constructor that metarun passes.
 
     Raises:
-        ConfigError: it needs a group that is `none`, or does not use a group that is not.
+        ConfigError: it needs a group that is `none`, or nothing uses a group or a key that is there.
     """
-    needs = set(arguments) & set(GIVEN["algo"])
+    needs = needed_by(learner_class)
     algo = config.algo["_target_"]
-    for group, uses in (("model", {"model", "make_model"}), ("inner", {"rule", "loop"})):
+    for group, uses in (("model", {"model", "make_model"}), ("inner", {"rule"})):
         target, used = getattr(config, group).get("_target_"), bool(needs & uses)
         if used and target is None:
             raise ConfigError(f"{group}=none: algo._target_={algo} needs one: metarun list {group}")
@@ -82,11 +82,17 @@ def _needs(config: Config, arguments: Collection[str]) -> set[str]:
                 f"{group}._target_={target}: algo._target_={algo} uses no {group}, so its keys would have no "
                 f"effect: type {group}=none"
             )
+    loop_keys = [key for key in config.inner if key in InnerLoop.model_fields]
+    if loop_keys and "loop" not in needs:
+        key = loop_keys[0]
+        without = "with inner=none" if "rule" not in needs else f"without `loop` in algo._target_={algo}"
+        raise ConfigError(f"inner.{key}={config.inner[key]}: {without} this key has no effect: leave it out")
     return needs
 
 
 def _model_output_size(learner_class: Any, outputs: int | None) -> int | None:
-    wanted: int | None = learner_class.model_output_size(outputs)
+    made: Any = learner_class if inspect.isclass(learner_class) else annotated(learner_class)
+    wanted: int | None = made.model_output_size(outputs)
     return wanted
 
 
@@ -130,7 +136,10 @@ def _is_shape(value: object) -> bool:
 
 
 def _are_metrics(value: object) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(metric, Metric) for metric in value)
+    if not isinstance(value, Sequence) or not all(isinstance(metric, Metric) for metric in value):
+        return False
+    names = [metric.name for metric in value]
+    return len({*names, "loss", "step"}) == len(names) + 2
 
 
 # The attributes of a task source that learner, model and training use: name, check, what is expected.
@@ -138,7 +147,7 @@ _SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
     ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
     ("output_size", lambda value: value is None or isinstance(value, int), "a whole number, or None"),
     ("loss", callable, "a function of predictions and targets"),
-    ("metrics", _are_metrics, "a tuple of metarun.tasks.Metric, as in ()"),
+    ("metrics", _are_metrics, "a tuple of metarun.tasks.Metric, none called loss or step, as in ()"),
     ("prepare", callable, "a method that takes a device"),
     ("batch", callable, "a method that returns tasks"),
 )
@@ -173,10 +182,15 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[An
             f"metagradient=exact"
         )
     metagradient.check(learner)
+    if not learner.thread_safe and config.engine.workers not in ("auto", 1):
+        raise ConfigError(
+            f"engine.workers={config.engine.workers}: algo._target_={config.algo['_target_']} does not say "
+            f"that it is thread_safe: type engine.workers=1"
+        )
     if learner.keeps_state and not metagradient.assigns:
         raise ConfigError(
             "inner.second_moments=kept is for metagradient=reptile, which keeps them from task to task: "
-            "type inner.second_moments=fresh"
+            "type inner.second_moments=fresh, or of a rule of your own keep no state"
         )
     if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
         raise ConfigError(f"engine.compile=true: {problem}; type engine.compile=false")

@@ -100,7 +100,7 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
 
     The target is not called first: the config may come from a stranger's run, its target may be any function.
     """
-    returned = target if inspect.isclass(target) else _annotated(target)
+    returned = target if inspect.isclass(target) else annotated(target)
     kind = KINDS.get(group)
     if inspect.isclass(returned) and (issubclass(returned, kind) if kind else hasattr(returned, "batch")):
         return
@@ -111,7 +111,7 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
     raise ConfigError(f"{group}._target_={node['_target_']}: expected {wanted}{hint}")
 
 
-def _annotated(function: Callable[..., Any]) -> Any:
+def annotated(function: Callable[..., Any]) -> Any:
     """Return a function's return annotation; None if there is none, or only a type checker can resolve it."""
     try:
         return get_type_hints(function).get("return")
@@ -144,7 +144,9 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     check("", node, root)
     for group, passed in GIVEN.items():
         if group in MAY_BE_NONE and node[group].get("_target_", "") is None:
-            _check_is_none(group, node[group])
+            _check_is_none(
+                group, node[group], takes_loop="loop" in needed_by(locate("algo", node["algo"], home))
+            )
             continue
         target = locate(group, node[group], home)
         check_target(group, node[group], target)
@@ -173,14 +175,23 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
         raise ConfigError("; ".join(_message(detail) for detail in error.errors())) from error
 
 
-def _check_is_none(group: str, node: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a group that is `none` has a key."""
-    for key, value in node.items():
-        if key != "_target_":
-            raise ConfigError(
-                f"{group}.{key}={value}: with {group}=none this key has no effect: leave it out, or "
-                f"type another {group}, and an algo that uses it"
-            )
+def _check_is_none(group: str, node: Mapping[str, Any], *, takes_loop: bool) -> None:
+    """Raise ConfigError for a key of a group that is not there; an inner loop may be without a rule."""
+    keys = {key: value for key, value in node.items() if key != "_target_"}
+    if group == "inner" and takes_loop:
+        check(group, keys, settings_fields(InnerLoop))
+        return
+    for key, value in keys.items():
+        raise ConfigError(
+            f"{group}.{key}={value}: with {group}=none this key has no effect: leave it out, or type another "
+            f"{group}, and an algo that uses it"
+        )
+
+
+def needed_by(learner_class: Any) -> set[str]:
+    """Return what metarun passes to a learner: the arguments that it names, or those in its `needs`."""
+    named = target_fields(learner_class).types
+    return set(getattr(learner_class, "needs", None) or named) & set(GIVEN["algo"])
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metarun.learners.soundness import check_layers
 from metarun.tasks import Predictions, Scores, Tasks
 
 Adapted = TypeVar("Adapted")
@@ -23,11 +24,15 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     are refused.
 
     Attributes:
+        needs: what its constructor is given; None: what its arguments name.
+        thread_safe: whether several threads may call it at once, on different tasks; else it has one worker.
         can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
         rematerialise: whether it does.
     """
 
+    needs: ClassVar[frozenset[str] | None] = None
     can_rematerialise: ClassVar[bool] = False
+    thread_safe: ClassVar[bool] = False
     rematerialise: bool = False
 
     @classmethod
@@ -71,8 +76,9 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         """Whether it needs no check to work for many tasks at once, with derivatives of every order."""
         return False
 
-    def check(self, tasks: Tasks) -> None:
+    def check(self, tasks: Tasks) -> None:  # noqa: ARG002  (others look at them)
         """Raise ConfigError where a few real tasks show that this learner would mix tasks."""
+        check_layers(self)
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
         """Raise ConfigError where real tasks show that torch's second derivatives of the model are wrong."""

@@ -47,8 +47,8 @@ class MetaStep:
     Attributes:
         gradients: the meta-gradient by the name of each meta-parameter that has one.
         scores: the query scores of the tasks, [T].
-        assignments: the new values of parameters that are no meta-parameters: state that a rule keeps from
-            task to task.
+        assignments: what is added to parameters that are no meta-parameters, by name: the state that a rule
+            keeps from task to task becomes the mean of its values after the tasks.
     """
 
     gradients: Gradients

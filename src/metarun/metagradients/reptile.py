@@ -41,5 +41,8 @@ class Reptile(MetaGradient[GradientAdaptation]):
                 if name in adapted.params
             }
             final_states = learner.rule.persistent_state(adapted.state, learner.steps)
-            assignments = {f"rule.{name}": weight * state.sum(0) for name, state in final_states.items()}
+            assignments = {
+                f"rule.{name}": weight * (state - learner.rule.get_parameter(name)).sum(0)
+                for name, state in final_states.items()
+            }
             return MetaStep(differences, learner.scores(adapted, tasks), assignments)

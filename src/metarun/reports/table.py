@@ -54,5 +54,5 @@ def not_finite(curve: Curve) -> str:
     first = next((k for k, scores in enumerate(curve.steps) if not math.isfinite(scores["loss"].mean)), None)
     if first is None:
         return ""
-    advice = "type fewer inner.test_steps or a smaller inner.lr"
-    return f"\nthe loss is NaN or infinite from step {first} on: {advice}"
+    advice = "" if curve.axis is None else ": type fewer inner.test_steps or a smaller inner.lr"
+    return f"\nthe loss is NaN or infinite from step {first} on{advice}"

@@ -45,13 +45,9 @@ class Adagrad(Chain):
         initial_sum: NonNegativeFloat = 0.0,
         eps: PositiveFloat = 1e-10,
     ) -> None:
-        super().__init__(*_decay(weight_decay), ScaleByRss(initial_sum, eps), lr=lr)
+        rate = lambda step: lr / (1 + step * lr_decay)
+        super().__init__(*_decay(weight_decay), ScaleByRss(initial_sum, eps, rate), lr=1.0)
         self.lr_decay, self.weight_decay = lr_decay, weight_decay
-
-    def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
-        """Return the parameters moved at the rate of this step."""
-        rate = self.lr / (1 + step * self.lr_decay)
-        return {name: p.sub(updates[name], alpha=rate) for name, p in params.items()}
 
 
 class RMSProp(Chain):
@@ -112,10 +108,10 @@ class Adam(Chain):
         decoupled: bool = False,
         second_moments: Literal["fresh", "kept"] = "fresh",
     ) -> None:
-        scaling = ScaleByAdam(beta1, beta2, eps, start=self._second_moments, taken=self._steps_taken)
-        decay = _decay(weight_decay)
-        super().__init__(*((scaling, *decay) if decoupled else (*decay, scaling)), lr=lr)
+        scaling = ScaleByAdam(beta1, beta2, eps, rate=lr, start=self._second_moments, taken=self._steps_taken)
+        super().__init__(*(() if decoupled else _decay(weight_decay)), scaling, lr=1.0)
         self.weight_decay = weight_decay
+        self._shrinkage = 1 - lr * weight_decay if decoupled else 1.0
         self._scaling_index = self.transformations.index(scaling)
         self.keeps_state = second_moments == "kept"
         self.second = nn.ParameterDict()
@@ -137,6 +133,12 @@ class Adam(Chain):
 
     def _steps_taken(self) -> float | Tensor:
         return 0 if self.taken is None else self.taken
+
+    def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
+        """Return the parameters moved against the updates, after decoupled weight decay has shrunk them."""
+        if self._shrinkage != 1:
+            params = {name: p * self._shrinkage for name, p in params.items()}
+        return super().move(params, updates, step)
 
     def persistent_state(self, state: tuple[Any, ...], steps: int) -> Parameters:
         """Return each task's second moments, and their number of steps."""

@@ -108,7 +108,12 @@ class Hypernet(UpdateRule):
             x, y = examples.x.flatten(2), examples.y
             targets = y if y.is_floating_point() else F.one_hot(y, max(self.output_size, 2))
             targets = targets[..., -self.output_size :].to(x.dtype)
-            features["examples"] = self.encoder(torch.cat([x, targets], -1)).mean(1)
+            embedded = self.encoder(torch.cat([x, targets], -1))
+            if examples.mask is None:
+                features["examples"] = embedded.mean(1)
+            else:
+                mask = examples.mask[..., None].to(x.dtype)
+                features["examples"] = (embedded * mask).sum(1) / mask.sum(1).clamp_min(1)
         return {**state, **features}
 
     def settings(self, params: Parameters, grads: Parameters, state: dict[str, Any], step: int) -> Tensor:

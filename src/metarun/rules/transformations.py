@@ -128,15 +128,21 @@ class Trace(Transformation):
 
 
 class ScaleByRss(Transformation):
-    """u ← u / (√Σu² + ε) (Adagrad, Duchi, Hazan & Singer 2011, JMLR 12).
+    """u ← α u / (√Σu² + ε) (Adagrad, Duchi, Hazan & Singer 2011, JMLR 12).
 
     Args:
         initial_sum: initial value of the sums.
         eps: ε.
+        rate: the rate α of a step; torch multiplies by it before it divides.
     """
 
-    def __init__(self, initial_sum: float, eps: float) -> None:
-        self.initial_sum, self.eps = initial_sum, eps
+    def __init__(
+        self,
+        initial_sum: float,
+        eps: float,
+        rate: Callable[[int], float] = lambda step: 1.0,  # noqa: ARG005
+    ) -> None:
+        self.initial_sum, self.eps, self.rate = initial_sum, eps, rate
 
     def init(self, params: Parameters) -> Parameters:
         """Return the initial sums of squares."""
@@ -147,11 +153,12 @@ class ScaleByRss(Transformation):
         updates: Parameters,
         state: Parameters,
         params: Parameters,  # noqa: ARG002
-        step: int,  # noqa: ARG002
+        step: int,
     ) -> tuple[Parameters, Parameters]:
         """Return the scaled updates, and the sums."""
+        rate = self.rate(step)
         sums = {name: state[name] + u.square() for name, u in updates.items()}
-        return {name: u / (sqrt(sums[name]) + self.eps) for name, u in updates.items()}, sums
+        return {name: rate * u / (sqrt(sums[name]) + self.eps) for name, u in updates.items()}, sums
 
 
 class ScaleByRms(Transformation):
@@ -190,12 +197,13 @@ class ScaleByRms(Transformation):
 
 
 class ScaleByAdam(Transformation):
-    """u ← m̂ / (√v̂ + ε), bias-corrected running means of u and u² (Kingma & Ba 2015, arXiv:1412.6980).
+    """u ← α m̂ / (√v̂ + ε), bias-corrected running means of u and u² (Kingma & Ba 2015, arXiv:1412.6980).
 
     Args:
         beta1: decay of the mean of u.
         beta2: decay of the mean of u².
         eps: added to the denominator.
+        rate: α.
         start: returns the second moments before the first step.
         taken: returns the number of steps that those average.
     """
@@ -206,10 +214,11 @@ class ScaleByAdam(Transformation):
         beta2: float,
         eps: float,
         *,
+        rate: float = 1.0,
         start: Callable[[Parameters], Parameters] = zeros,
         taken: Callable[[], float | Tensor] = lambda: 0,
     ) -> None:
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.beta1, self.beta2, self.eps, self.rate = beta1, beta2, eps, rate
         self.start, self.taken = start, taken
 
     def init(self, params: Parameters) -> tuple[Parameters, Parameters]:
@@ -228,7 +237,9 @@ class ScaleByAdam(Transformation):
         second = {n: self.beta2 * v + (1 - self.beta2) * updates[n].square() for n, v in state[1].items()}
         unbiased1 = 1 - self.beta1 ** (step + 1)
         unbiased2 = 1 - self.beta2 ** (self.taken() + step + 1)
-        scaled = {n: (first[n] / unbiased1) / (sqrt(second[n] / unbiased2) + self.eps) for n in updates}
+        scaled = {
+            n: self.rate * (first[n] / unbiased1) / (sqrt(second[n] / unbiased2) + self.eps) for n in updates
+        }
         return scaled, (first, second)
 
 

@@ -30,5 +30,5 @@ def download(url: str, path: Path, md5: str) -> None:
         reason = "no connection" if isinstance(error, ConnectionError) else str(error).splitlines()[0]
         raise MetarunError(
             f"{path.name} is not in {path.parent} and cannot be downloaded from {url} ({reason}): "
-            f"put it there, or type data.root=FOLDER or METARUN_DATA=FOLDER to say where it is"
+            f"put it there, or type @source.root=FOLDER or METARUN_DATA=FOLDER to say where it is"
         ) from error

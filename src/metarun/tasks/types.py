@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from metarun.tasks.metrics import Loss, Metric, Predictions, Scores, Scoring
+from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -127,6 +127,11 @@ class Tasks:
             for metric in self._scoring.metrics:
                 scores[metric.name] = self._value(metric.compute, predictions, examples)
         return scores
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """How to read the scores: the loss, then the metrics."""
+        return self._scoring.measures
 
     @property
     def _scoring(self) -> Scoring:

@@ -88,6 +88,7 @@ class Computation:
         self._announce(self.engine, self.evaluation_engine)
 
     def _on_smaller_chunks(self) -> None:
+        self._watch = None  # it knows the chunks of before
         self._announce_engines()
         self._save()
 
@@ -118,7 +119,10 @@ class Computation:
             self._watch = Watch(self.engine, len(tasks), is_open=is_open)
         if self._watch.notes(seconds):
             compute = lambda part: self._plain.gradients(self._learner, part, progress, 1.0)
-            self._training.engine = self._watch.measure(self._learner, tasks, compute)
+            engine = self._watch.measure(self._learner, tasks, compute)
+            if engine is None:
+                return
+            self._training.engine = engine
             self._announce_engines()
 
     def evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:

@@ -65,7 +65,8 @@ class Training:
         self.outer = build_outer(config, self.learner)
         self.source.prepare(self.experiment.device)
         first = {split: first_episodes(self.source, split, self.experiment.dtype) for split in SPLITS}
-        self.learner.check(first["train"])
+        for tasks in first.values():  # any of them may be padded
+            self.learner.check(tasks)
         self.step = 0
         self.selection, self.skipped = Selection(), SkippedSteps()
         self.validating = False

@@ -48,11 +48,11 @@ def of_all_ranks(
     return MetaStep(reduced, own.scores, assignments), dict(zip(own.scores, totals, strict=False)), reason
 
 
-def assign(learner: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give parameters that are no meta-parameters their new values."""
+def assign(learner: nn.Module, changes: Mapping[str, Tensor]) -> None:
+    """Change parameters that are no meta-parameters."""
     with torch.no_grad():
-        for name, value in values.items():
-            learner.get_parameter(name).copy_(value)
+        for name, change in changes.items():
+            learner.get_parameter(name).add_(change)
 
 
 def is_finite(parameters: Iterable[nn.Parameter], means: Means) -> bool:

@@ -74,6 +74,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     """
 
     can_rematerialise: ClassVar[bool] = True
+    thread_safe: ClassVar[bool] = True
 
     def __init__(
         self,
