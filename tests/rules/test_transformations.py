@@ -19,7 +19,7 @@ COMPOSED = {
         lambda p: torch.optim.Adam(p, lr=LR, weight_decay=0.1),
     ),
     "rmsprop-momentum": (
-        lambda: Chain(ScaleByRms(0.9, 1e-8, centered=True), Trace(lambda name, step: 0.5), lr=LR),
+        lambda: Chain(ScaleByRms(0.9, 1e-8, centered=True), Trace(lambda *_: 0.5), lr=LR),
         lambda p: torch.optim.RMSprop(p, lr=LR, alpha=0.9, eps=1e-8, momentum=0.5, centered=True),
     ),
     "nothing": (lambda: Chain(lr=LR), lambda p: torch.optim.SGD(p, lr=LR)),
