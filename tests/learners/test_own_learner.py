@@ -159,10 +159,6 @@ class Wrapped(ProtoNet):  # what it passes on it makes itself
 def factory(model: torch.nn.Module) -> ProtoNet:
     return ProtoNet(model=model)
 
-class Forgetful(ProtoNet):
-    def __init__(self, *, model):
-        super().__init__(model=torch.nn.Sequential(model, torch.nn.Dropout(0.5)))
-
 class Failing(ProtoNet):
     def adapt(self, tasks):
         if not self.training:
@@ -186,7 +182,6 @@ def others(own: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed
         (["algo._target_=my_others.Looped"], 2, "inner.steps is missing: type inner.steps=VALUE"),
         (["algo._target_=my_others.factory"], 0, ""),
         (["algo._target_=my_others.Wrapped"], 2, "uses no model"),
-        (["algo._target_=my_others.Forgetful"], 2, "build it with p=0"),
         (["algo._target_=my_others.Failing"], 2, "on this data: KeyError: 'only at test'"),
         (["engine.workers=2"], 2, "does not say that it is thread_safe: type engine.workers=1"),
     ],

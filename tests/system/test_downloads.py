@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metarun.errors import MetarunError
+from metarun.errors import MetarunError, with_keys
 from metarun.system.downloads import download
 
 CONTENT = b"archive" * 1000
@@ -37,9 +37,8 @@ def test_a_file_is_fetched_to_a_folder_that_is_made(server: str, tmp_path: Path)
 def test_a_wrong_or_missing_file_leaves_nothing_and_says_what_to_do(
     server: str, tmp_path: Path, name: str, md5: str
 ) -> None:
-    with pytest.raises(
-        MetarunError, match=rf"{name} is not in .* and cannot be downloaded .* data\.root=FOLDER"
-    ):
+    says = rf"{name} is not in .* and cannot be downloaded .* data\.root=FOLDER"
+    with pytest.raises(MetarunError, match=says), with_keys():
         download(f"{server}/{name}", tmp_path / "new" / name, md5)
     assert list((tmp_path / "new").iterdir()) == []
 

@@ -145,7 +145,7 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     for group, passed in GIVEN.items():
         if group in MAY_BE_NONE and node[group].get("_target_", "") is None:
             _check_is_none(
-                group, node[group], takes_loop="loop" in needed_by(locate("algo", node["algo"], home))
+                group, node[group], loop_alone=_takes_loop_alone(locate("algo", node["algo"], home))
             )
             continue
         target = locate(group, node[group], home)
@@ -175,10 +175,10 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
         raise ConfigError("; ".join(_message(detail) for detail in error.errors())) from error
 
 
-def _check_is_none(group: str, node: Mapping[str, Any], *, takes_loop: bool) -> None:
+def _check_is_none(group: str, node: Mapping[str, Any], *, loop_alone: bool) -> None:
     """Raise ConfigError for a key of a group that is not there; an inner loop may be without a rule."""
     keys = {key: value for key, value in node.items() if key != "_target_"}
-    if group == "inner" and takes_loop:
+    if group == "inner" and loop_alone:
         check(group, keys, settings_fields(InnerLoop))
         return
     for key, value in keys.items():
@@ -186,6 +186,11 @@ def _check_is_none(group: str, node: Mapping[str, Any], *, takes_loop: bool) -> 
             f"{group}.{key}={value}: with {group}=none this key has no effect: leave it out, or type another "
             f"{group}, and an algo that uses it"
         )
+
+
+def _takes_loop_alone(learner_class: Any) -> bool:
+    needs = needed_by(learner_class)
+    return "loop" in needs and "rule" not in needs
 
 
 def needed_by(learner_class: Any) -> set[str]:
