@@ -11,10 +11,8 @@ else
 VENV_MAKE = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 INSTALL   = $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 endif
-# Every core runs tests, and one worker more while others wait for processes and disks; each keeps to one
-# thread, so that they do not fight over cores.
-WORKERS     ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)' 2>/dev/null || echo auto)
-PYTEST_ARGS ?= -n $(WORKERS) --dist worksteal
+# Every core runs tests; each test process keeps to one thread so that they do not fight over cores.
+PYTEST_ARGS ?= -n auto --dist worksteal
 
 .PHONY: run test gpu lint format clean
 
