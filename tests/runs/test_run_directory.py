@@ -123,7 +123,7 @@ def test_metrics_are_cut_back_to_a_position(run: Run) -> None:
     position = run.metrics.position()
     run.metrics.append({"step": 2})
     run.metrics.append({"step": 3})
-    run.metrics.cut(position)
+    run.metrics.truncate(position)
     run.metrics.append({"step": 2, "again": True})
     records = run.metrics.records()
     assert all(record.pop("time").endswith("+00:00") for record in records)
@@ -137,7 +137,7 @@ def test_metrics_that_somebody_shortened_keep_their_whole_lines(
     whole = run.metrics.position()
     with run.metrics.path.open("a") as file:
         file.write('{"loss": 0.1, "st')
-    run.metrics.cut(10_000)
+    run.metrics.truncate(10_000)
     assert run.metrics.position() == whole
     assert [record["loss"] for record in run.metrics.records()] == [None]
     assert f"has lost {10_000 - whole - 17} bytes" in caplog.text

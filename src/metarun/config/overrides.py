@@ -30,18 +30,18 @@ def single_values(words: Sequence[str]) -> list[Override]:
     return parsed
 
 
-def set_key(config: dict[str, Any], each: Override) -> dict[str, Any]:
+def set_key(config: dict[str, Any], override: Override) -> dict[str, Any]:
     """Set a dotted key of a config in place, and return the node that holds it.
 
     Raises:
         ConfigError: a part of the key has no keys.
     """
-    *parents, name = each.key_or_group.split(".")
+    *parents, name = override.key_or_group.split(".")
     node: Any = config
     for parent in parents:
         node = node.get(parent)
         if not isinstance(node, dict):
-            raise ConfigError(f"{each.input_line}: {parent} has no keys")
-    node[name] = each.value()
+            raise ConfigError(f"{override.input_line}: {parent} has no keys")
+    node[name] = override.value()
     assert isinstance(node, dict)
     return node

@@ -35,7 +35,7 @@ class MetricsFile:
             os.fsync(file.fileno())
             return file.seek(0, os.SEEK_END)
 
-    def cut(self, position: int) -> None:
+    def truncate(self, position: int) -> None:
         """Remove the lines after a position: the steps after a checkpoint are computed again.
 
         If the file is shorter than the position, warn and keep its complete lines.

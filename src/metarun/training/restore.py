@@ -88,7 +88,7 @@ def _restart(training: Training, metrics_bytes: int, step: int) -> None:
 
     def write() -> None:
         run.forget_results()  # first: if killed before the rest, the run must not look finished
-        run.metrics.cut(metrics_bytes)
+        run.metrics.truncate(metrics_bytes)
         run.resumed(step)
 
     training.ranks.broadcast_from_rank0(write)
