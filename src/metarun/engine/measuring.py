@@ -98,10 +98,9 @@ def measure(
 def _near_the_best(timings: dict[Engine, Timing]) -> list[Engine]:
     """Return the engines that may turn out fastest: near the best, or the best for a number of workers."""
     best = min(timing.median for timing in timings.values())
-    firsts = {engine.workers: engine for engine in reversed(timings)}
     fastest = {
         workers: min((e for e in timings if e.workers == workers), key=lambda e: timings[e].median)
-        for workers in firsts
+        for workers in dict.fromkeys(engine.workers for engine in reversed(timings))
     }
     near = [engine for engine, timing in timings.items() if timing.median <= _TOO_SLOW * best]
     return list(dict.fromkeys(chain(near, fastest.values() if len(fastest) > 1 else ())))

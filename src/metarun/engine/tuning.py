@@ -123,6 +123,7 @@ def choose_for_evaluation(
         tasks: as many as the largest chunk that is worth measuring.
 
     Raises:
+        ConfigError: the learner cannot be tested on these tasks.
         MetarunError: one task does not fit into memory.
     """
 
@@ -130,9 +131,7 @@ def choose_for_evaluation(
         for _ in islice(learner.curve(part), _STEPS_MEASURED):
             pass
 
-    was_training = learner.training
-    learner.eval()
-    try:
+    with learner.evaluating():
         with _in_one_line("tested"):
             work = Work(learner, tasks, compute, describe(learner, tasks))
             # If the learner was only trained one task after another, it is scored so, too.
@@ -145,8 +144,6 @@ def choose_for_evaluation(
             )
         # Scoring keeps less than a meta-gradient, so that smaller chunks are never faster.
         return _fastest(work, [e for e in candidates if e.chunk >= trained_by.chunk] or candidates)
-    finally:
-        learner.train(was_training)
 
 
 @contextmanager
@@ -170,14 +167,10 @@ def fit_to_memory(engine: Engine, learner: Learner[Any], tasks: Tasks) -> Engine
         learner: in evaluation mode or not.
         tasks: one or more of those to score.
     """
-    was_training = learner.training
-    learner.eval()
-    try:
+    with learner.evaluating():
         task = tasks.part(slice(1))
         scored = lambda part: list(islice(learner.curve(part), _STEPS_MEASURED))
         task_bytes = bytes_kept(scored, task) + task.bytes
-    finally:
-        learner.train(was_training)
     fitting = _budget(task.support.x.device) // (task_bytes * engine.workers)
     return replace(engine, chunk=max(1, min(engine.chunk, fitting)))
 

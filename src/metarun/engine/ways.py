@@ -79,15 +79,11 @@ def find_way(
 def _try(
     metagradient: MetaGradient[Any] | None, learner: Learner[Any], tasks: Tasks, progress: Progress
 ) -> None:
-    was_training = learner.training
     if metagradient is not None:
         metagradient.gradients(learner, tasks, progress, 1.0)
-    learner.eval()
-    try:
+    with learner.evaluating():
         for _ in learner.curve(tasks):
             pass
-    finally:
-        learner.train(was_training)
 
 
 def _report_slower(settings: EngineSettings, mode: Way, error: Exception) -> None:

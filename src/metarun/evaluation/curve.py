@@ -135,9 +135,6 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     share = ranks.share(tasks)
-    was_training = learner.training
-    learner.eval()
-
     measures: list[tuple[Measure, ...]] = []
 
     def scores(chunk: slice) -> Chunk:
@@ -145,10 +142,8 @@ def evaluate(
         measures.append(batch.measures)
         return list(learner.curve(batch))
 
-    try:
+    with learner.evaluating():
         chunks = executor.map(scores, share.stop - share.start, show)
-    finally:
-        learner.train(was_training)
     names = list(chunks[0][0])
     local_values = [
         [torch.cat([scores[name] for scores in parts]) for name in names]

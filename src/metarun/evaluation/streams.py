@@ -49,12 +49,8 @@ def follow_streams(
 
     Stream s has the test episodes s · tasks … (s + 1) · tasks − 1.
     """
-    was_training = learner.training
-    learner.eval()
-    try:
+    with learner.evaluating():
         parts = executor.map(lambda chunk: _follow(learner, source, tasks, chunk), streams, show)
-    finally:
-        learner.train(was_training)
     measures = {measure.name: measure for measure in parts[0][1]}
     scores = {name: torch.cat([part[name] for part, _ in parts], -1).double() for name in parts[0][0]}
 

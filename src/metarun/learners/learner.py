@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
 
@@ -33,6 +34,16 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     can_rematerialise: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = False
     rematerialise: bool = False
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the learner into evaluation mode, and back into its own afterwards."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     @classmethod
     def model_output_size(cls, output_size: int | None) -> int | None:
