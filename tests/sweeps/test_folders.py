@@ -246,3 +246,24 @@ def test_flags_of_hydras_that_lead_nowhere_are_one_line(typed: Command, words: l
     assert status == 2
     assert said.startswith(f"metarun: {words[0]}")
     assert said.splitlines()[-1].endswith("see metarun --hydra-help")
+
+
+def test_a_run_and_a_sweep_do_not_share_a_folder(typed: Command) -> None:
+    assert typed(*FEW, "hydra.run.dir=run")[0] == 0
+    status, _, said = typed("-m", "seed=0,1", *FEW, "hydra.sweep.dir=run")
+    assert (status, said) == (2, "metarun: run holds a run: type another hydra.sweep.dir=FOLDER\n")
+    assert not Path("run/0").exists()
+    assert typed("-m", "seed=0,1", *FEW, "hydra.sweep.dir=sweep")[0] == 0
+    status, _, said = typed(*FEW, "hydra.run.dir=sweep")
+    assert (status, said) == (2, "metarun: sweep holds a sweep: type another hydra.run.dir=FOLDER\n")
+    assert not Path("sweep/config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["seed=range(0,1000000000)"], ["seed=range(0,101)", "data.seed=range(0,101)"]]
+)
+def test_too_many_jobs_are_refused_before_there_is_a_list_of_them(typed: Command, words: list[str]) -> None:
+    status, _, said = typed("-m", *words, *FEW)
+    assert status == 2
+    assert said.startswith(f"metarun: {words[-1]}: a sweep has at most 10,000 jobs; type fewer values")
+    assert not Path("outputs").exists()

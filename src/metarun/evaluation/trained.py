@@ -101,6 +101,8 @@ def reopen(
     config = read_config(node, run.home)
     if not _is_fresh(trained):
         _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
+    if any(config.data.get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
+        log.warning("split, seed or rotations differ from training: test classes may have been trained on")
     best, last = run.checkpoints.best(), run.checkpoints.newest()
     state = best or last
     if state is None:
@@ -148,8 +150,6 @@ def override(
     # Groups first: single keys are meant for the option that was chosen.
     for word in sorted(single_values(overrides), key=lambda word: "." in word.key_or_group):
         _apply(config, word, config_dirs, also_open)
-    if any(config["data"].get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
-        log.warning("split, seed or rotations differ from training: test classes may have been trained on")
     return config
 
 

@@ -107,8 +107,10 @@ class Run:
         """Return the keys in which a config differs from the run's own → (old value, new value).
 
         Raises:
-            ConfigError: some of these keys may not change.
+            ConfigError: some of these keys may not change, or the directory holds a sweep.
         """
+        if self._path("sweep.json").exists():
+            raise ConfigError(f"{self.directory} holds a sweep: type another hydra.run.dir=FOLDER")
         if not self.exists():
             return {}
         different = self.differing(config)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from email import message_from_string
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -65,9 +66,15 @@ def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[
 @cache
 def _packages() -> dict[str, str]:
     """Return the version of every installed package: a user's class may need any of them."""
-    versions = {
-        package.metadata["Name"]: package.version for package in distributions() if package.metadata["Name"]
-    }
+    versions = {}
+    for package in distributions():
+        # Without the description below the header, which takes most of the time and holds no version.
+        header, _, _ = (package.read_text("METADATA") or package.read_text("PKG-INFO") or "").partition(
+            "\n\n"
+        )
+        fields = message_from_string(header)
+        if fields["Name"]:
+            versions[fields["Name"]] = fields["Version"]
     return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 

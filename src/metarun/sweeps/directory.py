@@ -85,9 +85,11 @@ class Sweep:
         """Begin a sweep of this kind, or check that the existing one has this kind.
 
         Raises:
-            ConfigError: the existing sweep has the other kind.
+            ConfigError: the existing sweep has the other kind, or the directory holds a run.
         """
         if not self.exists():
+            if Run(self.directory).exists():
+                raise ConfigError(f"{self.directory} holds a run: type another hydra.sweep.dir=FOLDER")
             write_text(
                 self._path, as_json({"kind": kind, "words": [], "config_dirs": [], "jobs": [], "more": []})
             )

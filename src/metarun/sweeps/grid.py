@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
 from metarun.config.overrides import set_key, single_values
 from metarun.config.private import all_combinations
-from metarun.errors import MetarunError
+from metarun.errors import ConfigError, MetarunError
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job
 from metarun.sweeps.distinct import check_distinct
@@ -20,6 +22,9 @@ from metarun.sweeps.launching import Launching
 from metarun.sweeps.table import Outcome, grouped
 
 log = logging.getLogger("metarun")
+
+MOST_JOBS = 10_000
+"""The largest number of jobs of one sweep."""
 
 
 def combinations(
@@ -29,10 +34,25 @@ def combinations(
 
     Raises:
         HydraException: an argument is not of the form key=value, or is a range to search in.
+        ConfigError: there are more than MOST_JOBS jobs.
     """
     words = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    _check_count(parsed)
     return [tuple(job) for job in all_combinations(parsed)]
+
+
+def _check_count(parsed: Sequence[Override]) -> None:
+    """Raise ConfigError for too many jobs, without making a list of them."""
+    jobs = 1
+    for override in parsed:
+        if override.is_discrete_sweep():
+            jobs *= max(1, sum(1 for _ in islice(override.sweep_iterator(), MOST_JOBS + 1)))
+        if jobs > MOST_JOBS:
+            raise ConfigError(
+                f"{override.input_line}: a sweep has at most {MOST_JOBS:,} jobs; type fewer values, or "
+                f"hydra/sweeper=optuna to search among them"
+            )
 
 
 def sweep(

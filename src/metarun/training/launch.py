@@ -67,8 +67,8 @@ def launch(
             f"train.resume=never: {directory} holds a run; type another hydra.run.dir=FOLDER, or "
             f"train.resume=auto"
         )
-    results = run.results()
-    if not run.changed(node) and results:
+    changed, results = run.changed(node), run.results()
+    if not changed and results:
         log.info("already finished: %s", directory)
         return Curve.from_dict(results)
     ranks = Ranks.join()
