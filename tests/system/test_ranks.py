@@ -1,13 +1,15 @@
-"""One run over several processes: torchrun for real, against one process."""
+"""One run over several processes: torchrun for real, and its processes forked, against one process."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def torchrun(processes: int) -> list[str]:
 
 
 def run(command: list[str], cwd: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    """Run torchrun, which starts a new Python for every process."""
     return subprocess.run(
         command,
         cwd=cwd,
@@ -44,6 +47,26 @@ def run(command: list[str], cwd: Path, cache: Path) -> subprocess.CompletedProce
         check=False,
         timeout=200,
     )
+
+
+def run_forked(processes: int, words: list[str], cwd: Path, cache: Path) -> tuple[list[int], str]:
+    """Run metarun in several forked processes, with what torchrun tells its own; return how they ended, and
+    what they said.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    output = cwd / "output"
+    output.unlink(missing_ok=True)
+    told = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    told |= {"TORCHELASTIC_RUN_ID": f"forked-{port}", "METARUN_CACHE": str(cache)}
+    with ExitStack() as together:
+        ranks = [
+            together.enter_context(
+                started([*METARUN, *words], cwd, output, RANK=str(n), LOCAL_RANK=str(n), **told)
+            )
+            for n in range(processes)
+        ]
+        return [rank.wait(timeout=100) for rank in ranks], output.read_text()
 
 
 def state(directory: Path) -> dict[str, Any]:
@@ -83,21 +106,21 @@ def test_several_processes_are_one(
 ) -> None:
     if "data=omniglot" in choice:
         request.getfixturevalue("omniglot_root")
-    words = [*choice, *FEW, "dtype=float64"]
-    alone = run([*METARUN, *words, "hydra.run.dir=one"], tmp_path, cache)
-    assert alone.returncode == 0, alone.stderr
+    words = [*choice, *FEW, "dtype=float64", "engine.chunk=2"]
+    statuses, said = run_forked(1, [*words, "hydra.run.dir=one"], tmp_path, cache)
+    assert statuses == [0], said
     for processes in (2, 3):
         name = f"of{processes}"
-        done = run([*torchrun(processes), *words, f"hydra.run.dir={name}"], tmp_path, cache)
-        assert done.returncode == 0, done.stderr
+        statuses, said = run_forked(processes, [*words, f"hydra.run.dir={name}"], tmp_path, cache)
+        assert statuses == [0] * processes, said
         assert_close(tmp_path / name, tmp_path / "one", 1e-10)
-        assert done.stdout.count("run: ") == 1  # one of them speaks
+        assert said.count("run: ") == 2  # one of them speaks, at its start and at its end
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, cache: Path) -> None:
-    alone = run([*METARUN, *FEW, "hydra.run.dir=one"], tmp_path, cache)
-    assert alone.returncode == 0, alone.stderr
+    statuses, said = run_forked(1, [*FEW, "hydra.run.dir=one"], tmp_path, cache)
+    assert statuses == [0], said
     first = run([*torchrun(2), *FEW, "train.max_time=1e-9", "hydra.run.dir=run"], tmp_path, cache)
     assert first.returncode == 1  # torchrun's own for any failure
     assert "train.max_time is over: stopped after step 1 of 12" in first.stderr
@@ -114,20 +137,22 @@ def test_a_sweep_of_several_processes_goes_on_after_a_job_that_diverges(tmp_path
     assert done.returncode == 1
     assert "1 of 2 jobs failed (0)" in done.stderr
     assert (tmp_path / "sweep" / "1" / "results.json").exists()
-    wrong = run([*torchrun(2), "algo=mamll"], tmp_path, cache)
-    assert wrong.returncode == 1
-    assert wrong.stderr.count("metarun: algo=mamll: there is no such option") == 1
+    statuses, said = run_forked(2, ["algo=mamll"], tmp_path, cache)
+    assert statuses[0] == 2, said
+    assert said.count("metarun: algo=mamll: there is no such option") == 1
 
 
 def test_a_test_by_several_processes_is_refused(tmp_path: Path, cache: Path) -> None:
-    done = run([*torchrun(2), "eval", "."], tmp_path, cache)
-    assert done.returncode == 1
-    assert "metarun: a test runs in one process: type the command without torchrun" in done.stderr
+    statuses, said = run_forked(2, ["eval", "."], tmp_path, cache)
+    assert statuses[0] == 2, said
+    assert "metarun: a test runs in one process: type the command without torchrun" in said
 
 
 def test_fewer_tasks_than_processes_are_refused(tmp_path: Path, cache: Path) -> None:
-    done = run([*torchrun(2), *FEW, "train.meta_batch=1", "hydra.run.dir=run"], tmp_path, cache)
-    assert "train.meta_batch=1: 2 processes need a task each" in done.stderr
+    words = [*FEW, "train.meta_batch=1", "hydra.run.dir=run"]
+    statuses, said = run_forked(2, words, tmp_path, cache)
+    assert statuses[0] == 2, said
+    assert "train.meta_batch=1: 2 processes need a task each" in said
 
 
 def ranks_of(parent: int) -> list[int]:
@@ -176,13 +201,15 @@ def test_a_stop_reaches_all_processes_at_the_same_step(tmp_path: Path, cache: Pa
 def test_what_only_the_first_process_meets_ends_a_sweep_without_a_wait(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "sweep" / "0").mkdir(parents=True)
     (tmp_path / "sweep" / "0" / "checkpoints").write_text("in the way")
-    done = run([*torchrun(2), "-m", "seed=0,1", *FEW, "hydra.sweep.dir=sweep"], tmp_path, cache)
-    assert done.returncode == 1
-    assert "sweep/0/checkpoints" in done.stderr
+    words = ["-m", "seed=0,1", *FEW, "hydra.sweep.dir=sweep"]
+    statuses, said = run_forked(2, words, tmp_path, cache)
+    assert statuses[0] == 1
+    assert statuses[1] != 0
+    assert "sweep/0/checkpoints" in said
     (tmp_path / "sweep" / "0" / "checkpoints").unlink()
-    again = run([*torchrun(2), "resume", "sweep"], tmp_path, cache)
-    assert again.returncode == 0, again.stderr
-    assert "2/2" in again.stdout
+    statuses, said = run_forked(2, ["resume", "sweep"], tmp_path, cache)
+    assert statuses == [0, 0], said
+    assert "2/2" in said
 
 
 @pytest.mark.slow
@@ -191,18 +218,19 @@ def test_a_search_gives_up_in_all_processes(tmp_path: Path, cache: Path) -> None
     search = ["-m", "hydra/sweeper=optuna", "inner.lr=10.0,0.01", "hydra.sweeper.n_trials=4"]
     search += ["hydra.sweeper.study.sampler._target_=optuna.samplers.RandomSampler"]
     search += ["hydra.sweeper.study.pruner.n_startup_trials=1", "train.validate_every=2"]
-    done = run([*torchrun(2), *search, *FEW, "hydra.sweep.dir=sweep"], tmp_path, cache)
-    assert done.returncode == 0, done.stderr
-    assert "pruned at step" in done.stderr
-    assert "pruned: " in done.stdout
+    statuses, said = run_forked(2, [*search, *FEW, "hydra.sweep.dir=sweep"], tmp_path, cache)
+    assert statuses == [0, 0], said
+    assert "pruned at step" in said
+    assert "pruned: " in said
 
 
 @pytest.mark.slow
 def test_what_is_typed_to_resume_with_reaches_all_processes(tmp_path: Path, cache: Path) -> None:
-    first = run([*torchrun(2), *FEW, "train.max_time=1e-9", "hydra.run.dir=run"], tmp_path, cache)
-    assert "stopped after step 1 of 12" in first.stderr
+    statuses, said = run_forked(2, [*FEW, "train.max_time=1e-9", "hydra.run.dir=run"], tmp_path, cache)
+    assert statuses[0] == 124, said
+    assert "stopped after step 1 of 12" in said
     more = ["engine.chunk=1", "train.steps=14"]
-    again = run([*torchrun(2), "resume", "run", "train.max_time=null", *more], tmp_path, cache)
-    assert again.returncode == 0, again.stderr
+    statuses, said = run_forked(2, ["resume", "run", "train.max_time=null", *more], tmp_path, cache)
+    assert statuses == [0, 0], said
     assert state(tmp_path / "run")["engine"]["chunk"] == 1
     assert state(tmp_path / "run")["step"] == 14

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from metarun.errors import MetarunError
-from metarun.tasks import Omniglot
+from metarun.tasks import Omniglot, omniglot_images
 from metarun.tasks.omniglot_images import load_images
 
 
@@ -55,13 +55,27 @@ def test_the_nearest_pixel_is_what_pillow_makes_of_one_bit_images(
             assert torch.equal(images[index // 20, index % 20], expected)
 
 
-def test_a_prepared_cache_is_read_where_nothing_can_be_written(
-    omniglot_root: Path, shared_cache: Path, own_cache: Path
-) -> None:
-    prepared = load_images(omniglot_root)  # into this test's own cache
+@pytest.fixture
+def small_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of archives like Omniglot's, of three and two characters; each drawing is another."""
+    counts = {"images_background": 3, "images_evaluation": 2}
+    monkeypatch.setattr(omniglot_images, "_ARCHIVES", {name: (count, "") for name, count in counts.items()})
+    (tmp_path / "root").mkdir()
+    for name, count in counts.items():
+        with zipfile.ZipFile(tmp_path / "root" / f"{name}.zip", "w") as archive:
+            for index in range(20 * count):
+                drawing, png = Image.new("1", (105, 105), 1), io.BytesIO()
+                drawing.paste(0, (index, 10 * count, index + 9, 10 * count + 9))
+                drawing.save(png, "PNG")
+                archive.writestr(f"{name}/A/character{index // 20:04}/{index:04}.png", png.getvalue())
+    return tmp_path / "root"
+
+
+def test_a_prepared_cache_is_read_where_nothing_can_be_written(small_root: Path, own_cache: Path) -> None:
+    prepared = load_images(small_root)  # into this test's own cache
     (own_cache / "omniglot-28.lock").unlink()
     (own_cache / "omniglot-28.lock").mkdir()  # no lock can be had there
-    assert torch.equal(load_images(omniglot_root), prepared)
+    assert torch.equal(load_images(small_root), prepared)
 
 
 @pytest.mark.parametrize("split", ["random", "lake"])
@@ -107,19 +121,21 @@ def test_no_drawing_is_in_two_splits(omniglot_root: Path, shared_cache: Path) ->
 
 
 def test_a_cache_alone_will_do_and_an_older_one_is_made_again(
-    omniglot_root: Path, shared_cache: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_root: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = load_images(omniglot_root)  # reads the archives into an empty cache
+    images = load_images(small_root)  # reads the archives into an empty cache
+    assert images.shape == (5, 20, 28, 28)
+    assert len({drawing.numpy().tobytes() for drawing in images.flatten(0, 1)}) == 100
     kept = own_cache / "omniglot-28.pt"
     with monkeypatch.context() as patch:
         patch.setenv("METARUN_DATA", str(tmp_path / "nothing here"))
         assert torch.equal(load_images(None), images)
     content = torch.load(kept, weights_only=True)
     torch.save({**content, "version": 0, "images": content["images"] * 0}, kept)
-    assert torch.equal(load_images(omniglot_root), images)
+    assert torch.equal(load_images(small_root), images)
     assert torch.load(kept, weights_only=True)["version"] > 0
     kept.write_bytes(kept.read_bytes()[:1000])  # damaged: made again too
-    assert torch.equal(load_images(omniglot_root), images)
+    assert torch.equal(load_images(small_root), images)
 
 
 def write_archives(folder: Path, characters: int = 964, size: tuple[int, int] = (105, 105)) -> None:
@@ -151,6 +167,8 @@ def test_a_damaged_archive_is_refused(own_cache: Path, tmp_path: Path) -> None:
         load_images(tmp_path)
 
 
-def test_archives_may_lie_in_the_root_itself(own_cache: Path, tmp_path: Path) -> None:
-    write_archives(tmp_path / "mine")
-    assert load_images(tmp_path / "mine").shape == (1623, 20, 28, 28)
+def test_archives_may_lie_in_the_root_itself_or_in_its_folder(small_root: Path, own_cache: Path) -> None:
+    images = load_images(small_root)
+    (own_cache / "omniglot-28.pt").unlink()
+    small_root.rename(small_root.with_name("omniglot"))
+    assert torch.equal(load_images(small_root.parent), images)

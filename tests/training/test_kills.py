@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from processes import METARUN, assert_same_run, environment, lines_of, started, wait_until
 
 STEPS = 900
@@ -30,27 +32,27 @@ LONG = [
 ]
 
 
-@pytest.fixture(scope="module")
-def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs that nobody has stopped, by algorithm, as far as they have been needed."""
-    return {}
-
-
 @pytest.fixture
-def whole(metarun, tmp_path_factory: pytest.TempPathFactory, wholes: dict[str, Path], algo: str) -> Path:
-    """A run that nobody has stopped, and that has saved nothing on its way."""
-    if algo not in wholes:
-        directory = tmp_path_factory.mktemp("whole") / algo
-        done = metarun(f"algo={algo}", *LONG, "train.checkpoint_every=0", f"hydra.run.dir={directory}")
-        assert done.returncode == 0, done.stderr
-        wholes[algo] = directory
-    return wholes[algo]
+def whole(metarun, cache: Path, algo: str) -> Callable[[int], Path]:
+    """Runs of so many steps that nobody has stopped; made once, for all processes of the tests."""
+
+    def run(steps: int) -> Path:
+        directory = cache.with_name("whole-runs") / f"{algo}-{steps}"
+        directory.parent.mkdir(exist_ok=True)
+        with FileLock(f"{directory}.lock"):
+            if not (directory / "results.json").exists():
+                few = [*LONG, f"train.steps={steps}", "train.checkpoint_every=0"]
+                done = metarun(f"algo={algo}", *few, f"hydra.run.dir={directory}")
+                assert done.returncode == 0, done.stderr
+        return directory
+
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile"])
 def test_twenty_kills_at_random_moments_change_no_bit(
-    metarun, tmp_path: Path, cache: Path, whole: Path, algo: str
+    metarun, tmp_path: Path, cache: Path, whole: Callable[[int], Path], algo: str
 ) -> None:
     moments = random.Random(algo)
     command = [*METARUN, f"algo={algo}", *LONG, "hydra.run.dir=killed"]
@@ -66,7 +68,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(
             killed += process.wait() == -signal.SIGKILL
     assert killed == 20  # it was never through
     assert metarun("resume", "killed").returncode == 0
-    assert_same_run(tmp_path / "killed", whole)
+    assert_same_run(tmp_path / "killed", whole(STEPS))
     resumed = json.loads((tmp_path / "killed" / "manifest.json").read_text())["resumed"]
     assert len({entry["step"] for entry in resumed}) > 4  # it went on between the kills
 
@@ -74,27 +76,38 @@ def test_twenty_kills_at_random_moments_change_no_bit(
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_says_how_to_go_on_and_ends_with_the_same_bits(
-    metarun, tmp_path: Path, cache: Path, whole: Path, algo: str, number: signal.Signals, status: int
+    metarun,
+    tmp_path: Path,
+    cache: Path,
+    whole: Callable[[int], Path],
+    algo: str,
+    number: signal.Signals,
+    status: int,
 ) -> None:
     output, metrics = tmp_path / "output", tmp_path / "stopped" / "metrics.jsonl"
-    command = [*METARUN, f"algo={algo}", *LONG, "train.checkpoint_every=0", "hydra.run.dir=stopped"]
+    few = [*LONG, "train.steps=300", "train.checkpoint_every=0"]
+    command = [*METARUN, f"algo={algo}", *few, "hydra.run.dir=stopped"]
     with started(command, tmp_path, output, METARUN_CACHE=str(cache)) as process:
-        wait_until(lambda: lines_of(metrics) > 20, process)
+        wait_until(lambda: lines_of(metrics) > 10, process)
         process.send_signal(number)
         assert process.wait(timeout=60) == status
     last_line = output.read_text().splitlines()[-1]
-    said = re.fullmatch(r"metarun: stopped after step (\d+) of 900; to go on: metarun (resume .*)", last_line)
+    said = re.fullmatch(
+        r"metarun: stopped after step (\d+) of 300(?:, while validating)?; to go on: metarun (resume .*)",
+        last_line,
+    )
     assert said, last_line
-    assert 20 <= int(said[1]) < STEPS
+    assert 20 <= int(said[1]) < 300
     resumed = metarun(*said[2].split())
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(tmp_path / "stopped", whole)
+    assert_same_run(tmp_path / "stopped", whole(300))
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, cache: Path) -> None:
     output = tmp_path / "output"
-    # A step of many seconds.
-    command = [*METARUN, "device=cpu", "inner.steps=6000", "engine.chunk=1", "hydra.run.dir=run"]
+    # A step of many seconds: one task after another, each of which is quick to try out.
+    long = ["inner.steps=100", "train.meta_batch=2000", "engine.chunk=1"]
+    command = [*METARUN, "device=cpu", *long, "hydra.run.dir=run"]
     with started(command, tmp_path, output, METARUN_CACHE=str(cache)) as process:
         wait_until((tmp_path / "run" / "checkpoints" / "last.pt").exists, process)
         time.sleep(0.2)
@@ -168,7 +181,7 @@ def in_tiny_file_system(tmp_path: Path, size: int, words: list[str], then: str =
 
 @pytest.mark.parametrize("algo", ["metasgd"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(
-    metarun, tmp_path: Path, whole: Path, algo: str
+    metarun, tmp_path: Path, whole: Callable[[int], Path], algo: str
 ) -> None:
     # The metrics grow until nothing is left.
     said = in_tiny_file_system(tmp_path, 300, [f"algo={algo}", *LONG])
@@ -182,7 +195,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_from_its_last_checkpoint(
     assert "Traceback" not in said
     assert not (tmp_path / "copy" / "results.json").exists()
     assert metarun("resume", "copy").returncode == 0
-    assert_same_run(tmp_path / "copy", whole)
+    assert_same_run(tmp_path / "copy", whole(STEPS))
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(tmp_path: Path) -> None:
@@ -204,8 +217,8 @@ def test_a_directory_that_turns_read_only_is_one_line(tmp_path: Path) -> None:
 def test_a_file_that_may_not_grow_is_named_and_the_checkpoint_before_it_is_whole(
     metarun, tmp_path: Path
 ) -> None:
-    few = [*LONG, "train.steps=400", "train.log_every=1", "hydra.run.dir=run"]
-    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({40_000}, {40_000}))"
+    few = [*LONG, "train.steps=200", "train.log_every=1", "model.hidden=[8]", "hydra.run.dir=run"]
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({20_000}, {20_000}))"
     code = f"{limited}; import sys; from metarun.cli.main import main; sys.exit(main({few!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
