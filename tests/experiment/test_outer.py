@@ -27,6 +27,18 @@ def test_schedules_by_hand(schedule: str, expected: list[float]) -> None:
     assert [made.rate(step, 4) for step in range(5)] == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_rate_that_drops_by_steps() -> None:
+    made = settings(schedule="step", drop_every=2, drop_to=0.5)
+    assert [made.rate(step, 9) for step in range(6)] == [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    for wrong in (
+        {"schedule": "step"},
+        {"drop_every": 2},
+        {"schedule": "step", "drop_every": 2, "final_lr": 0.1},
+    ):
+        with pytest.raises(ValidationError, match=r"type outer\.schedule="):
+            settings(**wrong)
+
+
 def test_a_final_rate_that_is_never_reached_is_an_error() -> None:
     with pytest.raises(ValidationError, match=r"outer\.final_lr=0\.2 has no effect with outer\.schedule"):
         settings(final_lr=0.2)

@@ -124,3 +124,32 @@ def test_more_than_the_data_has_is_an_error_that_names_the_argument(
         Numbered(**arguments)
     with pytest.raises(ConfigError, match=rf"^data\.{named}.*: type data\."), with_keys():
         Numbered(**arguments)
+
+
+def test_training_episodes_may_have_other_sizes() -> None:
+    source = Numbered(way=3, shot=1, query=2, train_way=10, train_shot=2, train_query=4)
+    for split, way, shot, query in (("train", 10, 2, 4), ("validation", 3, 1, 2), ("test", 3, 1, 2)):
+        batch = source.batch(split, 0, 2)
+        assert batch.info["class"].shape == (2, way)
+        assert (len(batch.support), len(batch.query)) == (way * shot, way * query)
+        for t in range(2):
+            assert batch.query.y[t].bincount().tolist() == [query] * way
+    assert (source.output_size, source.training_output_size) == (3, 10)
+    same = Numbered(way=3, shot=1, query=2).batch("test", 0, 2)
+    assert torch.equal(same.support.x, source.batch("test", 0, 2).support.x)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"train_way": 13},
+            "data.train_way=13: the train split has 12 classes: type data.train_way=12 or less",
+        ),
+        ({"train_query": 8}, "data.train_shot=1 and data.train_query=8 need 9 images a class; there are 8"),
+    ],
+)
+def test_training_episodes_that_are_too_large_are_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError) as raised, with_keys():
+        Numbered(way=3, shot=1, query=2, **sizes)
+    assert str(raised.value).startswith(message)

@@ -77,7 +77,7 @@ IMAGES = [
 
 
 @pytest.mark.parametrize("data", [[], IMAGES], ids=["sinusoid", "omniglot"])
-@pytest.mark.parametrize("algo", ["maml", "reptile", "metasgd"])
+@pytest.mark.parametrize("algo", ["maml", "reptile", "metasgd", "protonet"])
 @pytest.mark.parametrize("stopped_at", [1, 5, 6, 11])
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, request: pytest.FixtureRequest, algo: str, stopped_at: int, data: list[str]
@@ -85,6 +85,8 @@ def test_a_resumed_run_ends_with_the_same_bits(
     if data:
         request.getfixturevalue("omniglot_root")
         request.getfixturevalue("shared_cache")
+    elif algo == "protonet":
+        data = ["data=binary_classification", "model.norm=batch"]
     config, whole = start(tmp_path / "whole", f"algo={algo}", *data)
     expected = train(config, whole)
 

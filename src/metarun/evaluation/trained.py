@@ -20,8 +20,9 @@ from metarun.engine.settings import Engine
 from metarun.engine.tuning import fit_to_memory
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
-from metarun.experiment.build import Experiment, build, build_source
+from metarun.experiment.build import Experiment, build, build_source, model_output_size
 from metarun.experiment.config import Config, read_config
+from metarun.experiment.schema import locate
 from metarun.runs.directory import Run, resume_command
 from metarun.system.ranks import started
 from metarun.tasks.episodes import first_episodes
@@ -183,9 +184,11 @@ def _apply(
 def _check_shapes(trained: Config, now: Config) -> None:
     """Raise ConfigError if the data does not fit the network that was trained."""
     trained_source, source = build_source(trained), build_source(now)
-    for name in ("input_shape", "output_size"):
+    has_head = model_output_size(locate("algo", now.algo), source.output_size) is not None
+    for name in ("input_shape", "output_size") if has_head else ("input_shape",):
         if getattr(trained_source, name) != getattr(source, name):
             raise ConfigError(
                 f"data: the run was trained with {name} {getattr(trained_source, name)}, this data has "
-                f"{getattr(source, name)}; type data and data.way as in the run"
+                f"{getattr(source, name)}; type data and data.way as in the run (algo=protonet and others "
+                f"without a head take any way)"
             )

@@ -44,11 +44,13 @@ def build(config: Config) -> Experiment:
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
     learner_class = locate("algo", config.algo)
+    _check_targets(config, source, learner_class)
     needs = _needs(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
     if needs & {"model", "make_model"}:
-        outputs = _model_output_size(learner_class, source.output_size)
+        outputs = model_output_size(learner_class, source.output_size)
+        _check_head(config, source, outputs)
         make_model = _make("model", config.model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
     if "model" in needs:
@@ -90,7 +92,29 @@ def _needs(config: Config, learner_class: Any) -> set[str]:
     return needs
 
 
-def _model_output_size(learner_class: Any, outputs: int | None) -> int | None:
+def _check_targets(config: Config, source: TaskSource, learner_class: Any) -> None:
+    """Raise ConfigError if the data has targets that the learner cannot predict."""
+    given, wanted = getattr(source, "targets", None), getattr(learner_class, "targets", None)
+    if given and wanted and given != wanted:
+        raise ConfigError(
+            f"data._target_={config.data['_target_']}: its targets are {given}, and "
+            f"algo._target_={config.algo['_target_']} learns {wanted}: type data=omniglot, or another algo"
+        )
+
+
+def _check_head(config: Config, source: TaskSource, outputs: int | None) -> None:
+    """Raise ConfigError if training tasks need another head than those of a test."""
+    in_training = getattr(source, "training_output_size", source.output_size)
+    if outputs is not None and in_training != source.output_size:
+        raise ConfigError(
+            f"data.train_way={in_training} and data.way={source.output_size}: "
+            f"algo._target_={config.algo['_target_']} has a head of fixed size: leave data.train_way out, or "
+            f"type algo=protonet or another without a head"
+        )
+
+
+def model_output_size(learner_class: Any, outputs: int | None) -> int | None:
+    """Return the number of outputs that a learner wants of its model; None: it has no head."""
     made: Any = learner_class if inspect.isclass(learner_class) else annotated(learner_class)
     wanted: int | None = made.model_output_size(outputs)
     return wanted

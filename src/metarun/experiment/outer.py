@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
+
+from metarun.fields import SomeSteps
 
 
 class OuterSettings(BaseModel, extra="forbid", frozen=True):
@@ -16,22 +18,31 @@ class OuterSettings(BaseModel, extra="forbid", frozen=True):
 
     optimizer: dict[str, Any]
     lr: NonNegativeFloat
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
     final_lr: NonNegativeFloat = 0.0
+    drop_every: SomeSteps | None = None
+    drop_to: Annotated[float, Field(gt=0, lt=1)] = 0.5
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.schedule == "constant" and self.final_lr:
+        if self.schedule in ("constant", "step") and self.final_lr:
             raise ValueError(
-                f"outer.final_lr={self.final_lr} has no effect with outer.schedule=constant: type "
+                f"outer.final_lr={self.final_lr} has no effect with outer.schedule={self.schedule}: type "
                 f"outer.schedule=linear, or cosine"
+            )
+        if (self.schedule == "step") != (self.drop_every is not None):
+            raise ValueError(
+                f"outer.schedule={self.schedule} and outer.drop_every={self.drop_every} do not agree: type "
+                f"outer.schedule=step outer.drop_every=2000, or another number of meta-steps"
             )
         return self
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of meta-step `step` of `steps`, a pure function of both."""
+        if self.drop_every is not None:
+            return float(self.lr * self.drop_to ** (step // self.drop_every))
         fraction = step / steps
         if self.schedule == "linear":
             return self.lr + (self.final_lr - self.lr) * fraction

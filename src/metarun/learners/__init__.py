@@ -1,17 +1,23 @@
 """Learners, which map a support set to a predictor (`algo=`); independent of files and Hydra."""
 
+from metarun.learners.closed_form.ridge import RidgeRegression
+from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
+from metarun.learners.metric.protonet import ProtoNet
 
 __all__ = [
     "AdaptedParameters",
     "Derivatives",
+    "EmbeddingLearner",
     "GradientAdaptation",
     "InnerLoop",
     "IterativeLearner",
     "Learner",
+    "ProtoNet",
+    "RidgeRegression",
     "with_inner_loop",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import ClassVar, Generic, TypeVar
@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metarun.tasks import Predictions, Scores, Tasks
+from metarun.tasks import Predictions, Scores, Targets, Tasks
 
 Adapted = TypeVar("Adapted")
 
@@ -26,11 +26,13 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     Attributes:
         needs: what its constructor is given; None: what its arguments name.
         thread_safe: whether several threads may call it at once, on different tasks; else it has one worker.
+        targets: what it can learn to predict, as `TaskSource.targets` says it; None: anything.
         can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
         rematerialise: whether it does.
     """
 
     needs: ClassVar[frozenset[str] | None] = None
+    targets: ClassVar[Targets | None] = None
     can_rematerialise: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = False
     rematerialise: bool = False
@@ -70,6 +72,13 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         with torch.no_grad():
             scores = self.scores(self.adapt(tasks.without_answers()), tasks)
         yield scores
+
+    def changes(self, adapted: Adapted) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return what each task adds to buffers that follow the training, [T, …] by name: running statistics.
+
+        They change by the mean over the tasks of a meta-batch; nothing else may write them.
+        """
+        return {}
 
     @property
     def keeps_state(self) -> bool:

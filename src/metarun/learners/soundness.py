@@ -18,10 +18,12 @@ from metarun.learners.functional import Places
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def check_layers(model: nn.Module) -> None:
-    """Raise ConfigError for a torch layer that keeps running statistics, is lazy or applies dropout."""
+def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None:
+    """Raise ConfigError for a torch layer that is lazy or applies dropout, or keeps running statistics."""
     for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
+        if getattr(module, "track_running_stats", False) and not (
+            may_keep_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ):
             raise ConfigError(
                 f"model: {name} keeps running statistics, which tasks would share: "
                 f"build it with track_running_stats=False"

@@ -47,8 +47,8 @@ class MetaStep:
     Attributes:
         gradients: the meta-gradient by the name of each meta-parameter that has one.
         scores: the query scores of the tasks, [T].
-        assignments: what is added to parameters that are no meta-parameters, by name: the state that a rule
-            keeps from task to task becomes the mean of its values after the tasks.
+        assignments: what is added to parameters that are no meta-parameters, and to buffers, by name: the
+            state that a rule keeps from task to task becomes the mean of its values after the tasks.
     """
 
     gradients: Gradients

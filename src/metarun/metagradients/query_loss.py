@@ -49,8 +49,10 @@ class Exact(QueryLoss[Learner[Any]]):
         options = {"derivatives": "first_order"} if first_order else {}
         visible = tasks.without_answers()
         if self.objective == "final":
-            scores = learner.scores(learner.adapt(visible, **options), tasks)
-            return MetaStep(differentiate(weight * scores["loss"], learner), scores)
+            adapted = learner.adapt(visible, **options)
+            scores = learner.scores(adapted, tasks)
+            changes = {name: weight * change.sum(0) for name, change in learner.changes(adapted).items()}
+            return MetaStep(differentiate(weight * scores["loss"], learner), scores, changes)
         terms = list(self.terms(learner, tasks, learner.trajectory(visible, **options), progress))
         losses = torch.stack([loss for _, loss, _ in terms])
         return MetaStep(differentiate(weight * losses, learner), terms[-1][2])

@@ -12,6 +12,8 @@ MAY_CHANGE = (
     "outer.lr",
     "outer.schedule",
     "outer.final_lr",
+    "outer.drop_every",
+    "outer.drop_to",
     "outer.clip_norm",
     "outer.clip_value",
 )

@@ -279,6 +279,11 @@ def resume_command(directory: Path) -> str:
 
 # What runs of older versions did, whose configs lack these keys.
 _NO = object()
-_NEW_IN_GROUPS = {"data.resize": "lanczos"}
+_NEW_IN_GROUPS = {
+    "data.resize": "lanczos",
+    "data.train_way": None,
+    "data.train_query": None,
+    "outer.drop_to": 0.5,
+}
 _HAD_DTYPE = {"dtype": "float32"}
 _ADDED_LATER = {**_HAD_DTYPE, "seeding": "shared"}

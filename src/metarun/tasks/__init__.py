@@ -6,7 +6,7 @@ from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Sc
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
-from metarun.tasks.types import SPLITS, Examples, Predict, Split, Tasks, TaskSource
+from metarun.tasks.types import SPLITS, Examples, Predict, Split, Targets, Tasks, TaskSource
 
 __all__ = [
     "SPLITS",
@@ -24,6 +24,7 @@ __all__ = [
     "Scoring",
     "Sinusoid",
     "Split",
+    "Targets",
     "TaskSource",
     "Tasks",
 ]

@@ -39,7 +39,9 @@ class BinaryClassification(SyntheticSource):
         self.input_shape = (dimension,)
         if loss == "cross_entropy":
             self.loss, self.metrics, self.output_size = metrics.cross_entropy, (metrics.ACCURACY,), 2
+            self.targets = "classes"
         else:
+            self.targets = "binary"
             self.loss, self.metrics = metrics.binary_cross_entropy, (metrics.BINARY_ACCURACY,)
             self.output_size = 1
 

@@ -15,7 +15,7 @@ from metarun.fields import Count, Seed
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.metrics import ACCURACY, Loss, Metric, Scoring, cross_entropy
-from metarun.tasks.types import SPLITS, Examples, Split, Tasks
+from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
@@ -28,14 +28,20 @@ class ClassEpisodes(ABC):
         shot: support images per class.
         query: query images per class.
         train_shot: support images per class while training; None: `shot`.
+        train_way: classes per episode while training; None: `way`.
+        train_query: query images per class while training; None: `query`.
         seed: determines the episodes.
 
     Subclasses set `images_per_class` and implement `classes` and `load`.
+
+    Attributes:
+        training_output_size: number of classes of a training episode.
 
     Raises:
         ConfigError: shot + query exceeds the images per class, or way the classes of a split.
     """
 
+    targets: Targets = "classes"
     images_per_class: int
     input_shape: tuple[int, ...]
 
@@ -46,29 +52,42 @@ class ClassEpisodes(ABC):
         shot: Count,
         query: Count,
         train_shot: Count | None = None,
+        train_way: Way | None = None,
+        train_query: Count | None = None,
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.way, self.shot, self.query, self.train_shot = way, shot, query, train_shot or shot
+        self.training_output_size, self.train_query = train_way or way, train_query or query
         self.seed = seed
         self.dtype = dtype
         self.loss: Loss = cross_entropy
         self.metrics: tuple[Metric, ...] = (ACCURACY,)
         self.output_size = way
         self._images: dict[Split, Tensor] = {}
-        for key, support in (("shot", self.shot), ("train_shot", self.train_shot)):
-            if support + query > self.images_per_class:
+        query_key = "train_query" if train_query else "query"
+        in_training = ("train_shot", self.train_shot, query_key, self.train_query)
+        for key, support, query_key, queries in (("shot", shot, "query", query), in_training):
+            if (images := support + queries) > self.images_per_class:
                 raise ConfigError(
-                    f"@source.{key}={support} and @source.query={query} need {support + query} images a "
+                    f"@source.{key}={support} and @source.{query_key}={queries} need {images} images a "
                     f"class; there are {self.images_per_class}",
-                    f"@source.{key} and @source.query with a smaller sum",
+                    f"@source.{key} and @source.{query_key} with a smaller sum",
                 )
         for split in SPLITS:
-            if way > self.classes(split):
+            key = "train_way" if split == "train" and train_way else "way"
+            classes = self._sizes(split)[0]
+            if classes > self.classes(split):
                 raise ConfigError(
-                    f"@source.way={way}: the {split} split has {self.classes(split)} classes",
-                    f"@source.way={self.classes(split)} or less",
+                    f"@source.{key}={classes}: the {split} split has {self.classes(split)} classes",
+                    f"@source.{key}={self.classes(split)} or less",
                 )
+
+    def _sizes(self, split: Split) -> tuple[int, int, int]:
+        """Return way, shot and query of a split's episodes."""
+        if split == "train":
+            return self.training_output_size, self.train_shot, self.train_query
+        return self.way, self.shot, self.query
 
     @abstractmethod
     def classes(self, split: Split) -> int:
@@ -108,23 +127,23 @@ class ClassEpisodes(ABC):
         if not self._images:
             self.prepare(torch.device("cpu"))
         images = self._images[split]
-        shot = self.train_shot if split == "train" else self.shot
+        way, shot, query = self._sizes(split)
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
-        classes = draws.choose(self.classes(split), self.way)  # [T, way]
+        classes = draws.choose(self.classes(split), way)  # [T, way]
         # Query images come first, so that an episode has the same query set at any number of shots.
-        image = draws.choose(self.images_per_class, self.query + shot, self.way)  # [T, way, query + shot]
+        image = draws.choose(self.images_per_class, query + shot, way)  # [T, way, query + shot]
         # An inner loop on mini-batches walks the support set in this order, so the order is random.
-        order = draws.choose(self.way * shot, self.way * shot)  # [T, way · shot]
+        order = draws.choose(way * shot, way * shot)  # [T, way · shot]
 
         def gather(part: Tensor, order: Tensor) -> Examples:
             label = order // part.shape[2]  # place in [way, part] → label
             x = images[classes.gather(1, label), part.flatten(1).gather(1, order)]
             return Examples(x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype), label)
 
-        by_class = torch.arange(self.way * self.query, device=images.device).expand(count, -1)
+        by_class = torch.arange(way * query, device=images.device).expand(count, -1)
         return Tasks(
-            support=gather(image[:, :, self.query :], order),
-            query=gather(image[:, :, : self.query], by_class),
+            support=gather(image[:, :, query:], order),
+            query=gather(image[:, :, :query], by_class),
             info={"class": classes, "image": image},
             scoring=Scoring(self.loss, self.metrics),
         )

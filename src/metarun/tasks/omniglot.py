@@ -37,7 +37,7 @@ class Omniglot(ClassEpisodes):
             (black and white), as MAML's code does, whose filter Pillow ignores in one-bit images.
         seed: determines the episodes, and the characters of each split.
         seeding: how the split follows from the seed; see `Streams`.
-        **shared: way, shot, query, train_shot and dtype (ClassEpisodes).
+        **shared: way, shot, query, train_way, train_shot, train_query and dtype (ClassEpisodes).
 
     Raises:
         ConfigError: `root` is not a folder, or an episode needs more classes or images than there are.

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun.fields import Count, Interval, Seed
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import Loss, Metric, Scoring
-from metarun.tasks.types import SPLITS, Examples, Split, Tasks
+from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
 
 def stretch(uniform: Tensor, interval: Interval) -> Tensor:
@@ -35,6 +35,7 @@ class SyntheticSource(ABC):
     input_shape: tuple[int, ...]
     output_size: int
     classes = 1
+    targets: Targets = "values"
 
     def __init__(
         self,

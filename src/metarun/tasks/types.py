@@ -13,6 +13,9 @@ from torch.distributions import Categorical
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
 
 Split = Literal["train", "validation", "test"]
+Targets = Literal["classes", "binary", "values"]
+"""Labels with a logit for each class, labels with one logit, or numbers."""
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Predict = Callable[[Tensor], Predictions]
@@ -163,6 +166,9 @@ class TaskSource(Protocol):
         metrics: reported besides the loss; the first selects the best learner.
         input_shape: shape of one example.
         output_size: number of model outputs; None: the model returns embeddings, not predictions.
+
+    A source may also say `targets`, and `training_output_size` where training tasks have
+    another number of classes.
     """
 
     loss: Loss

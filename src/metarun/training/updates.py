@@ -38,8 +38,8 @@ def of_all_ranks(
     if ranks.count == 1:
         return own, dict(zip(own.scores, sums, strict=True)), asked()
     local_reason = asked()
-    parameters = dict(learner.named_parameters())
-    changing = {name: p for name, p in parameters.items() if p.requires_grad or name in own.assignments}
+    tensors = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    changing = {name: t for name, t in tensors.items() if t.requires_grad or name in own.assignments}
     numbers = torch.cat([sums, sums.new_tensor([local_reason > 0, local_reason < 0])])
     reduced, totals = ranks.all_reduce({**own.gradients, **own.assignments}, changing, numbers)
     assignments = {name: reduced.pop(name) for name in own.assignments}
@@ -49,10 +49,11 @@ def of_all_ranks(
 
 
 def assign(learner: nn.Module, changes: Mapping[str, Tensor]) -> None:
-    """Change parameters that are no meta-parameters."""
+    """Change parameters that are no meta-parameters, and buffers."""
+    tensors = {**dict(learner.named_parameters()), **dict(learner.named_buffers())} if changes else {}
     with torch.no_grad():
         for name, change in changes.items():
-            learner.get_parameter(name).add_(change)
+            tensors[name].add_(change)
 
 
 def is_finite(parameters: Iterable[nn.Parameter], means: Means) -> bool:

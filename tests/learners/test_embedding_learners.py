@@ -1,0 +1,223 @@
+"""Learners that classify by an embedding: by hand, and against a loop over tasks with torch's own norms."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
+from metarun.engine.settings import Engine
+from metarun.errors import ConfigError
+from metarun.learners import EmbeddingLearner, ProtoNet, RidgeRegression
+from metarun.learners.closed_form.ridge import ridge
+from metarun.metagradients import Exact, Progress
+from metarun.models import MLP, Conv4
+from metarun.tasks import Examples, Scoring, Tasks
+from metarun.tasks.metrics import ACCURACY, cross_entropy
+from metarun.training.updates import assign
+
+LEARNERS = {
+    "protonet": ProtoNet,
+    "cosine": lambda **given: ProtoNet(distance="cosine", **given),
+    "r2d2": RidgeRegression,
+    "r2d2-learned": lambda **given: RidgeRegression(regularisation=0.5, learn_regularisation=True, **given),
+}
+WAY, SHOT, QUERY = 3, 2, 4
+
+
+def images(tasks: int, seed: int = 0) -> Tasks:
+    """Random images whose classes differ in brightness, in random order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def examples(each: int) -> Examples:
+        order = torch.stack([torch.randperm(WAY * each, generator=generator) % WAY for _ in range(tasks)])
+        noise = torch.randn(tasks, WAY * each, 1, 16, 16, generator=generator, dtype=torch.float64)
+        return Examples(noise + order[:, :, None, None, None], order)
+
+    return Tasks(examples(SHOT), examples(QUERY), scoring=Scoring(cross_entropy, (ACCURACY,)))
+
+
+def conv4() -> Conv4:
+    torch.manual_seed(1)
+    model = Conv4(input_shape=(1, 16, 16), output_size=None, filters=6)
+    for p in model.parameters():  # norms with a scale and a shift of their own
+        nn.init.normal_(p, std=0.5)
+    return model.double()
+
+
+def with_running_statistics(model: Conv4) -> nn.Sequential:
+    """The same network with torch's own batch norms, which keep running statistics."""
+    copy = deepcopy(model)
+    for block in copy.body:
+        norm = nn.BatchNorm2d(6).double()
+        norm.load_state_dict(block.norm.state_dict(), strict=False)
+        block.norm = norm
+    return copy
+
+
+def classify(name: str, learner: EmbeddingLearner, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
+    """The logits of one task, written again: support [n, d], query [m, d]."""
+    if name.startswith("r2d2"):
+        strength = 50.0 if name == "r2d2" else learner.log_regularisation.exp()
+        z = F.pad(support, (0, 1), value=1.0) / len(support) ** 0.5
+        y = torch.eye(WAY, dtype=z.dtype)[labels] / len(support) ** 0.5
+        weights = torch.linalg.solve(z.T @ z + strength * torch.eye(z.shape[1], dtype=z.dtype), z.T @ y)
+        return learner.scale * F.pad(query, (0, 1), value=1.0) @ weights + learner.bias
+    means = torch.stack([support[labels == label].mean(0) for label in range(WAY)])
+    if name == "cosine":
+        return learner.temperature * F.cosine_similarity(query[:, None], means[None], dim=2)
+    return -torch.cdist(query, means).square()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_meta_step_is_that_of_a_loop_over_tasks(name: str, chunk: int) -> None:
+    model, tasks = conv4(), images(5)
+    reference = with_running_statistics(model)
+    learner = LEARNERS[name](model=model).double()
+    executor = Executor(Engine(chunk=chunk), learner)
+    (step,) = meta_steps(Exact(), learner, tasks, Progress(), executor)
+
+    shots, losses, buffers = WAY * SHOT, [], []
+    for t in range(5):
+        own = deepcopy(reference)
+        own.load_state_dict(reference.state_dict())
+        for p, q in zip(own.parameters(), reference.parameters(), strict=True):
+            p.requires_grad_(False)
+            assert torch.equal(p, q)
+        state = dict(reference.named_parameters())
+        features = torch.func.functional_call(
+            own, state, (torch.cat([tasks.support.x[t], tasks.query.x[t]]),)
+        )
+        logits = classify(name, learner, features[:shots], tasks.support.y[t], features[shots:])
+        losses.append(F.cross_entropy(logits, tasks.query.y[t]))
+        buffers.append({n: b for n, b in own.named_buffers() if "running" in n})
+    torch.testing.assert_close(step.scores["loss"], torch.stack(losses), rtol=1e-10, atol=1e-10)
+    others = {
+        n: p for n, p in learner.named_parameters() if not n.startswith("embedding.") and p.requires_grad
+    }
+    wanted = [*reference.parameters(), *others.values()]
+    expected = torch.autograd.grad(torch.stack(losses).mean(), wanted)
+    names = [f"embedding.model.{n}" for n, _ in reference.named_parameters()] + list(others)
+    for parameter, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(step.gradients[parameter], gradient, rtol=1e-9, atol=1e-12)
+
+    assign(learner, step.assignments)  # running statistics: the mean of what torch makes of each task
+    now = dict(learner.named_buffers())
+    assert len(buffers[0]) == 8
+    for name_of, value in buffers[0].items():
+        mean = torch.stack([each[name_of] for each in buffers]).mean(0)
+        torch.testing.assert_close(now[f"embedding.model.{name_of}"], mean, rtol=1e-10, atol=1e-12)
+        assert not torch.equal(mean, value)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_at_test_each_example_is_alone_unless_transductive(name: str) -> None:
+    tasks = images(3)
+    learner = LEARNERS[name](model=conv4()).double()
+    (step,) = meta_steps(Exact(), learner, tasks, Progress(), Executor(Engine(chunk=3), learner))
+    assign(learner, step.assignments)
+    before = {n: b.clone() for n, b in learner.named_buffers()}
+    few = slice(0, 5)
+
+    def difference(transductive: bool) -> float:
+        learner.transductive = transductive
+        with learner.evaluating(), torch.no_grad():
+            adapted = learner.adapt(tasks.without_answers())
+            whole = learner.predict(adapted, tasks.query.x)
+            return (learner.predict(adapted, tasks.query.x[:, few]) - whole[:, few]).abs().max().item()
+
+    assert difference(transductive=False) < 1e-12
+    assert difference(transductive=True) > 1e-4
+    assert all(torch.equal(b, before[n]) for n, b in learner.named_buffers())  # a test changes nothing
+
+
+def test_with_running_statistics_a_test_is_what_torch_computes_in_evaluation_mode() -> None:
+    model = conv4()
+    reference = with_running_statistics(model)
+    learner, tasks = ProtoNet(model=model).double(), images(2)
+    for _ in range(3):
+        (step,) = meta_steps(Exact(), learner, tasks, Progress(), Executor(Engine(chunk=2), learner))
+        assign(learner, step.assignments)
+    reference.load_state_dict(
+        {n.removeprefix("embedding.model."): t for n, t in learner.state_dict().items()}, strict=False
+    )
+    reference.eval()
+    with learner.evaluating(), torch.no_grad():
+        logits = learner.predict(learner.adapt(tasks), tasks.query.x)
+        for t in range(2):
+            support, query = reference(tasks.support.x[t]), reference(tasks.query.x[t])
+            expected = classify("protonet", learner, support, tasks.support.y[t], query)
+            torch.testing.assert_close(logits[t], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_prototypes_by_hand() -> None:
+    learner = ProtoNet(model=nn.Identity())
+    labels = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
+    prototypes = learner.fit(torch.tensor([[[0.0, 0.0], [4.0, 0.0], [2.0, 2.0]]]), labels)
+    assert prototypes.tolist() == [[[1.0, 1.0], [4.0, 0.0]]]
+    assert learner.classify(prototypes, torch.tensor([[[1.0, 3.0]]])).tolist() == [[[-4.0, -18.0]]]
+
+
+@pytest.mark.parametrize(("examples", "size"), [(4, 9), (9, 9), (12, 3)])
+def test_ridge_regression_is_the_least_squares_of_a_longer_system(examples: int, size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, examples, size, generator=generator, dtype=torch.float64)
+    y = torch.randn(2, examples, 3, generator=generator, dtype=torch.float64)
+    weights = ridge(z, y, 0.7)
+    longer = torch.cat([z, 0.7**0.5 * torch.eye(size, dtype=torch.float64).expand(2, -1, -1)], 1)
+    expected = torch.linalg.lstsq(
+        longer, torch.cat([y, torch.zeros(2, size, 3, dtype=torch.float64)], 1)
+    ).solution
+    torch.testing.assert_close(weights, expected, rtol=1e-10, atol=1e-12)
+    strength = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ridge, (z.requires_grad_(), y.requires_grad_(), strength))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_order_of_the_support_set_does_not_matter_and_labels_may_be_swapped(name: str, seed: int) -> None:
+    tasks, learner = images(2, seed), LEARNERS[name](model=conv4()).double()
+    generator = torch.Generator().manual_seed(seed)
+    order, relabel = (torch.randperm(n, generator=generator) for n in (WAY * SHOT, WAY))
+
+    def logits(support: Examples) -> Tensor:
+        other = Tasks(support, tasks.query)
+        with torch.no_grad():
+            return learner.predict(learner.adapt(other), other.query.x)
+
+    expected = logits(tasks.support)
+    torch.testing.assert_close(logits(tasks.support.take(order)), expected, rtol=1e-9, atol=1e-9)
+    swapped = logits(Examples(tasks.support.x, relabel[tasks.support.y]))
+    torch.testing.assert_close(swapped[..., relabel], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_padding_does_not_count(name: str) -> None:
+    torch.manual_seed(0)
+    learner = LEARNERS[name](model=MLP(input_shape=(4,), output_size=None, hidden=(5,))).double()
+    x, y = torch.randn(1, 6, 4, dtype=torch.float64), torch.tensor([[0, 1, 0, 1, 1, 0]])
+    query = Examples(torch.randn(1, 3, 4, dtype=torch.float64), torch.tensor([[0, 1, 1]]))
+    mask = torch.tensor([[True] * 4 + [False] * 2])
+    padded = Tasks(Examples(x, torch.where(mask, y, 7), mask), query)
+    short = Tasks(Examples(x[:, :4], y[:, :4]), query)
+    logits = [learner.predict(learner.adapt(tasks), query.x) for tasks in (padded, short)]
+    torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_padding_beside_batch_norms_and_targets_that_are_no_classes_are_refused() -> None:
+    tasks, learner = images(2), ProtoNet(model=conv4()).double()
+    learner.check(tasks)
+    mask = torch.ones_like(tasks.support.y, dtype=torch.bool)
+    with pytest.raises(ConfigError, match="would count the padding"):
+        learner.check(Tasks(Examples(tasks.support.x, tasks.support.y, mask), tasks.query))
+    with pytest.raises(ConfigError, match="ProtoNet needs classes"):
+        learner.check(Tasks(Examples(tasks.support.x, tasks.support.y.double()[..., None]), tasks.query))
