@@ -99,8 +99,8 @@ def test_every_task_belongs_to_one_process_and_the_shares_are_even(tasks: int, c
         ["algo=metasgd"],
         ["algo=reptile", "data=omniglot", "model.filters=4"],
         ["algo=l2l", "inner.steps=4", "metagradient.window=2"],
-        # Running statistics follow the tasks of all processes. (The gradients of biases before a batch norm are
-        # zero but for rounding, which Adam would make large.)
+        # Running statistics follow the tasks of all processes. (The gradients of biases before a batch
+        # norm are zero but for rounding, which Adam would make large.)
         ["algo=protonet", "data=binary_classification", "model.norm=batch", "model.hidden=[8]", "outer=sgd"],
     ],
 )

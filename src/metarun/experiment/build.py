@@ -22,6 +22,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import Metric, TaskSource
+from metarun.tasks.types import output_size
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _check_targets(config: Config, source: TaskSource, learner_class: Any) -> No
 
 def _check_head(config: Config, source: TaskSource, outputs: int | None) -> None:
     """Raise ConfigError if training tasks need another head than those of a test."""
-    in_training = getattr(source, "training_output_size", source.output_size)
+    in_training = output_size(source, "train")
     if outputs is not None and in_training != source.output_size:
         raise ConfigError(
             f"data.train_way={in_training} and data.way={source.output_size}: "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarun.errors import MetarunError
 from metarun.tasks.metrics import Loss, binary_cross_entropy, cross_entropy
-from metarun.tasks.types import Examples, Split, Tasks, TaskSource
+from metarun.tasks.types import Examples, Split, Tasks, TaskSource, output_size
 
 _ROUNDING = 1e-5
 _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
@@ -125,7 +125,7 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
             raise MetarunError(
                 f"{name}: labels up to {int(y.max())}, expected less than ways {batch.ways.tolist()}"
             )
-        classes = source.output_size if source.loss is cross_entropy else None
+        classes = output_size(source, split) if source.loss is cross_entropy else None
         if classes is not None and not (int(y.min()) >= 0 and int(y.max()) < classes):
             raise MetarunError(
                 f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to {classes - 1}"

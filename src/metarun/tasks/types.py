@@ -181,3 +181,9 @@ class TaskSource(Protocol):
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1: same arguments, same bits."""
+
+
+def output_size(source: TaskSource, split: Split) -> int | None:
+    """Return the number of model outputs for the tasks of a split."""
+    size: int | None = source.output_size
+    return getattr(source, "training_output_size", size) if split == "train" else size
