@@ -1,4 +1,4 @@
-"""Runs of learners that embed, as typed: other sizes in training than at test, any way, and what is refused."""
+"""Runs of learners that embed: other sizes in training than at test, any way, and what is refused."""
 
 from __future__ import annotations
 
