@@ -22,13 +22,16 @@ def trained(typed: Typed, omniglot_root: Path) -> Typed:
     status, printed, said = typed(*words, "hydra.run.dir=run")
     assert status == 0, said
     assert "accuracy (%)" in printed
+    assert "confidence interval; not transductive" in printed
+    assert json.loads(Path("run/results.json").read_text())["transductive"] is False
     return typed
 
 
 def test_a_run_is_tested_with_any_way_and_with_other_statistics(trained: Typed) -> None:
     def accuracy(*words: str) -> float:
-        status, _, said = trained("eval", "run", *words)
+        status, printed, said = trained("eval", "run", *words)
         assert status == 0, said
+        assert ("interval; transductive" in printed) == ("algo.transductive=true" in words)
         newest = max(Path("run/evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         return float(json.loads(newest.read_text())["final"]["accuracy"]["mean"])
 

@@ -96,7 +96,12 @@ def test_the_table_shows_every_step_of_a_short_curve_and_some_of_a_long_one() ->
     scores = [{"loss": Estimate(step, 0.5), "accuracy": Estimate(0.25, 0.01)} for step in range(31)]
     measures = (LOSS, Measure("accuracy", higher_is_better=True, percent=True))
     short = curve_table(Curve("test", 1000, scores[:4], measures))
-    assert short.splitlines()[0] == "test: 1,000 tasks, mean ± 95 % confidence interval"
+    title = "test: 1,000 tasks, mean ± 95 % confidence interval"
+    assert short.splitlines()[0] == title
+    for transductive, said in ((True, "; transductive"), (False, "; not transductive")):
+        curve = Curve("test", 1000, [{"loss": Estimate(1.0, 0.1)}], transductive=transductive)
+        assert curve_table(curve).splitlines()[0] == title + said
+        assert Curve.from_dict(curve.as_dict()) == curve
     assert [line.split()[0] for line in short.splitlines()[3:]] == ["0", "1", "2", "3"]
     assert "2.0000 ± 0.5000" in short
     assert "25.00 ± 1.00" in short

@@ -52,6 +52,7 @@ class Curve:
         steps: the scores by name, for each step.
         measures: how to read the scores: the loss, then the metrics.
         axis: what a step is; None for a learner without steps, whose curve has one entry.
+        transductive: whether a prediction depended on the other query examples; None without that choice.
     """
 
     split: Split
@@ -59,6 +60,7 @@ class Curve:
     steps: list[dict[str, Estimate]]
     measures: tuple[Measure, ...] = (LOSS,)
     axis: str | None = "adaptation steps"
+    transductive: bool | None = None
 
     @property
     def final(self) -> dict[str, Estimate]:
@@ -85,7 +87,8 @@ class Curve:
             for scores in content["curve"]
         ]
         axis = content.get("axis", "adaptation steps")
-        return cls(content["split"], content["tasks"], steps, tuple(measures_of(content).values()), axis)
+        measures = tuple(measures_of(content).values())
+        return cls(content["split"], content["tasks"], steps, measures, axis, content.get("transductive"))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -97,6 +100,7 @@ class Curve:
             "split": self.split,
             "tasks": self.tasks,
             "axis": self.axis,
+            "transductive": self.transductive,
             "measures": [asdict(measure) for measure in self.measures],
             "final": {name: asdict(estimate) for name, estimate in self.final.items()},
             "curve": curve,
@@ -152,4 +156,4 @@ def evaluate(
     values = ranks.gather(torch.stack([torch.stack(step) for step in local_values]))  # [step, name, task]
     steps = [{name: Estimate.of(scores) for name, scores in zip(names, step, strict=True)} for step in values]
     axis = learner.axis if isinstance(learner, IterativeLearner) else None
-    return Curve(split, tasks, steps, measures[0], axis)
+    return Curve(split, tasks, steps, measures[0], axis, learner.is_transductive)

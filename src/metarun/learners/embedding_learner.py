@@ -104,6 +104,11 @@ class EmbeddingLearner(Learner[Embedded]):
         return {f"embedding.{name}": change for name, change in adapted.changes.items()}
 
     @property
+    def is_transductive(self) -> bool | None:
+        """Whether batch norms see the query set of a test; None without batch norms."""
+        return self.transductive if self.embedding.has_batch_norms else None
+
+    @property
     def not_to_compile(self) -> str:
         """Why its meta-gradient cannot be compiled to one graph."""
         return "the number of classes follows from the labels of a task"

@@ -81,6 +81,14 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         return {}
 
     @property
+    def is_transductive(self) -> bool | None:
+        """Whether a test prediction depends on the other query examples; None where there is no such choice.
+
+        Batch norms make it depend on them, if they normalise a query set as a whole.
+        """
+        return None
+
+    @property
     def keeps_state(self) -> bool:
         """Whether it has parameters that change from task to task and are not meta-parameters."""
         return False

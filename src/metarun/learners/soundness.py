@@ -37,6 +37,11 @@ def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None
             )
 
 
+def has_batch_norms(model: nn.Module) -> bool:
+    """Return whether what the model makes of an example depends on the others."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def check_padding(model: nn.Module) -> None:
     """Raise ConfigError for a batch norm, whose statistics would count padding examples."""
     for name, module in model.named_modules():

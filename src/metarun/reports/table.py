@@ -22,6 +22,8 @@ def curve_table(curve: Curve) -> str:
     if curve.axis is None:
         rows, heads = [row[1:] for row in rows], heads[1:]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
+    if curve.transductive is not None:
+        title += "; transductive" if curve.transductive else "; not transductive"
     table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True, colalign=["right"] * len(heads))
     return f"{title}\n{table}{not_finite(curve)}"
 

@@ -23,7 +23,13 @@ from metarun.learners.gradient.rematerialise import rematerialised_tree
 from metarun.learners.gradient.task_forward import TaskForward
 from metarun.learners.learner import IterativeLearner
 from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
-from metarun.learners.soundness import check_forward, check_layers, check_padding, check_replacement
+from metarun.learners.soundness import (
+    check_forward,
+    check_layers,
+    check_padding,
+    check_replacement,
+    has_batch_norms,
+)
 from metarun.rules import Parameters, UpdateRule
 from metarun.rules.rule import at_step, key
 from metarun.system.randomness import Seeding, Streams
@@ -239,6 +245,11 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         with torch.set_grad_enabled(graph != "none"):
             state = self.rule.observe(state, examples, losses if graph == "exact" else losses.detach())
             return self.rule.update(params, dict(zip(params, grads, strict=True)), state, step)
+
+    @property
+    def is_transductive(self) -> bool | None:
+        """Whether batch norms see the query set of a test; None without batch norms."""
+        return self.transductive if has_batch_norms(self.model) else None
 
     @property
     def keeps_state(self) -> bool:
