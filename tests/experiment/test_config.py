@@ -25,6 +25,8 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "conv4": ["model=conv4", "data=omniglot"],
         "implicit": ["algo.proximal=2"],
         "reptile": ["metagradient=reptile"],
+        "protonet": ["data=binary_classification"],
+        "r2d2": ["data=binary_classification"],
     }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

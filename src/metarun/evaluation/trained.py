@@ -20,8 +20,9 @@ from metarun.engine.settings import Engine
 from metarun.engine.tuning import fit_to_memory
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
-from metarun.experiment.build import Experiment, build, build_source, model_output_size
+from metarun.experiment.build import Experiment, build, build_source
 from metarun.experiment.config import Config, read_config
+from metarun.experiment.fit import model_output_size
 from metarun.experiment.schema import locate
 from metarun.runs.directory import Run, resume_command
 from metarun.system.ranks import started
@@ -117,10 +118,28 @@ def reopen(
             "the run; inner=lstm, mlp and metz fit any"
         ) from error
     experiment.source.prepare(experiment.device)
-    # The run's engine, unless another is typed: with it the results equal the run's own test to the last bit.
-    used = last or state
-    chosen = {**used.get("evaluation_engine", used["engine"]), "compile": False}
-    original = trained["engine"]
+    engine = _engine(config, trained["engine"], last or state, experiment, changed=bool(overrides))
+    return Trained(run, config, experiment, engine, state["step"])
+
+
+def _engine(
+    config: Config,
+    original: Mapping[str, Any],
+    state: Mapping[str, Any],
+    experiment: Experiment,
+    *,
+    changed: bool,
+) -> Engine:
+    """Return the run's engine, unless another is typed: with it the results equal the run's own, bit for bit.
+
+    Args:
+        config: the config of the test.
+        original: the engine's settings in the run's own config.
+        state: a checkpoint of the run.
+        experiment: of the test, prepared.
+        changed: whether the test has overrides, with which it may need more memory.
+    """
+    chosen = {**state.get("evaluation_engine", state["engine"]), "compile": False}
     chosen |= {key: value for key, value in config.engine if value not in ("auto", original.get(key, value))}
     engine = Engine(**chosen)
     tasks = first_episodes(experiment.source, "test", experiment.dtype)
@@ -131,9 +150,9 @@ def reopen(
         chunk=engine.chunk if mode.together else 1,
         plain_attention=engine.plain_attention or mode.plain_attention,
     )
-    if overrides and mode.together:  # other data may need more memory
+    if changed and mode.together:
         engine = fit_to_memory(engine, experiment.learner, tasks)
-    return Trained(run, config, experiment, engine, state["step"])
+    return engine
 
 
 def override(

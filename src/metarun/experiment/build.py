@@ -14,7 +14,8 @@ from hydra.utils import instantiate
 from torch import nn
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
-from metarun.experiment.config import Config, annotated, check_device, check_made, needed_by
+from metarun.experiment.config import Config, check_device, check_made
+from metarun.experiment.fit import check_head, check_targets, model_output_size, needs_of
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
 from metarun.learners import InnerLoop, Learner
@@ -22,7 +23,6 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import Metric, TaskSource
-from metarun.tasks.types import output_size
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def build(config: Config) -> Experiment:
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config)
     learner_class = locate("algo", config.algo)
-    _check_targets(config, source, learner_class)
-    needs = _needs(config, learner_class)
+    check_targets(config, source, learner_class)
+    needs = needs_of(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
     if needs & {"model", "make_model"}:
         outputs = model_output_size(learner_class, source.output_size)
-        _check_head(config, source, outputs)
+        check_head(config, source, outputs)
         make_model = _make("model", config.model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
     if "model" in needs:
@@ -66,59 +66,6 @@ def build(config: Config) -> Experiment:
         "algo", config.algo, **{name: value for name, value in arguments.items() if name in needs}
     )
     return Experiment(device, dtype, source, learner.to(device, dtype))
-
-
-def _needs(config: Config, learner_class: Any) -> set[str]:
-    """Return the arguments of a learner's constructor that metarun passes.
-
-    Raises:
-        ConfigError: it needs a group that is `none`, or nothing uses a group or a key that is there.
-    """
-    needs = needed_by(learner_class)
-    algo = config.algo["_target_"]
-    for group, uses in (("model", {"model", "make_model"}), ("inner", {"rule"})):
-        target, used = getattr(config, group).get("_target_"), bool(needs & uses)
-        if used and target is None:
-            raise ConfigError(f"{group}=none: algo._target_={algo} needs one: metarun list {group}")
-        if not used and target is not None:
-            raise ConfigError(
-                f"{group}._target_={target}: algo._target_={algo} uses no {group}, so its keys would have no "
-                f"effect: type {group}=none"
-            )
-    loop_keys = [key for key in config.inner if key in InnerLoop.model_fields]
-    if loop_keys and "loop" not in needs:
-        key = loop_keys[0]
-        without = "with inner=none" if "rule" not in needs else f"without `loop` in algo._target_={algo}"
-        raise ConfigError(f"inner.{key}={config.inner[key]}: {without} this key has no effect: leave it out")
-    return needs
-
-
-def _check_targets(config: Config, source: TaskSource, learner_class: Any) -> None:
-    """Raise ConfigError if the data has targets that the learner cannot predict."""
-    given, wanted = getattr(source, "targets", None), getattr(learner_class, "targets", None)
-    if given and wanted and given != wanted:
-        raise ConfigError(
-            f"data._target_={config.data['_target_']}: its targets are {given}, and "
-            f"algo._target_={config.algo['_target_']} learns {wanted}: type data=omniglot, or another algo"
-        )
-
-
-def _check_head(config: Config, source: TaskSource, outputs: int | None) -> None:
-    """Raise ConfigError if training tasks need another head than those of a test."""
-    in_training = output_size(source, "train")
-    if outputs is not None and in_training != source.output_size:
-        raise ConfigError(
-            f"data.train_way={in_training} and data.way={source.output_size}: "
-            f"algo._target_={config.algo['_target_']} has a head of fixed size: leave data.train_way out, or "
-            f"type algo=protonet or another without a head"
-        )
-
-
-def model_output_size(learner_class: Any, outputs: int | None) -> int | None:
-    """Return the number of outputs that a learner wants of its model; None: it has no head."""
-    made: Any = learner_class if inspect.isclass(learner_class) else annotated(learner_class)
-    wanted: int | None = made.model_output_size(outputs)
-    return wanted
 
 
 def _build_model(

@@ -1,0 +1,65 @@
+"""Checks of a config's groups against each other: the learner against what it needs, its data, its model."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from metarun.errors import ConfigError
+from metarun.experiment.config import Config, annotated, needed_by
+from metarun.learners import InnerLoop
+from metarun.tasks import TaskSource
+from metarun.tasks.types import output_size
+
+
+def needs_of(config: Config, learner_class: Any) -> set[str]:
+    """Return the arguments of a learner's constructor that metarun passes.
+
+    Raises:
+        ConfigError: it needs a group that is `none`, or nothing uses a group or a key that is there.
+    """
+    needs = needed_by(learner_class)
+    algo = config.algo["_target_"]
+    for group, uses in (("model", {"model", "make_model"}), ("inner", {"rule"})):
+        target, used = getattr(config, group).get("_target_"), bool(needs & uses)
+        if used and target is None:
+            raise ConfigError(f"{group}=none: algo._target_={algo} needs one: metarun list {group}")
+        if not used and target is not None:
+            raise ConfigError(
+                f"{group}._target_={target}: algo._target_={algo} uses no {group}, so its keys would have no "
+                f"effect: type {group}=none"
+            )
+    loop_keys = [key for key in config.inner if key in InnerLoop.model_fields]
+    if loop_keys and "loop" not in needs:
+        key = loop_keys[0]
+        without = "with inner=none" if "rule" not in needs else f"without `loop` in algo._target_={algo}"
+        raise ConfigError(f"inner.{key}={config.inner[key]}: {without} this key has no effect: leave it out")
+    return needs
+
+
+def check_targets(config: Config, source: TaskSource, learner_class: Any) -> None:
+    """Raise ConfigError if the data has targets that the learner cannot predict."""
+    given, wanted = getattr(source, "targets", None), getattr(learner_class, "targets", None)
+    if given and wanted and given != wanted:
+        raise ConfigError(
+            f"data._target_={config.data['_target_']}: its targets are {given}, and "
+            f"algo._target_={config.algo['_target_']} learns {wanted}: type data=omniglot, or another algo"
+        )
+
+
+def check_head(config: Config, source: TaskSource, outputs: int | None) -> None:
+    """Raise ConfigError if training tasks need another head than those of a test."""
+    in_training = output_size(source, "train")
+    if outputs is not None and in_training != source.output_size:
+        raise ConfigError(
+            f"data.train_way={in_training} and data.way={source.output_size}: "
+            f"algo._target_={config.algo['_target_']} has a head of fixed size: leave data.train_way out, or "
+            f"type algo=protonet or another without a head"
+        )
+
+
+def model_output_size(learner_class: Any, outputs: int | None) -> int | None:
+    """Return the number of outputs that a learner wants of its model; None: it has no head."""
+    made: Any = learner_class if inspect.isclass(learner_class) else annotated(learner_class)
+    wanted: int | None = made.model_output_size(outputs)
+    return wanted
