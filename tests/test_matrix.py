@@ -125,6 +125,8 @@ NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
 CLOUDS = ["data=binary_classification", "data.dimension=4", "model=mlp", "model.hidden=[16]", "outer.lr=0.01"]
 IMPROVES: dict[str, list[str]] = {
     **dict.fromkeys(WITHOUT_STEPS, CLOUDS),
+    # After the network's last ReLU no cosine is negative: without a full context there is little to learn.
+    "matchingnet": [*CLOUDS, "data.dimension=2", "algo.full_context=true"],
     "hypernet": [*NETWORK, "inner.lr=0.05"],
     "tnet": [*NETWORK, "inner.lr=0.1"],
     "cavia": NETWORK,

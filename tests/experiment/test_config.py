@@ -26,6 +26,7 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "implicit": ["algo.proximal=2"],
         "reptile": ["metagradient=reptile"],
         "protonet": ["data=binary_classification"],
+        "matchingnet": ["data=binary_classification"],
         "r2d2": ["data=binary_classification"],
     }
     extra = needs.get(path.stem, [])

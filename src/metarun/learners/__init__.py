@@ -7,6 +7,7 @@ from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
+from metarun.learners.metric.matchingnet import MatchingNet
 from metarun.learners.metric.protonet import ProtoNet
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InnerLoop",
     "IterativeLearner",
     "Learner",
+    "MatchingNet",
     "ProtoNet",
     "RidgeRegression",
     "with_inner_loop",

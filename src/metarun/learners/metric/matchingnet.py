@@ -1,0 +1,107 @@
+"""Matching networks: a query's label is a mean of the support labels, weighted by similarity."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.errors import ConfigError
+from metarun.fields import Count
+from metarun.learners.embedding_learner import EmbeddingLearner
+from metarun.system.randomness import Seeding, Streams
+from metarun.tasks import Tasks
+
+
+class Memory(NamedTuple):
+    """Embedded support sets, [T, n, features], and their one-hot labels, [T, n, classes]."""
+
+    features: Tensor
+    labels: Tensor
+
+
+class MatchingNet(EmbeddingLearner):
+    """P(y | x) = Σ_i a(x, x_i) y_i, with a the softmax over the support set of cos(f(x), g(x_i)).
+
+    Vinyals, Blundell, Lillicrap, Kavukcuoglu & Wierstra 2016, "Matching Networks for One Shot Learning",
+    arXiv:1606.04080, equation 1 and section 2.1.1; logits are log P.
+
+    Args:
+        full_context: whether embeddings see the whole support set (appendix A): g by a bidirectional LSTM
+            over it, so that its order matters, and f by an LSTM that attends to it. The paper does not say
+            where that LSTM starts; here h_0 is the query's own embedding, and c_0 is zero.
+        attention_steps: steps K of the LSTM that attends.
+        seed: of the LSTMs' initial weights.
+        seeding: how they follow from it; see `Streams`.
+        **shared: model and transductive (EmbeddingLearner).
+
+    Raises:
+        ConfigError: full context with a model that does not tell the size of its embedding.
+    """
+
+    needs = frozenset({"model", "seed", "seeding"})
+
+    def __init__(
+        self,
+        *,
+        full_context: bool = False,
+        attention_steps: Count = 5,
+        seed: int = 0,
+        seeding: Seeding = "streams",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.attention_steps = attention_steps
+        self.support_lstm: nn.LSTM | None = None
+        self.query_lstm: nn.LSTMCell | None = None
+        if full_context:
+            size = getattr(self.embedding.model, "features", None)
+            if not isinstance(size, int):
+                raise ConfigError(
+                    "@learner.full_context=true: the model does not tell its `features`",
+                    "@learner.full_context=false",
+                )
+            with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
+                torch.default_generator.manual_seed(Streams(seed, seeding).start("learner"))
+                self.support_lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
+                self.query_lstm = nn.LSTMCell(2 * size, size)
+
+    def fit(self, features: Tensor, labels: Tensor) -> Memory:
+        """Return the support set, embedded in its full context where that is asked for."""
+        if self.support_lstm is not None:
+            forward, backward = self.support_lstm(features)[0].chunk(2, 2)
+            features = forward + backward + features
+        return Memory(features, labels)
+
+    def classify(self, classifier: Memory, features: Tensor) -> Tensor:
+        """Return log P of the classes, [T, n, classes]."""
+        if self.query_lstm is not None:
+            features = self._attend(self.query_lstm, classifier, features)
+        similarity = F.normalize(features, dim=2) @ F.normalize(classifier.features, dim=2).mT
+        is_padding = classifier.labels.sum(2) == 0
+        attention = similarity.masked_fill(is_padding[:, None], -torch.inf).softmax(2)
+        probabilities = attention @ classifier.labels
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+    def _attend(self, lstm: nn.LSTMCell, memory: Memory, features: Tensor) -> Tensor:
+        """Return f(x, S) of appendix A.2, with h = ĥ + f′(x) and a readout r of the support set."""
+        queries = features.flatten(0, 1)
+        h, c = queries, torch.zeros_like(queries)
+        for _ in range(self.attention_steps):
+            attention = (h.view_as(features) @ memory.features.mT).softmax(2)
+            readout = (attention @ memory.features).flatten(0, 1)
+            # LSTM(f′, [h, r], c): its gates are an affine map of all three, whichever of them is "the input".
+            h, c = lstm(torch.cat([queries, readout], 1), (h, c))
+            h = h + queries
+        return h.view_as(features)
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError as `EmbeddingLearner` does, and for padding in a full context."""
+        super().check(tasks)
+        if self.support_lstm is not None and tasks.support.mask is not None:
+            raise ConfigError(
+                "@learner.full_context=true would read the padding of smaller tasks",
+                "@learner.full_context=false",
+            )
