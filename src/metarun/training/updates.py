@@ -38,7 +38,7 @@ def of_all_ranks(
     if ranks.count == 1:
         return own, dict(zip(own.scores, sums, strict=True)), asked()
     local_reason = asked()
-    tensors = {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
+    tensors = _named_tensors(learner)
     changing = {name: t for name, t in tensors.items() if t.requires_grad or name in own.assignments}
     numbers = torch.cat([sums, sums.new_tensor([local_reason > 0, local_reason < 0])])
     reduced, totals = ranks.all_reduce({**own.gradients, **own.assignments}, changing, numbers)
@@ -50,10 +50,17 @@ def of_all_ranks(
 
 def assign(learner: nn.Module, changes: Mapping[str, Tensor]) -> None:
     """Change parameters that are no meta-parameters, and buffers."""
-    tensors = {**dict(learner.named_parameters()), **dict(learner.named_buffers())} if changes else {}
+    if not changes:  # most learners have none, at every step
+        return
+    tensors = _named_tensors(learner)
     with torch.no_grad():
         for name, change in changes.items():
             tensors[name].add_(change)
+
+
+def _named_tensors(learner: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by name."""
+    return {**dict(learner.named_parameters()), **dict(learner.named_buffers())}
 
 
 def is_finite(parameters: Iterable[nn.Parameter], means: Means) -> bool:
