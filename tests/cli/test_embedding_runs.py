@@ -40,6 +40,10 @@ def test_a_run_is_tested_with_any_way_and_with_other_statistics(trained: Typed) 
     assert 0.1 < accuracy("data.way=20") < own
     assert accuracy("data.shot=5") > own
     assert accuracy("algo.transductive=true") > own  # after so few steps running statistics are far behind
+    for word in ("data.train_way=5", "data.train_shot=1", "data.train_query=1"):
+        status, _, said = trained("eval", "run", word)
+        assert (status, said.count("\n")) == (2, 1)
+        assert f"{word}: {word.partition('=')[0]} cannot be changed for a test" in said
 
 
 def test_it_goes_on_and_is_compared_with_others_on_the_same_tasks(trained: Typed) -> None:

@@ -184,7 +184,9 @@ def _apply(
     key = word.key_or_group
     groups = ("data", "model") if _is_fresh(config) else ("data",)
     allowed = (*groups, *OPEN[1:], *also_open)
-    if key == "data.train_shot" or not (key in allowed or key.startswith(tuple(f"{g}." for g in groups))):
+    if key.startswith("data.train_") or not (
+        key in allowed or key.startswith(tuple(f"{g}." for g in groups))
+    ):
         raise ConfigError(
             f"{word.input_line}: {key} cannot be changed for a test{did_you_mean(key, allowed)}; "
             f"choose from {', '.join(allowed)}"
