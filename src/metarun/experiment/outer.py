@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from metarun.fields import SomeSteps
 
 
+_HALF = 0.5
+
+
 class OuterSettings(BaseModel, extra="forbid", frozen=True):
     """Attributes are the keys of conf/outer, which describes them."""
 
@@ -21,7 +24,7 @@ class OuterSettings(BaseModel, extra="forbid", frozen=True):
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
     final_lr: NonNegativeFloat = 0.0
     drop_every: SomeSteps | None = None
-    drop_to: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    drop_to: Annotated[float, Field(gt=0, lt=1)] = _HALF
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
 
@@ -36,6 +39,11 @@ class OuterSettings(BaseModel, extra="forbid", frozen=True):
             raise ValueError(
                 f"outer.schedule={self.schedule} and outer.drop_every={self.drop_every} do not agree: type "
                 f"outer.schedule=step outer.drop_every=2000, or another number of meta-steps"
+            )
+        if self.drop_to != _HALF and self.drop_every is None:
+            raise ValueError(
+                f"outer.drop_to={self.drop_to} has no effect with outer.schedule={self.schedule}: type "
+                f"outer.schedule=step outer.drop_every=2000, or leave it out"
             )
         return self
 

@@ -15,6 +15,9 @@ from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
 
+_ATTENTION_STEPS = 5
+
+
 class Memory(NamedTuple):
     """Embedded support sets, [T, n, features], and their one-hot labels, [T, n, classes]."""
 
@@ -38,7 +41,8 @@ class MatchingNet(EmbeddingLearner):
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: full context with a model that does not tell the size of its embedding.
+        ConfigError: full context with a model that does not tell the size of its embedding, or attention
+            steps without it.
     """
 
     needs = frozenset({"model", "seed", "seeding"})
@@ -47,7 +51,7 @@ class MatchingNet(EmbeddingLearner):
         self,
         *,
         full_context: bool = False,
-        attention_steps: Count = 5,
+        attention_steps: Count = _ATTENTION_STEPS,
         seed: int = 0,
         seeding: Seeding = "streams",
         **shared: Any,
@@ -56,6 +60,11 @@ class MatchingNet(EmbeddingLearner):
         self.attention_steps = attention_steps
         self.support_lstm: nn.LSTM | None = None
         self.query_lstm: nn.LSTMCell | None = None
+        if not full_context and attention_steps != _ATTENTION_STEPS:
+            raise ConfigError(
+                f"@learner.attention_steps={attention_steps} has no effect with @learner.full_context=false",
+                "@learner.full_context=true, or leave it out",
+            )
         if full_context:
             size = getattr(self.embedding.model, "features", None)
             if not isinstance(size, int):

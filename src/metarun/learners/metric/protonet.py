@@ -9,8 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metarun.errors import ConfigError
 from metarun.learners.embedding_learner import EmbeddingLearner, class_means
 
+_TEMPERATURE = 10.0
 Temperature = Annotated[float, Field(gt=0, lt=1e6)]
 
 
@@ -25,6 +27,9 @@ class ProtoNet(EmbeddingLearner):
         distance: squared_euclidean or cosine.
         temperature: the first τ.
         **shared: model and transductive (EmbeddingLearner).
+
+    Raises:
+        ConfigError: a temperature with squared Euclidean distances.
     """
 
     needs = frozenset({"model"})
@@ -33,7 +38,7 @@ class ProtoNet(EmbeddingLearner):
         self,
         *,
         distance: Literal["squared_euclidean", "cosine"] = "squared_euclidean",
-        temperature: Temperature = 10.0,
+        temperature: Temperature = _TEMPERATURE,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -41,6 +46,11 @@ class ProtoNet(EmbeddingLearner):
         self.temperature: nn.Parameter | None = None
         if distance == "cosine":
             self.temperature = nn.Parameter(torch.tensor(temperature))
+        elif temperature != _TEMPERATURE:
+            raise ConfigError(
+                f"@learner.temperature={temperature} has no effect with @learner.distance={distance}",
+                "@learner.distance=cosine, or leave it out",
+            )
 
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the prototypes, [T, classes, features]."""
