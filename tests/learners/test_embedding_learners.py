@@ -145,12 +145,10 @@ def test_a_meta_step_is_that_of_a_loop_over_tasks(name: str, chunk: int) -> None
         losses.append(F.cross_entropy(logits, tasks.query.y[t]))
         buffers.append({n: b for n, b in own.named_buffers() if "running" in n})
     torch.testing.assert_close(step.scores["loss"], torch.stack(losses), rtol=1e-10, atol=1e-10)
-    others = {
-        n: p for n, p in learner.named_parameters() if not n.startswith("embedding.") and p.requires_grad
-    }
+    others = {n: p for n, p in learner.named_parameters() if not n.startswith("model.") and p.requires_grad}
     wanted = [*reference.parameters(), *others.values()]
     expected = torch.autograd.grad(torch.stack(losses).mean(), wanted)
-    names = [f"embedding.model.{n}" for n, _ in reference.named_parameters()] + list(others)
+    names = [f"model.{n}" for n, _ in reference.named_parameters()] + list(others)
     for parameter, gradient in zip(names, expected, strict=True):
         torch.testing.assert_close(step.gradients[parameter], gradient, rtol=1e-9, atol=1e-12)
 
@@ -159,7 +157,7 @@ def test_a_meta_step_is_that_of_a_loop_over_tasks(name: str, chunk: int) -> None
     assert len(buffers[0]) == 8
     for name_of, value in buffers[0].items():
         mean = torch.stack([each[name_of] for each in buffers]).mean(0)
-        torch.testing.assert_close(now[f"embedding.model.{name_of}"], mean, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(now[f"model.{name_of}"], mean, rtol=1e-10, atol=1e-12)
         assert not torch.equal(mean, value)
 
 
@@ -192,7 +190,7 @@ def test_with_running_statistics_a_test_is_what_torch_computes_in_evaluation_mod
         (step,) = meta_steps(Exact(), learner, tasks, Progress(), Executor(Engine(chunk=2), learner))
         assign(learner, step.assignments)
     reference.load_state_dict(
-        {n.removeprefix("embedding.model."): t for n, t in learner.state_dict().items()}, strict=False
+        {n.removeprefix("model."): t for n, t in learner.state_dict().items()}, strict=False
     )
     reference.eval()
     with learner.evaluating(), torch.no_grad():

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from metarun.fields import SomeSteps
 
-
 _HALF = 0.5
 
 

@@ -1,8 +1,8 @@
-"""The embedding of T tasks' examples in one pass of a network, each task with its own batch statistics."""
+"""Batch norms for the examples of T tasks in one pass of a network, each task with its own statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """What the norms of a network need to know of one forward pass.
+class Pass:
+    """What the norms of a learner's networks need to know of one forward pass.
 
     Attributes:
         tasks: number of tasks T, whose examples follow one another.
@@ -30,7 +30,17 @@ class _Pass:
 
 
 # Set for the time of a forward pass, in the thread that makes it.
-_pass: ContextVar[_Pass | None] = ContextVar("pass", default=None)
+_pass: ContextVar[Pass | None] = ContextVar("pass", default=None)
+
+
+@contextmanager
+def passing(now: Pass) -> Iterator[None]:
+    """Tell the norms of what pass the forward calls in this block are."""
+    token = _pass.set(now)
+    try:
+        yield
+    finally:
+        _pass.reset(token)
 
 
 class TaskNorm(nn.Module):
@@ -62,7 +72,7 @@ class TaskNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [T · n, channels, …]."""
-        now = _pass.get() or _Pass(tasks=1, batch_statistics=True)
+        now = _pass.get() or Pass(tasks=1, batch_statistics=True)
         if not now.batch_statistics:
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
@@ -89,55 +99,23 @@ class TaskNorm(nn.Module):
         }
 
 
-class Embedding(nn.Module):
-    """Embeds the examples of all tasks in one pass of a network.
-
-    Args:
-        model: the network without a head; its batch norms become `TaskNorm`s, under the same names.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, BatchNorm):
-                    setattr(parent, name, TaskNorm(child))
-        self._norms = {module: name for name, module in model.named_modules() if isinstance(module, TaskNorm)}
-
-    @property
-    def has_batch_norms(self) -> bool:
-        """Whether an embedding depends on the statistics of other examples."""
-        return bool(self._norms)
-
-    def forward(self, x: Tensor, *, batch_statistics: bool) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Embed examples.
-
-        Args:
-            x: [T, n, …].
-            batch_statistics: whether batch norms normalise each task by its own n examples, else by their
-                running statistics.
-
-        Returns:
-            The embeddings [T, n, features]; and in training mode what the tasks add to each running
-            statistic, [T, channels] by name.
-        """
-        seen: dict[TaskNorm, tuple[Tensor, Tensor]] | None = {} if self.training else None
-        with _passing(_Pass(len(x), batch_statistics, seen)):
-            features: Tensor = self.model(x.flatten(0, 1))
-        with torch.no_grad():
-            changes = {
-                f"model.{self._norms[norm]}.{name}": change
-                for norm, statistics in (seen or {}).items()
-                for name, change in norm.changes(statistics).items()
-            }
-        return features.view(len(x), x.shape[1], -1), changes
+def with_task_norms(model: nn.Module) -> nn.Module:
+    """Put a `TaskNorm` of the same name in the place of each batch norm of a network, and return it."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BatchNorm):
+                setattr(parent, name, TaskNorm(child))
+    return model
 
 
-@contextmanager
-def _passing(now: _Pass) -> Iterator[None]:
-    token = _pass.set(now)
-    try:
-        yield
-    finally:
-        _pass.reset(token)
+def running_changes(learner: nn.Module, now: Pass) -> dict[str, Tensor]:
+    """Return what the tasks of a pass add to each running statistic of a learner, [T, channels] by name."""
+    if not now.seen:
+        return {}
+    with torch.no_grad():
+        return {
+            f"{prefix}.{name}": change
+            for prefix, norm in learner.named_modules()
+            if isinstance(norm, TaskNorm) and norm in now.seen
+            for name, change in norm.changes(now.seen[norm]).items()
+        }

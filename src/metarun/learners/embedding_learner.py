@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError
-from metarun.learners.embedding import Embedding
+from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
 from metarun.learners.learner import Learner
 from metarun.learners.soundness import check_forward, check_layers
 from metarun.tasks import Examples, Targets, Tasks
@@ -26,15 +26,15 @@ class Embedded:
         support_x: inputs of the support set.
         classifier: what the learner has made of their embeddings.
         query_x: inputs that were embedded together with the support set, or None.
-        query: their embeddings.
+        logits: their logits.
         changes: what the tasks add to running statistics; see `Learner.changes`.
     """
 
     support_x: Tensor
     classifier: Any
-    query_x: Tensor | None
-    query: Tensor | None
-    changes: Mapping[str, Tensor]
+    query_x: Tensor | None = None
+    logits: Tensor | None = None
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class EmbeddingLearner(Learner[Embedded]):
@@ -56,7 +56,7 @@ class EmbeddingLearner(Learner[Embedded]):
         super().__init__()
         check_layers(model, may_keep_statistics=True)
         self.transductive = transductive
-        self.embedding = Embedding(model)
+        self.model = with_task_norms(model)
 
     @classmethod
     def model_output_size(cls, output_size: int | None) -> int | None:  # noqa: ARG003
@@ -76,37 +76,48 @@ class EmbeddingLearner(Learner[Embedded]):
     def classify(self, classifier: Any, features: Tensor) -> Tensor:
         """Map embeddings [T, n, features] to logits [T, n, classes]."""
 
+    def embed(self, x: Tensor) -> Tensor:
+        """Map the examples of all tasks, x [T, n, …], to [T, n, features], in one call of the network."""
+        features: Tensor = self.model(x.flatten(0, 1))
+        return features.view(*x.shape[:2], -1)
+
     @property
     def _together(self) -> bool:
         return self.training or self.transductive
 
+    def _pass(self, tasks: int) -> Pass:
+        return Pass(tasks, self._together, {} if self.training else None)
+
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return the classifiers of T tasks; query sets are embedded too where they share statistics."""
-        shots, support_x = len(tasks.support), tasks.support.x
-        query_x = tasks.query.x if self._together else None
-        x = support_x if query_x is None else torch.cat([support_x, query_x], 1)
-        features, changes = self.embedding(x, batch_statistics=self._together)
-        classifier = self.fit(features[:, :shots], one_hot(tasks.support, features.dtype))
-        query = None if query_x is None else features[:, shots:]
-        return Embedded(support_x, classifier, query_x, query, changes)
+        """Return the classifiers of T tasks; query sets are classified too where they share statistics."""
+        support, query = tasks.support, tasks.query
+        with passing(now := self._pass(len(tasks))):
+            if not self._together:
+                features = self.embed(support.x)
+                return Embedded(support.x, self.fit(features, one_hot(support, features.dtype)))
+            features = self.embed(torch.cat([support.x, query.x], 1))
+            classifier = self.fit(features[:, : len(support)], one_hot(support, features.dtype))
+            logits = self.classify(classifier, features[:, len(support) :])
+        return Embedded(support.x, classifier, query.x, logits, running_changes(self, now))
 
     def predict(self, adapted: Embedded, x: Tensor) -> Tensor:
         """Map x [T, n, …] to logits [T, n, classes]."""
-        if adapted.query is not None and x is adapted.query_x:
-            return self.classify(adapted.classifier, adapted.query)
+        if adapted.logits is not None and x is adapted.query_x:
+            return adapted.logits
         shots = adapted.support_x.shape[1] if self._together else 0
-        together = torch.cat([adapted.support_x, x], 1) if shots else x
-        features, _ = self.embedding(together, batch_statistics=self._together)
-        return self.classify(adapted.classifier, features[:, shots:])
+        with passing(self._pass(len(x))):
+            features = self.embed(torch.cat([adapted.support_x, x], 1) if shots else x)
+            return self.classify(adapted.classifier, features[:, shots:])
 
     def changes(self, adapted: Embedded) -> Mapping[str, Tensor]:
         """Return what each task adds to the running statistics, [T, channels] by name."""
-        return {f"embedding.{name}": change for name, change in adapted.changes.items()}
+        return adapted.changes
 
     @property
     def is_transductive(self) -> bool | None:
         """Whether batch norms see the query set of a test; None without batch norms."""
-        return self.transductive if self.embedding.has_batch_norms else None
+        has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
+        return self.transductive if has_norms else None
 
     @property
     def not_to_compile(self) -> str:
@@ -123,12 +134,12 @@ class EmbeddingLearner(Learner[Embedded]):
                 "@source=omniglot, or another @learner",
             )
         padded = tasks.support.mask is not None or tasks.query.mask is not None
-        if padded and self.embedding.has_batch_norms:
+        if padded and self.is_transductive is not None:
             raise ConfigError(
                 "model: its batch norms would count the padding of smaller tasks",
                 "@model.norm=group, or another",
             )
-        check_forward(self.embedding.model, tasks.support.x[0], tasks.query.x[0])
+        check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
 
 
 def one_hot(examples: Examples, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,6 @@ from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
-
 _ATTENTION_STEPS = 5
 
 
@@ -66,7 +65,7 @@ class MatchingNet(EmbeddingLearner):
                 "@learner.full_context=true, or leave it out",
             )
         if full_context:
-            size = getattr(self.embedding.model, "features", None)
+            size = getattr(self.model, "features", None)
             if not isinstance(size, int):
                 raise ConfigError(
                     "@learner.full_context=true: the model does not tell its `features`",
