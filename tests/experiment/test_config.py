@@ -28,6 +28,8 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "protonet": ["data=binary_classification"],
         "matchingnet": ["data=binary_classification"],
         "r2d2": ["data=binary_classification"],
+        "nearest": ["data=binary_classification"],
+        **dict.fromkeys(["baseline", "baseline++", "finetune"], ["data=omniglot"]),
     }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

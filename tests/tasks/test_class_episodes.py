@@ -7,37 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
+from tasks_numbered import CLASSES, FIRST, Numbered, where_from
 
 from metarun.errors import ConfigError, with_keys
-from metarun.tasks import Split, Tasks
-from metarun.tasks.class_episodes import ClassEpisodes
-
-CLASSES: dict[Split, int] = {"train": 12, "validation": 7, "test": 9}
-FIRST = {"train": 0, "validation": 12, "test": 19}
-
-
-class Numbered(ClassEpisodes):
-    """A stand-in dataset: pixel 0 is the class, pixel 1 the image."""
-
-    images_per_class = 8
-    input_shape = (2,)
-
-    def classes(self, split: Split) -> int:
-        return CLASSES[split]
-
-    def load(self) -> dict[Split, Tensor]:
-        return {
-            split: torch.stack(
-                torch.broadcast_tensors(FIRST[split] + torch.arange(n)[:, None], torch.arange(8)), -1
-            ).to(torch.uint8)
-            for split, n in CLASSES.items()
-        }
-
-
-def where_from(batch: Tasks, part: str) -> Tensor:
-    """[T, n, 2] of (class, image)."""
-    return (getattr(batch, part).x * 255).round().long()
+from metarun.tasks import Split
 
 
 @settings(max_examples=60, deadline=None)

@@ -146,6 +146,18 @@ def choose_for_evaluation(
         return _fastest(work, [e for e in candidates if e.chunk >= trained_by.chunk] or candidates)
 
 
+def engine_of_a_test(settings: EngineSettings, learner: Learner[Any], tasks: Tasks) -> Engine:
+    """Return the engine that `choose_for_evaluation` starts from, of a learner that is not trained."""
+    with _in_one_line("tested"):
+        mode = find_way(settings, None, learner, tasks)
+    return Engine(
+        chunk=2 if mode.together else 1,
+        keep_memory=tasks.support.x.device.type == "cpu",
+        tf32=settings.tf32,
+        plain_attention=mode.plain_attention,
+    )
+
+
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
     """Raise ConfigError for any error of a user's class, and MetarunError where memory runs out."""

@@ -81,6 +81,8 @@ def _try(
 ) -> None:
     if metagradient is not None:
         metagradient.gradients(learner, tasks, progress, 1.0)
+    if len(tasks.support) == 0:  # a mini-batch of all classes, which nothing is scored on
+        return
     with learner.evaluating():
         for _ in learner.curve(tasks):
             pass

@@ -15,7 +15,7 @@ from torch import nn
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
 from metarun.experiment.config import Config, check_device, check_made
-from metarun.experiment.fit import check_head, check_targets, model_output_size, needs_of
+from metarun.experiment.fit import check_head, check_targets, check_training, model_output_size, needs_of
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
 from metarun.learners import InnerLoop, Learner
@@ -23,6 +23,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import Metric, TaskSource
+from metarun.tasks.types import output_size
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ def build(config: Config) -> Experiment:
     source = build_source(config)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
+    check_training(config, source, learner_class)
     needs = needs_of(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
+    arguments["training_output_size"] = output_size(source, "train")
     if needs & {"model", "make_model"}:
         outputs = model_output_size(learner_class, source.output_size)
         check_head(config, source, outputs)
@@ -196,15 +199,16 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
     make = _make("outer.optimizer", config.outer.optimizer, _partial_=True)
     trained = [p for p in learner.parameters() if p.requires_grad]
-    if not trained and config.algo.get("start") == "fresh":
+    if not trained and config.train.steps and config.algo.get("start") == "fresh":
         raise ConfigError(
             f"there is nothing to learn: algo.start=fresh learns the update rule alone, and "
-            f"{config.inner['_target_']} has no weights; type inner=lstm"
+            f"{config.inner['_target_']} has no weights; type inner=lstm, or train.steps=0 for a test alone"
         )
-    if not trained:
+    if not trained and config.train.steps:
         raise ConfigError(
             f"there is nothing to learn: no parameter of {config.model.get('_target_')} requires a gradient, "
-            f"and {config.inner.get('_target_')} has no weights; unfreeze some, or type inner=metasgd"
+            f"and {config.inner.get('_target_')} has no weights; unfreeze some, type inner=metasgd, or "
+            f"train.steps=0 for a test alone"
         )
     try:
         outer = Outer(config.outer, make, trained, config.train.steps)

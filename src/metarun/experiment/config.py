@@ -74,7 +74,10 @@ class Config(BaseModel, extra="forbid", frozen=True):
 
 # The arguments of each group's class that metarun passes itself, so that nobody types them.
 GIVEN: dict[str, tuple[str, ...]] = {
-    "algo": ("model", "make_model", "rule", "loop", "seed", "seeding", "input_shape", "output_size"),
+    "algo": (
+        *("model", "make_model", "rule", "loop", "seed", "seeding"),
+        *("input_shape", "output_size", "training_output_size"),
+    ),
     "metagradient": (),
     "model": ("input_shape", "output_size"),
     "data": ("dtype", "seeding"),
@@ -159,8 +162,8 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
                     f"give the rule's argument another name"
                 )
             fields |= loop
-        if group == "model":
-            _check_has_parts(node[group], fields)
+        if group in _PARTS:
+            _check_has_parts(group, node[group], fields)
         check(group, node[group], fields)
     for group, settings in (("outer", OuterSettings), ("train", TrainSettings), ("engine", EngineSettings)):
         check(group, node[group], settings_fields(settings))
@@ -205,17 +208,21 @@ def _message(error: Mapping[str, Any]) -> str:
     return str(cause) if cause else f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
 
 
-# Keys of some models that an algorithm sets.
-_PARTS = {"context": "context parameters, which algo=cavia adapts", "warp": "warp layers, as algo=tnet has"}
+# Keys of some models and data that an algorithm sets: what they stand for, and what has them.
+_PARTS = {
+    "model": {
+        "context": ("context parameters, which algo=cavia adapts", "model=mlp or model=conv4"),
+        "warp": ("warp layers, as algo=tnet has", "model=mlp or model=conv4"),
+    },
+    "data": {"train_batch": ("classes to be trained on as a whole, as algo=baseline is", "data=omniglot")},
+}
 
 
-def _check_has_parts(model: Mapping[str, Any], fields: Fields) -> None:
-    """Raise ConfigError if an algorithm sets a key that this model does not have."""
-    for key, part in _PARTS.items():
-        if key in model and key not in fields.types and not fields.open_ended:
-            raise ConfigError(
-                f"model._target_={model['_target_']} has no {part}: type model=mlp or model=conv4"
-            )
+def _check_has_parts(group: str, node: Mapping[str, Any], fields: Fields) -> None:
+    """Raise ConfigError if an algorithm sets a key that this model, or data, does not have."""
+    for key, (part, others) in _PARTS[group].items():
+        if key in node and key not in fields.types and not fields.open_ended:
+            raise ConfigError(f"{group}._target_={node['_target_']} has no {part}: type {others}")
 
 
 def check_device(name: str) -> None:

@@ -9,7 +9,7 @@ from metarun.errors import ConfigError
 from metarun.experiment.config import Config, annotated, needed_by
 from metarun.learners import InnerLoop
 from metarun.tasks import TaskSource
-from metarun.tasks.types import output_size
+from metarun.tasks.types import output_size, trains_on
 
 
 def needs_of(config: Config, learner_class: Any) -> set[str]:
@@ -44,6 +44,22 @@ def check_targets(config: Config, source: TaskSource, learner_class: Any) -> Non
         raise ConfigError(
             f"data._target_={config.data['_target_']}: its targets are {given}, and "
             f"algo._target_={config.algo['_target_']} learns {wanted}: type data=omniglot, or another algo"
+        )
+
+
+def check_training(config: Config, source: TaskSource, learner_class: Any) -> None:
+    """Raise ConfigError if training tasks are not what the learner is trained on."""
+    given, wanted = trains_on(source), getattr(learner_class, "trains_on", "episodes")
+    algo = config.algo["_target_"]
+    if (given, wanted) == ("images", "episodes"):
+        raise ConfigError(
+            f"data.train_batch={config.data['train_batch']}: algo._target_={algo} is trained on episodes: "
+            f"type data.train_batch=null, or algo=baseline"
+        )
+    if (given, wanted) == ("episodes", "images"):
+        raise ConfigError(
+            f"data.train_batch=null: algo._target_={algo} is trained on images of all training classes: type "
+            f"data.train_batch=64 with data that has this key, as data=omniglot"
         )
 
 

@@ -64,7 +64,7 @@ class Outer:
     Args:
         settings: learning rate, schedule and clipping.
         make: builds a torch.optim.Optimizer from the parameters and lr.
-        parameters: the meta-parameters.
+        parameters: the meta-parameters; none where nothing is learned.
         steps: number of meta-steps of the whole run, for the schedule.
     """
 
@@ -77,7 +77,8 @@ class Outer:
     ) -> None:
         self.settings, self.steps = settings, steps
         self.parameters = list(parameters)
-        self.optimizer = make(self.parameters, lr=settings.lr)
+        # torch refuses an empty list of parameters, but not an empty group.
+        self.optimizer = make(self.parameters or [{"params": []}], lr=settings.lr)
 
     def step(self, step: int) -> None:
         """Clip the gradients, apply them at the learning rate of this meta-step, and clear them."""

@@ -1,5 +1,8 @@
 """Learners, which map a support set to a predictor (`algo=`); independent of files and Hydra."""
 
+from metarun.learners.baselines.finetuning import Finetuning
+from metarun.learners.baselines.head import NewHead
+from metarun.learners.baselines.pretrained import Pretrained
 from metarun.learners.closed_form.ridge import RidgeRegression
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation
@@ -14,11 +17,14 @@ __all__ = [
     "AdaptedParameters",
     "Derivatives",
     "EmbeddingLearner",
+    "Finetuning",
     "GradientAdaptation",
     "InnerLoop",
     "IterativeLearner",
     "Learner",
     "MatchingNet",
+    "NewHead",
+    "Pretrained",
     "ProtoNet",
     "RidgeRegression",
     "with_inner_loop",

@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metarun.tasks import Predictions, Scores, Targets, Tasks
+from metarun.tasks import Predictions, Scores, Targets, Tasks, TrainsOn
 
 Adapted = TypeVar("Adapted")
 
@@ -20,18 +20,20 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     """A module with meta-parameters that adapts to T tasks at once.
 
     Its constructor's arguments declare what it needs: those named `model`, `make_model`, `rule`, `loop`,
-    `seed`, `seeding`, `input_shape` or `output_size` are passed to it, and keys of groups that nothing needs
-    are refused.
+    `seed`, `seeding`, `input_shape`, `output_size` or `training_output_size` are passed to it, and keys of
+    groups that nothing needs are refused.
 
     Attributes:
         needs: what its constructor is given; None: what its arguments name.
         thread_safe: whether several threads may call it at once, on different tasks; else it has one worker.
+        trains_on: what its training tasks are; it is validated and tested on episodes.
         targets: what it can learn to predict, as `TaskSource.targets` says it; None: anything.
         can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
         rematerialise: whether it does.
     """
 
     needs: ClassVar[frozenset[str] | None] = None
+    trains_on: ClassVar[TrainsOn] = "episodes"
     targets: ClassVar[Targets | None] = None
     can_rematerialise: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Sc
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
-from metarun.tasks.types import SPLITS, Examples, Predict, Split, Targets, Tasks, TaskSource
+from metarun.tasks.types import SPLITS, Examples, Predict, Split, Targets, Tasks, TaskSource, TrainsOn
 
 __all__ = [
     "SPLITS",
@@ -27,4 +27,5 @@ __all__ = [
     "Targets",
     "TaskSource",
     "Tasks",
+    "TrainsOn",
 ]

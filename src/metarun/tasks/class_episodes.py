@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,33 +12,46 @@ from torch import Tensor
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.fields import Count, Seed
+from metarun.tasks.class_batches import ClassBatches
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.metrics import ACCURACY, Loss, Metric, Scoring, cross_entropy
-from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
+from metarun.tasks.query_balance import Concentration, dirichlet_places
+from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
 
+_CONCENTRATION = 2
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
 class ClassEpisodes(ABC):
     """Episodes of `way` classes in random order; images of a class never repeat inside an episode.
 
+    With `train_batch` training tasks are mini-batches of images with their classes, as query sets; support
+    sets are empty.
+
     Args:
         way: classes per episode.
         shot: support images per class.
         query: query images per class.
+        query_balance: `equal` numbers of query images per class; or `dirichlet`: in validation and test the
+            query · way images are of the classes in random proportions (Veilleux, Boudiaf, Piantanida &
+            Ben Ayed 2021, arXiv:2204.11181).
+        query_concentration: α of those proportions, which are from a symmetric Dirichlet distribution.
         train_shot: support images per class while training; None: `shot`.
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
+        train_batch: images of a training mini-batch of all classes; None: training has episodes.
         seed: determines the episodes.
 
     Subclasses set `images_per_class` and implement `classes` and `load`.
 
     Attributes:
-        training_output_size: number of classes of a training episode.
+        training_output_size: number of classes of a training task.
+        trains_on: what a training task is.
 
     Raises:
-        ConfigError: shot + query exceeds the images per class, or way the classes of a split.
+        ConfigError: shot + query exceeds the images per class, way the classes of a split, or a mini-batch
+            the images; or a key has no effect.
     """
 
     targets: Targets = "classes"
@@ -54,20 +67,31 @@ class ClassEpisodes(ABC):
         train_shot: Count | None = None,
         train_way: Way | None = None,
         train_query: Count | None = None,
+        train_batch: Count | None = None,
+        query_balance: Literal["equal", "dirichlet"] = "equal",
+        query_concentration: Concentration = _CONCENTRATION,
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.way, self.shot, self.query, self.train_shot = way, shot, query, train_shot or shot
         self.training_output_size, self.train_query = train_way or way, train_query or query
+        self.train_batch = train_batch
+        self.trains_on: TrainsOn = "episodes" if train_batch is None else "images"
+        self.query_balance, self.query_concentration = query_balance, query_concentration
         self.seed = seed
         self.dtype = dtype
         self.loss: Loss = cross_entropy
         self.metrics: tuple[Metric, ...] = (ACCURACY,)
         self.output_size = way
         self._images: dict[Split, Tensor] = {}
+        self._check(train_query, train_way, train_shot)
+        if train_batch is not None:
+            self.training_output_size = self.classes("train")
+
+    def _check(self, train_query: int | None, train_way: int | None, train_shot: int | None) -> None:
         query_key = "train_query" if train_query else "query"
         in_training = ("train_shot", self.train_shot, query_key, self.train_query)
-        for key, support, query_key, queries in (("shot", shot, "query", query), in_training):
+        for key, support, query_key, queries in (("shot", self.shot, "query", self.query), in_training):
             if (images := support + queries) > self.images_per_class:
                 raise ConfigError(
                     f"@source.{key}={support} and @source.{query_key}={queries} need {images} images a "
@@ -82,6 +106,29 @@ class ClassEpisodes(ABC):
                     f"@source.{key}={classes}: the {split} split has {self.classes(split)} classes",
                     f"@source.{key}={self.classes(split)} or less",
                 )
+        if self.query_balance == "equal" and self.query_concentration != _CONCENTRATION:
+            raise ConfigError(
+                f"@source.query_concentration={self.query_concentration} has no effect with "
+                f"@source.query_balance=equal",
+                "@source.query_balance=dirichlet, or leave it out",
+            )
+        if self.train_batch is None:
+            return
+        for key, value in (
+            ("train_way", train_way),
+            ("train_shot", train_shot),
+            ("train_query", train_query),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"@source.{key}={value} has no effect with @source.train_batch={self.train_batch}",
+                    f"@source.{key}=null",
+                )
+        if self.train_batch > (images := self.classes("train") * self.images_per_class):
+            raise ConfigError(
+                f"@source.train_batch={self.train_batch}: there are {images} training images",
+                f"@source.train_batch={images} or less",
+            )
 
     def _sizes(self, split: Split) -> tuple[int, int, int]:
         """Return way, shot and query of a split's episodes."""
@@ -118,6 +165,8 @@ class ClassEpisodes(ABC):
             expected = (self.classes(split), self.images_per_class, *self.input_shape)
             images[split] = as_images(f"{name}: {split}", loaded[split], expected).to(device)
         self._images = images
+        if self.train_batch is not None:
+            self._batches = ClassBatches(images["train"], self.train_batch, self.seed)
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
@@ -126,24 +175,39 @@ class ClassEpisodes(ABC):
         """
         if not self._images:
             self.prepare(torch.device("cpu"))
+        if split == "train" and self.train_batch is not None:
+            return self._mini_batches(first_episode, count)
         images = self._images[split]
         way, shot, query = self._sizes(split)
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
         classes = draws.choose(self.classes(split), way)  # [T, way]
         # Query images come first, so that an episode has the same query set at any number of shots.
-        image = draws.choose(self.images_per_class, query + shot, way)  # [T, way, query + shot]
+        is_unequal = self.query_balance == "dirichlet" and split != "train"
+        taken = self.images_per_class if is_unequal else query + shot
+        image = draws.choose(self.images_per_class, taken, way)  # [T, way, query + shot]
         # An inner loop on mini-batches walks the support set in this order, so the order is random.
         order = draws.choose(way * shot, way * shot)  # [T, way · shot]
+        queries = torch.cat([image[:, :, :query], image[:, :, query + shot :]], 2)
+        by_class = torch.arange(way * query, device=images.device).expand(count, -1)
+        if is_unequal:  # the same support set, and queries from all other images of the classes
+            by_class = dirichlet_places(draws, self.query_concentration, way, way * query, queries.shape[2])
 
         def gather(part: Tensor, order: Tensor) -> Examples:
             label = order // part.shape[2]  # place in [way, part] → label
             x = images[classes.gather(1, label), part.flatten(1).gather(1, order)]
-            return Examples(x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype), label)
+            return Examples(self._scaled(x), label)
 
-        by_class = torch.arange(way * query, device=images.device).expand(count, -1)
         return Tasks(
-            support=gather(image[:, :, query:], order),
-            query=gather(image[:, :, :query], by_class),
-            info={"class": classes, "image": image},
+            support=gather(image[:, :, query : query + shot], order),
+            query=gather(queries, by_class),
+            info={"class": classes, "image": image[:, :, : query + shot]},
             scoring=Scoring(self.loss, self.metrics),
         )
+
+    def _mini_batches(self, first: int, count: int) -> Tasks:
+        examples = self._batches.batch(first, count)
+        query = Examples(self._scaled(examples.x), examples.y)
+        return Tasks(query.take(slice(0)), query, scoring=Scoring(self.loss, self.metrics))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)

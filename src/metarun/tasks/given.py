@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarun.errors import MetarunError
 from metarun.tasks.metrics import Loss, binary_cross_entropy, cross_entropy
-from metarun.tasks.types import Examples, Split, Tasks, TaskSource, output_size
+from metarun.tasks.types import Examples, Split, Tasks, TaskSource, output_size, trains_on
 
 _ROUNDING = 1e-5
 _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
@@ -104,7 +104,10 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
         name = f"{type(source).__name__}.batch: {split} {kind}"
         x, y = examples.x, examples.y
         form = f"x {tuple(x.shape)} {_kind(x)} and y {tuple(y.shape)} {_kind(y)}"
-        if x.dim() < 2 or y.shape[:2] != x.shape[:2] or len(x) != count or x.shape[1] == 0:
+        # A mini-batch of all classes has no support set.
+        may_be_empty = kind == "support" and split == "train" and trains_on(source) == "images"
+        is_empty = x.dim() >= 2 and x.shape[1] == 0
+        if x.dim() < 2 or y.shape[:2] != x.shape[:2] or len(x) != count or (is_empty and not may_be_empty):
             raise MetarunError(
                 f"{name}: {count} tasks have {form}, expected x [{count}, n, …] and y [{count}, n, …]"
             )
@@ -117,7 +120,7 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
             raise MetarunError(
                 f"{name}: {form} have a mask {tuple(mask.shape)} {_kind(mask)}, expected [{count}, n] bool"
             )
-        if not values:
+        if not values or is_empty:
             continue
         if not (x.isfinite().all() and y.isfinite().all()):
             raise MetarunError(f"{name}: {form} contain NaN or infinite numbers")

@@ -16,6 +16,9 @@ Split = Literal["train", "validation", "test"]
 Targets = Literal["classes", "binary", "values"]
 """Labels with a logit for each class, labels with one logit, or numbers."""
 
+TrainsOn = Literal["episodes", "images"]
+"""What a training task is: a support and a query set, or a mini-batch of images of all training classes."""
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Predict = Callable[[Tensor], Predictions]
@@ -167,8 +170,8 @@ class TaskSource(Protocol):
         input_shape: shape of one example.
         output_size: number of model outputs; None: the model returns embeddings, not predictions.
 
-    A source may also say `targets`, and `training_output_size` where training tasks have
-    another number of classes.
+    A source may also say `targets`, `training_output_size` where training tasks have another number of
+    classes, and `trains_on` where they are no episodes.
     """
 
     loss: Loss
@@ -187,3 +190,9 @@ def output_size(source: TaskSource, split: Split) -> int | None:
     """Return the number of model outputs for the tasks of a split."""
     size: int | None = source.output_size
     return getattr(source, "training_output_size", size) if split == "train" else size
+
+
+def trains_on(source: TaskSource) -> TrainsOn:
+    """Return what the training tasks of a source are."""
+    kind: TrainsOn = getattr(source, "trains_on", "episodes")
+    return kind

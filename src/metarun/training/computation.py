@@ -11,7 +11,7 @@ from metarun.engine.compiled import Compiled
 from metarun.engine.executor import Executor
 from metarun.engine.meta_steps import meta_steps
 from metarun.engine.settings import Engine, EngineSettings
-from metarun.engine.tuning import choose, choose_for_evaluation
+from metarun.engine.tuning import choose, choose_for_evaluation, engine_of_a_test
 from metarun.engine.watch import Watch
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.experiment.build import Experiment
@@ -71,7 +71,10 @@ class Computation:
         costliest = Progress(self._plain.costliest(steps), steps, self._seed)
 
         def choose_both() -> tuple[Engine, Engine]:
-            engine = choose(settings, self._plain, self._learner, meta_batch, costliest)
+            if steps == 0:  # a test alone
+                engine = engine_of_a_test(settings, self._learner, validation)
+            else:
+                engine = choose(settings, self._plain, self._learner, meta_batch, costliest)
             return engine, choose_for_evaluation(settings, engine, self._learner, validation)
 
         self.use(*self._ranks.broadcast_from_rank0(choose_both))

@@ -1,0 +1,110 @@
+"""Ordinary supervised training over all training classes; few-shot tasks are for validation and test."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metarun.errors import ConfigError
+from metarun.learners.embedding import passing, running_changes
+from metarun.learners.embedding_learner import Embedded, EmbeddingLearner
+from metarun.learners.soundness import check_forward
+from metarun.system.randomness import Seeding, Streams
+from metarun.tasks import Tasks, TrainsOn
+
+Head = Literal["linear", "cosine"]
+
+
+class TrainingHead(nn.Module):
+    """Maps embeddings [T, n, features] to logits of all training classes, [T, n, classes].
+
+    It is called another name than a model's head, since no task uses it.
+
+    Args:
+        features: size of an embedding.
+        classes: number of training classes.
+        kind: linear, or cosine: a learned scale times the cosine to a class's weights.
+        scale: the first scale.
+        start: seed of the initial weights.
+    """
+
+    def __init__(self, features: int, classes: int, kind: Head, scale: float, start: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
+            torch.default_generator.manual_seed(start)
+            self.linear = nn.Linear(features, classes, bias=kind == "linear")
+        self.scale = nn.Parameter(torch.tensor(scale)) if kind == "cosine" else None
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits."""
+        if self.scale is None:
+            logits: Tensor = self.linear(features)
+            return logits
+        return self.scale * (F.normalize(features, dim=2) @ F.normalize(self.linear.weight, dim=1).T)
+
+
+class Pretrained(EmbeddingLearner):
+    """A network that is trained to classify images of all training classes.
+
+    Subclasses make a classifier of its embeddings for each few-shot task, by `fit` and `classify`.
+
+    Args:
+        model: the network, without a head.
+        training_output_size: number of training classes.
+        head: linear, or cosine with a learned scale (Chen et al. 2019, arXiv:1904.04232, section 3.2).
+        scale: the first scale.
+        transductive: see EmbeddingLearner.
+        seed: of the training head's initial weights.
+        seeding: how they follow from it; see `Streams`.
+
+    Raises:
+        ConfigError: the model does not tell the size of its embedding.
+    """
+
+    trains_on: ClassVar[TrainsOn] = "images"
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        training_output_size: int,
+        head: Head = "linear",
+        scale: float = 10.0,
+        transductive: bool = False,
+        seed: int = 0,
+        seeding: Seeding = "streams",
+    ) -> None:
+        super().__init__(model=model, transductive=transductive)
+        self.kind = head
+        start = Streams(seed, seeding).start("learner")
+        self.training_head = TrainingHead(size_of(model), training_output_size, head, scale, start)
+
+    def adapt(self, tasks: Tasks) -> Embedded:
+        """Return the classifiers of T tasks; in training, the logits of T mini-batches of all classes."""
+        if not self.training:
+            return super().adapt(tasks)
+        with passing(now := self._pass(len(tasks))):
+            logits = self.training_head(self.embed(tasks.query.x))
+        return Embedded(tasks.support.x, None, tasks.query.x, logits, running_changes(self, now))
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError as EmbeddingLearner does; a training mini-batch has no support set."""
+        if len(tasks.support):
+            super().check(tasks)
+        else:
+            check_forward(self.model, tasks.query.x[0], tasks.query.x[-1])
+
+
+def size_of(model: nn.Module) -> int:
+    """Return the size of a model's embedding.
+
+    Raises:
+        ConfigError: the model does not tell it.
+    """
+    size: Any = getattr(model, "features", None)
+    if not isinstance(size, int):
+        raise ConfigError(f"model: {type(model).__name__} does not tell its `features`, the embedding's size")
+    return size

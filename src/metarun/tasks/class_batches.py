@@ -1,0 +1,47 @@
+"""Mini-batches of images of all training classes, for ordinary supervised training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.draws import Draws
+from metarun.tasks.types import SPLITS, Examples
+
+# Lower streams draw episodes and their keys.
+_STREAM = 2 * len(SPLITS)
+
+
+class ClassBatches:
+    """Mini-batches that go through all images in a new random order in each epoch.
+
+    Batch i is a pure function of the seed and i. Images that do not fill a last batch are left out of an
+    epoch, as with torch's `drop_last`.
+
+    Args:
+        images: [classes, images, …].
+        size: images of a batch.
+        seed: determines the orders.
+    """
+
+    def __init__(self, images: Tensor, size: int, seed: int) -> None:
+        self._images, self._size, self._seed = images, size, seed
+        self._count = images.shape[0] * images.shape[1]
+        self._order: tuple[int, Tensor] | None = None
+
+    def batch(self, first: int, count: int) -> Examples:
+        """Return batches first … first + count − 1: images [count, size, …] and classes [count, size]."""
+        epoch_size = self._count // self._size
+        places = []
+        for index in range(first, first + count):
+            epoch, step = divmod(index, epoch_size)
+            places.append(self._of_epoch(epoch)[step * self._size : (step + 1) * self._size])
+        chosen = torch.stack(places)
+        classes = chosen // self._images.shape[1]
+        return Examples(self._images[classes, chosen % self._images.shape[1]], classes)
+
+    def _of_epoch(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            draws = Draws(self._seed, _STREAM, epoch, 1, self._images.device)
+            self._order = epoch, draws.choose(self._count, self._count).squeeze(0)
+        return self._order[1]
