@@ -14,6 +14,8 @@ from metarun.config.options import CONF, groups
 from metarun.errors import ConfigError
 from metarun.experiment.build import check_fit
 from metarun.experiment.config import read_config
+from metarun.experiment.schema import locate
+from metarun.learners import IterativeLearner
 from metarun.runs.directory import Run
 from metarun.training.loop import train
 
@@ -33,11 +35,21 @@ NEEDS = {
 }
 
 
-# Algorithms that take no inner steps, and what they can learn.
-WITHOUT_STEPS = [
-    algo for algo in OPTIONS["algo"] if compose_config([f"algo={algo}"])["inner"]["_target_"] is None
-]
+NODES = {algo: compose_config([f"algo={algo}"]) for algo in OPTIONS["algo"]}
+LEARNERS = {algo: locate("algo", node["algo"]) for algo, node in NODES.items()}
+# Algorithms that have no curve over inner steps; that learn classes alone; that are trained on mini-batches
+# of images; that learn nothing.
+WITHOUT_STEPS = [algo for algo, learner in LEARNERS.items() if not issubclass(learner, IterativeLearner)]
+OF_CLASSES = [algo for algo, learner in LEARNERS.items() if learner.targets == "classes"]
+ON_IMAGES = [algo for algo, learner in LEARNERS.items() if learner.trains_on == "images"]
+UNTRAINED = [algo for algo, node in NODES.items() if node["train"]["steps"] == 0]
 CLASSES = ("binary_classification", "omniglot")
+
+
+def settings_of(algo: str) -> list[str]:
+    """What makes an algorithm short."""
+    has_rule = NODES[algo]["inner"]["_target_"] is not None
+    return [*(SHORT if has_rule else []), *(["train.steps=0"] if algo in UNTRAINED else [])]
 
 
 @pytest.mark.parametrize("algo", OPTIONS["algo"])
@@ -47,10 +59,13 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
         request.getfixturevalue("omniglot_root")
     # A model with context parameters, warp layers and a body, wherever an algorithm may ask for them.
     model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
-    words = [f"algo={algo}", f"data={data}", *model, *([] if algo in WITHOUT_STEPS else SHORT)]
-    if algo in WITHOUT_STEPS and data not in CLASSES:
+    model = ["model=linear"] if algo == "nearest" else model
+    words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo)]
+    if (algo in OF_CLASSES and data not in CLASSES) or (algo in ON_IMAGES and data != "omniglot"):
         with pytest.raises(
-            ConfigError, match=r"its targets are values, and algo\._target_=.* learns classes"
+            ConfigError,
+            match=r"its targets are values, and algo\._target_=.* learns classes|"
+            r"has no classes to be trained on as a whole, as algo=baseline is: type data=omniglot",
         ):
             check_fit(read_config(compose_config(words)))
         return
@@ -112,8 +127,9 @@ def test_every_published_set_up_fits_together_and_says_where_it_is_from(name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", OPTIONS["algo"])
 def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: str) -> None:
-    data = ["data=binary_classification"] if algo in WITHOUT_STEPS else []
-    done = metarun(f"algo={algo}", *data, *FEW, "device=cpu")
+    data = ["data=omniglot", "model.filters=4"] if algo in ON_IMAGES else []
+    data = ["data=binary_classification"] if algo in OF_CLASSES and not data else data
+    done = metarun(f"algo={algo}", *data, *FEW, *settings_of(algo), "device=cpu")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
 
@@ -122,9 +138,11 @@ def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: st
 LINES = ["data=linear_regression", "data.slope=[1,2]", "data.intercept=[1,2]"]
 TOY = [*LINES, "model=linear", "inner.lr=0.1", "outer.lr=0.1"]
 NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
-CLOUDS = ["data=binary_classification", "data.dimension=4", "model=mlp", "model.hidden=[16]", "outer.lr=0.01"]
+PERCEPTRON = ["model=mlp", "model.hidden=[16]", "outer.lr=0.01"]
+CLOUDS = ["data=binary_classification", "data.dimension=4", *PERCEPTRON]
 IMPROVES: dict[str, list[str]] = {
-    **dict.fromkeys(WITHOUT_STEPS, CLOUDS),
+    **dict.fromkeys(OF_CLASSES, CLOUDS),
+    **dict.fromkeys(ON_IMAGES, PERCEPTRON),
     # After the network's last ReLU no cosine is negative: without a full context there is little to learn.
     "matchingnet": [*CLOUDS, "data.dimension=2", "algo.full_context=true"],
     "hypernet": [*NETWORK, "inner.lr=0.05"],
@@ -135,13 +153,18 @@ IMPROVES: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("algo", OPTIONS["algo"])
+BLOBS = {"_target_": "toy_images.Blobs", "way": 3, "shot": 5, "query": 5, "train_batch": 32}
+
+
+@pytest.mark.parametrize("algo", [algo for algo in OPTIONS["algo"] if algo not in UNTRAINED])
 def test_every_algorithm_improves_on_its_toy_task(tmp_path: Path, algo: str) -> None:
     def final_loss(steps: int) -> float:
         toy = IMPROVES.get(algo, TOY)
         settings = [f"algo={algo}", *toy, f"train.steps={steps}", "train.validate_every=0"]
         node = compose_config(["train.meta_batch=4", *settings, "train.test_tasks=50", "device=cpu"])
+        if algo in ON_IMAGES:
+            node["data"] = BLOBS
         curve = train(read_config(node), Run.create(tmp_path / str(steps), node, {}))
         return float(curve.final["loss"].mean)
 
-    assert final_loss(100) < (0.85 if algo in WITHOUT_STEPS else 0.5) * final_loss(0)
+    assert final_loss(100) < (0.85 if algo in OF_CLASSES else 0.5) * final_loss(0)

@@ -17,7 +17,7 @@ CHOICES = [
     ["inner=sign"],
     ["model=cosine"],
     ["data=letters", "model=cosine"],
-    ["data=letters", "algo=nearest"],
+    ["data=letters", "algo=centroid"],
 ]
 
 

@@ -93,3 +93,11 @@ def test_a_learner_with_a_head_is_tested_with_its_own_way(typed: Typed, omniglot
     status, _, said = typed("eval", "run", "data.way=20")
     assert (status, said.count("\n")) == (2, 1)
     assert "(algo=protonet and others without a head take any way)" in said
+
+
+def test_an_option_with_the_name_of_a_built_in_one_is_not_ignored(typed: Typed) -> None:
+    Path("mine/algo").mkdir(parents=True)
+    Path("mine/algo/nearest.yaml").write_text("_target_: mine.Nearest\n")
+    status, _, said = typed("--config-dir", "mine", "algo=nearest", "data=omniglot")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "mine/algo/nearest.yaml: algo=nearest is one of metarun's own" in said

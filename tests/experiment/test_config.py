@@ -29,7 +29,7 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "matchingnet": ["data=binary_classification"],
         "r2d2": ["data=binary_classification"],
         "nearest": ["data=binary_classification"],
-        **dict.fromkeys(["baseline", "baseline++", "finetune"], ["data=omniglot"]),
+        **{algo: ["data=omniglot"] for algo in ("baseline", "baseline++", "finetune")},
     }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

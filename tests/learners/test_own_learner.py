@@ -35,7 +35,7 @@ class ProtoNet(Learner):
 
 YAML = """\
 # @package _global_
-# metarun algo=nearest data=binary_classification --config-dir myconf
+# metarun algo=centroid data=binary_classification --config-dir myconf
 # The nearest class mean of a learned embedding (Snell, Swersky & Zemel 2017, arXiv:1703.05175).
 defaults:
   - override /inner: none
@@ -46,7 +46,7 @@ algo:
 """
 
 FEW = [
-    *("--config-dir", "myconf", "algo=nearest", "data=binary_classification", "data.dimension=4"),
+    *("--config-dir", "myconf", "algo=centroid", "data=binary_classification", "data.dimension=4"),
     *("model.hidden=[8]", "device=cpu", "train.steps=60", "train.meta_batch=8", "train.validate_every=20"),
     *("train.validation_tasks=20", "train.test_tasks=100", "outer.lr=0.01"),
 ]
@@ -56,7 +56,7 @@ FEW = [
 def own(tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> Typed:
     (tmp_path / "my_protonet.py").write_text(PROTONET)
     (tmp_path / "myconf" / "algo").mkdir(parents=True)
-    (tmp_path / "myconf" / "algo" / "nearest.yaml").write_text(YAML)
+    (tmp_path / "myconf" / "algo" / "centroid.yaml").write_text(YAML)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "my_protonet", raising=False)
     return typed

@@ -100,7 +100,7 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
         ConfigError: the overrides do not compose.
     """
     prepare_hydra()
-    _check_signatures(overrides, config_dirs)
+    _check_own_options(overrides, config_dirs)
     search = [search_path(config_dirs)] if config_dirs else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -111,16 +111,22 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
         raise explain(error, overrides, config_dirs) from error
 
 
-def _check_signatures(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
-    """Raise ConfigError if the file of a user's option starts with a byte-order mark.
+def _check_own_options(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
+    """Raise ConfigError if Hydra would silently misread a user's option, or ignore it.
 
-    Hydra silently reads it as part of the first line, which may be `# @package …`.
+    It reads a byte-order mark as part of the first line, which may be `# @package …`, and of two options with
+    the same name it takes metarun's own.
     """
     for word in overrides:
         group, _, option = word.lstrip("+").partition("=")
         for folder in config_dirs:
             path = Path(folder, group.partition("@")[0], f"{option}.yaml")
             with suppress(OSError):  # no such file, or not a valid path
+                if path.is_file() and (CONF / path.relative_to(folder)).is_file():
+                    raise ConfigError(
+                        f"{path}: {group}={option} is one of metarun's own, which would be taken: give the "
+                        f"file another name"
+                    )
                 if path.is_file() and path.read_bytes().startswith(BOM_UTF8):
                     raise ConfigError(f"{path}: starts with a byte-order mark; save it in UTF-8 without one")
 
