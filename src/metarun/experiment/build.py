@@ -11,13 +11,24 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from torch import nn
+from torch import Tensor, nn
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
 from metarun.experiment.config import Config, check_device, check_made
 from metarun.experiment.fit import check_head, check_targets, check_training, model_output_size, needs_of
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
+from metarun.experiment.starts import (
+    Fixed,
+    InitialWeights,
+    arguments_of,
+    fitting,
+    freeze,
+    load,
+    model_to_start,
+    read_weights,
+    settings_of,
+)
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
@@ -37,8 +48,14 @@ class Experiment:
 
 
 @with_keys()
-def build(config: Config) -> Experiment:
-    """Build the task source and the learner; nothing is read from disk yet.
+def build(config: Config, *, start: bool = False, home: str = "", announce: bool = True) -> Experiment:
+    """Build the task source and the learner; of the data nothing is read from disk yet.
+
+    Args:
+        config: of the experiment.
+        start: whether to load the weights that model.init_from names, as a training does once.
+        home: the folder that a relative model.init_from starts from.
+        announce: whether to log which weights are loaded.
 
     Raises:
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
@@ -55,36 +72,58 @@ def build(config: Config) -> Experiment:
     if needs & {"model", "make_model"}:
         outputs = model_output_size(learner_class, source.output_size)
         check_head(config, source, outputs)
-        make_model = _make("model", config.model, _partial_=True, **{**shapes, "output_size": outputs})
+        model = arguments_of(InitialWeights, config.model)
+        make_model = _make("model", model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
+    initial: InitialWeights = settings_of(InitialWeights, config.model)
+    weights = read_weights(initial.init_from, home) if start and initial.init_from is not None else {}
     if "model" in needs:
-        arguments["model"] = _build_model(config, outputs, shapes, dtype)
+        arguments["model"] = _build_model(config, outputs, shapes, dtype, weights)
     if "rule" in needs:
         rule = {key: value for key, value in config.inner.items() if key not in InnerLoop.model_fields}
         arguments["rule"] = _make("inner", rule, **_wanted("inner", rule, shapes))
     if "loop" in needs:
         loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
         arguments["loop"] = InnerLoop(**loop)
+    algo = arguments_of(Fixed, config.algo)
     learner: Learner[Any] = _make(
-        "algo", config.algo, **{name: value for name, value in arguments.items() if name in needs}
+        "algo", algo, **{name: value for name, value in arguments.items() if name in needs}
     )
-    return Experiment(device, dtype, source, learner.to(device, dtype))
+    learner = learner.to(device, dtype)
+    if initial.init_from is not None:
+        started = model_to_start(learner, initial.init_from)
+        if weights:  # again: the learner may have put norms with running statistics into the model
+            load(started, weights, initial, announce=announce)
+    return Experiment(device, dtype, source, learner)
 
 
 def _build_model(
-    config: Config, outputs: int | None, shapes: Mapping[str, Any], dtype: torch.dtype
+    config: Config,
+    outputs: int | None,
+    shapes: Mapping[str, Any],
+    dtype: torch.dtype,
+    weights: Mapping[str, Tensor],
 ) -> nn.Module:
-    """Return the model with `outputs` outputs, or its body alone if that is None."""
+    """Return the model with `outputs` outputs, or its body alone if that is None.
+
+    The learner may make more of its first weights, so that they are loaded, and fixed, before there is one.
+    """
     # A model is a plain nn.Module, and torch's layers draw their weights from the global generator:
     # it is seeded here for the model alone, and then restored.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(Streams(config.seed, config.seeding).start("model"))
-        model: nn.Module = _make("model", config.model, **{**shapes, "output_size": outputs}).to(dtype)
+        arguments = arguments_of(InitialWeights, config.model)
+        model: nn.Module = _make("model", arguments, **{**shapes, "output_size": outputs}).to(dtype)
     if outputs is None and not isinstance(getattr(model, "features", None), int):
         raise ConfigError(
             f"model._target_={config.model['_target_']}: algo._target_={config.algo['_target_']} needs an "
             f"embedding, and without output_size this model has no `features`, the embedding's size"
         )
+    if weights:
+        model.load_state_dict(fitting(model, weights), strict=False)
+    fixed: Fixed = settings_of(Fixed, config.algo)
+    if fixed.freeze is not None:
+        freeze(model, fixed.freeze)
     return model
 
 
@@ -140,8 +179,8 @@ def _dtype(config: Config) -> torch.dtype:
 
 @with_keys()
 def check_fit(config: Config) -> None:
-    """Raise ConfigError if the groups do not fit together; reads and writes no files, and uses no GPU."""
-    learner = build(config.model_copy(update={"device": "cpu"})).learner
+    """Raise ConfigError if the groups do not fit together; writes no files, and uses no GPU."""
+    learner = build(config.model_copy(update={"device": "cpu"}), start=True, announce=False).learner
     build_metagradient(config, learner)
     build_outer(config, learner)
 

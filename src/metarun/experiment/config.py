@@ -14,6 +14,7 @@ from metarun.engine.settings import EngineSettings
 from metarun.errors import ConfigError, did_you_mean
 from metarun.experiment.outer import OuterSettings
 from metarun.experiment.schema import Fields, check, locate, settings_fields, target_fields
+from metarun.experiment.starts import Fixed, InitialWeights, settings_of
 from metarun.fields import Count, Duration, Seed, SizeOrNone, SomeSteps, Steps
 from metarun.learners import Learner
 from metarun.learners.gradient.inner_loop import InnerLoop
@@ -85,6 +86,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
 }
 
 
+# Keys of a group that are not its class's arguments.
+SHARED: dict[str, type[BaseModel]] = {"inner": InnerLoop, "model": InitialWeights, "algo": Fixed}
+
 # Groups that a learner may not need.
 MAY_BE_NONE = ("model", "inner")
 
@@ -154,14 +158,14 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
         target = locate(group, node[group], home)
         check_target(group, node[group], target)
         fields = target_fields(target, passed)
-        if group == "inner":
-            loop = settings_fields(InnerLoop)
-            if clashes := sorted(fields.types.keys() & loop.types.keys()):
+        if group in SHARED:
+            shared = settings_fields(SHARED[group])
+            if clashes := sorted(fields.types.keys() & shared.types.keys()):
                 raise ConfigError(
-                    f"inner._target_={node[group]['_target_']}: {clashes[0]} is the inner loop's own key; "
-                    f"give the rule's argument another name"
+                    f"{group}._target_={node[group]['_target_']}: {clashes[0]} is a key of every "
+                    f"{group}; give the argument another name"
                 )
-            fields |= loop
+            fields |= shared
         if group in _PARTS:
             _check_has_parts(group, node[group], fields)
         check(group, node[group], fields)
@@ -181,6 +185,8 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
 def _check_is_none(group: str, node: Mapping[str, Any], *, loop_alone: bool) -> None:
     """Raise ConfigError for a key of a group that is not there; an inner loop may be without a rule."""
     keys = {key: value for key, value in node.items() if key != "_target_"}
+    if group == "model" and settings_of(InitialWeights, keys) == InitialWeights():
+        keys = {key: value for key, value in keys.items() if key not in InitialWeights.model_fields}
     if group == "inner" and loop_alone:
         check(group, keys, settings_fields(InnerLoop))
         return

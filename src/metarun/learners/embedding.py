@@ -47,7 +47,8 @@ class TaskNorm(nn.Module):
     """A batch norm that normalises the examples of each task by themselves.
 
     It takes the place of a torch batch norm, whose parameters it keeps. Its running statistics are changed by
-    nothing but the outer loop: a forward pass only tells what they would become.
+    nothing but the outer loop: a forward pass only tells what they would become. If its parameters are
+    frozen, it trains with the running statistics that it has, and keeps them.
 
     Args:
         norm: the batch norm; where it has running statistics, those are the first.
@@ -73,7 +74,7 @@ class TaskNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [T · n, channels, …]."""
         now = _pass.get() or Pass(tasks=1, batch_statistics=True)
-        if not now.batch_statistics:
+        if not now.batch_statistics or (self.training and self._frozen):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
@@ -89,6 +90,10 @@ class TaskNorm(nn.Module):
             means, variances = zip(*statistics, strict=True)
             now.seen[self] = torch.stack(means), torch.stack(variances)
         return torch.cat(normalised) if len(normalised) > 1 else normalised[0]
+
+    @property
+    def _frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.parameters())
 
     def changes(self, statistics: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Return what the tasks' statistics add to the running ones, [T, channels] by name (torch's rule)."""

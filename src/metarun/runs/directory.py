@@ -283,6 +283,12 @@ _NEW_IN_GROUPS = {
     "data.resize": "lanczos",
     "data.train_way": None,
     "data.train_query": None,
+    "data.train_batch": None,
+    "data.query_balance": "equal",
+    "data.query_concentration": 2,
+    "model.init_from": None,
+    "model.strict": True,
+    "algo.freeze": None,
     "outer.drop_to": 0.5,
 }
 _HAD_DTYPE = {"dtype": "float32"}

@@ -51,7 +51,8 @@ class Training:
         self.config, self.settings = config, config.train
         self.run, self.ranks = run, ranks or Ranks()
         self._check_ranks()
-        self.experiment = build(config)
+        # Its first checkpoint holds the weights that it starts from.
+        self.experiment = build(config, start=not run.checkpoints.exist(), home=run.home)
         self.learner, self.source = self.experiment.learner, self.experiment.source
         self.computation = Computation(
             self.experiment,
