@@ -60,7 +60,7 @@ def test_the_default_run(metarun, tmp_path: Path) -> None:
 
 
 ERRORS = {
-    "algo=mamll": "algo=mamll: there is no such option; did you mean maml?; choose from alfa, anil, boil,",
+    "algo=mamll": "algo=mamll: there is no such option; did you mean maml?; the nearest are maml, imaml,",
     "alg=maml": "alg=maml: there is no such key; did you mean algo?; choose from seed, device, dtype, algo",
     "sedd=1": "sedd=1: there is no such key; did you mean seed?",
     "trian": "trian: there is no such command",

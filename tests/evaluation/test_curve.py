@@ -11,7 +11,7 @@ from scipy import stats
 
 from metarun.engine.executor import Executor
 from metarun.engine.settings import Engine
-from metarun.evaluation.curve import Curve, Estimate, evaluate
+from metarun.evaluation.curve import Curve, Estimate, evaluate, pooled
 from metarun.learners import GradientAdaptation, InnerLoop
 from metarun.models import MLP
 from metarun.reports.table import curve_table
@@ -135,3 +135,17 @@ def test_scores_are_read_as_the_tasks_say_and_not_as_their_source_does() -> None
     assert [measure.name for measure in curve.measures] == ["loss", "error"]
     assert curve.final.keys() == {"loss", "error"}
     assert curve.selection_score == -curve.final["error"].mean
+
+
+def test_a_pooled_score_is_that_of_all_tasks_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(3, 500, generator=generator, dtype=torch.float64) + torch.tensor(
+        [[1.0], [-2.0], [0.5]]
+    )
+    estimate = Estimate.of(pooled(parts))
+    assert estimate.mean == pytest.approx(parts.mean(1).abs().sum().item())
+    # Its interval is that of resampled tasks.
+    chosen = torch.randint(500, (2000, 500), generator=generator)
+    spread = parts[:, chosen].mean(2).abs().sum(0).std().item()
+    assert estimate.ci95 == pytest.approx(1.96 * spread, rel=0.1)
+    assert torch.equal(pooled(parts[:1]), parts[0])

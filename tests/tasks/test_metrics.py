@@ -35,3 +35,34 @@ def test_accuracies_by_hand() -> None:
     assert metrics.accuracy(logits, torch.tensor([[0, 1], [1, 0]])).tolist() == [0.5, 1.0]
     single = torch.tensor([[[0.3], [-0.1], [2.0], [-5.0]]])
     assert metrics.binary_accuracy(single, torch.tensor([[1, 1, 0, 0]])).tolist() == [0.5]
+
+
+def test_label_smoothing_is_torchs() -> None:
+    logits = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5).remainder(3).expand(2, 5)
+    found = metrics.cross_entropy(logits, labels, smoothing=0.1)
+    expected = [
+        F.cross_entropy(z, y, label_smoothing=0.1).item() for z, y in zip(logits, labels, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_the_calibration_error_is_that_of_a_loop_over_bins() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(4, 50, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (4, 50), generator=generator)
+    mask = torch.rand(4, 50, generator=generator) < 0.8
+    confidence, predicted = logits.softmax(2).max(2)
+    for padded in (None, mask):
+        parts = metrics.calibration_gaps(logits, labels, padded)
+        for t in range(4):
+            counts = torch.ones(50, dtype=torch.bool) if padded is None else mask[t]
+            c, correct = confidence[t][counts], (predicted == labels)[t][counts].double()
+            error = 0.0
+            for low in range(15):
+                inside = (c > low / 15) & (c <= (low + 1) / 15)
+                if inside.any():
+                    error += inside.double().mean() * (correct[inside].mean() - c[inside].mean()).abs()
+            assert parts[t].abs().sum().item() == pytest.approx(float(error))
+    certain = torch.tensor([[[50.0, 0.0], [50.0, 0.0]]])
+    assert metrics.calibration_gaps(certain, torch.tensor([[0, 1]])).abs().sum().item() == pytest.approx(0.5)

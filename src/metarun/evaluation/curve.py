@@ -107,6 +107,15 @@ class Curve:
         }
 
 
+def pooled(parts: Tensor) -> Tensor:
+    """Return one value per task, [N], of a score's columns [parts, N].
+
+    A pooled score is Σ_b |mean of part b|. Its value for a task is Σ_b s_b · part b, with s_b the sign of
+    that mean: the mean over tasks is the score, and the spread gives its interval to first order.
+    """
+    return parts[0] if len(parts) == 1 else (parts.double().mean(1).sign()[:, None] * parts).sum(0)
+
+
 def measures_of(results: Mapping[str, Any]) -> dict[str, Measure]:
     """Return how to read the scores of a run's results, by name."""
     if "measures" in results:
@@ -149,11 +158,18 @@ def evaluate(
     with learner.evaluating():
         chunks = executor.map(scores, share.stop - share.start, show)
     names = list(chunks[0][0])
+    # A score has one column, a pooled one a column for each of its parts.
+    widths = [scores.shape[1] if scores.dim() > 1 else 1 for scores in chunks[0][0].values()]
     local_values = [
-        [torch.cat([scores[name] for scores in parts]) for name in names]
+        torch.cat(
+            [torch.cat([scores[name].view(len(scores[name]), -1) for name in names], 1) for scores in parts]
+        )
         for parts in zip(*chunks, strict=True)
     ]
-    values = ranks.gather(torch.stack([torch.stack(step) for step in local_values]))  # [step, name, task]
-    steps = [{name: Estimate.of(scores) for name, scores in zip(names, step, strict=True)} for step in values]
+    values = ranks.gather(torch.stack(local_values).mT)  # [step, column, task]
+    steps = [
+        {name: Estimate.of(pooled(part)) for name, part in zip(names, step.split(widths), strict=True)}
+        for step in values
+    ]
     axis = learner.axis if isinstance(learner, IterativeLearner) else None
     return Curve(split, tasks, steps, measures[0], axis, learner.is_transductive)

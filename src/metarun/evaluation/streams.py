@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -93,11 +94,15 @@ def _follow(
         for task in stream_tasks:
             adapted = learner.adapt_from(adapted, task.without_answers())
             rows.append(_on_all(learner, adapted, stream_tasks))
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, batch.measures
+    measures = tuple(measure for measure in batch.measures if measure.name in rows[0])
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, measures
 
 
 def _on_all(learner: GradientAdaptation, adapted: AdaptedParameters, tasks: list[Tasks]) -> dict[str, Tensor]:
     """Return the scores on every task by name, [tasks, streams]."""
     # Outside transductive mode, each query example is predicted in one batch with this support set.
-    scores = [learner.scores(replace(adapted, support_x=task.support.x), task) for task in tasks]
+    scores = [
+        task.score(partial(learner.predict, replace(adapted, support_x=task.support.x)), pooled=False)
+        for task in tasks
+    ]
     return {name: torch.stack([task_scores[name] for task_scores in scores]) for name in scores[0]}

@@ -66,8 +66,11 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         """Map x [T, n, …] to predictions: a tensor [T, n, out], or a distribution."""
 
     def scores(self, adapted: Adapted, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of the adapted learner on each task's query set, [T]."""
-        return tasks.score(partial(self.predict, adapted))
+        """Return the loss and the metrics of the adapted learner on each task's query set, [T].
+
+        A pooled metric, [T, parts], is for tests alone.
+        """
+        return tasks.score(partial(self.predict, adapted), pooled=not self.training)
 
     def curve(self, tasks: Tasks) -> Iterator[Scores]:
         """Yield the query scores after adaptation, without a graph."""

@@ -279,11 +279,13 @@ def resume_command(directory: Path) -> str:
 
 # What runs of older versions did, whose configs lack these keys.
 _NO = object()
-_NEW_IN_GROUPS = {
+_NEW_IN_GROUPS: dict[str, Any] = {
     "data.resize": "lanczos",
     "data.train_way": None,
     "data.train_query": None,
     "data.train_batch": None,
+    "data.train_augment": [],
+    "data.train_smoothing": 0.0,
     "data.query_balance": "equal",
     "data.query_concentration": 2,
     "model.init_from": None,

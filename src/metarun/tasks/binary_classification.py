@@ -38,7 +38,8 @@ class BinaryClassification(SyntheticSource):
         super().__init__(**shared)
         self.input_shape = (dimension,)
         if loss == "cross_entropy":
-            self.loss, self.metrics, self.output_size = metrics.cross_entropy, (metrics.ACCURACY,), 2
+            self.loss, self.output_size = metrics.cross_entropy, 2
+            self.metrics = (metrics.ACCURACY, metrics.CALIBRATION_ERROR)
             self.targets = "classes"
         else:
             self.targets = "binary"

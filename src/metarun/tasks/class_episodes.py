@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -12,14 +14,19 @@ from torch import Tensor
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.fields import Count, Seed
+from metarun.tasks.augmentation import Change, augment
 from metarun.tasks.class_batches import ClassBatches
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
-from metarun.tasks.metrics import ACCURACY, Loss, Metric, Scoring, cross_entropy
+from metarun.tasks.metrics import ACCURACY, CALIBRATION_ERROR, Loss, Metric, Scoring, cross_entropy
 from metarun.tasks.query_balance import Concentration, dirichlet_places
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
 
+Smoothing = Annotated[float, Field(ge=0, lt=1)]
+
 _CONCENTRATION = 2
+# Streams below draw episodes, their keys, and the orders of mini-batches.
+_AUGMENTING = 2 * len(SPLITS) + 1
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
@@ -41,6 +48,8 @@ class ClassEpisodes(ABC):
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
         train_batch: images of a training mini-batch of all classes; None: training has episodes.
+        train_augment: random changes of training images: flip, crop, colour; see `augment`.
+        train_smoothing: label smoothing of the outer loop's loss while training; see `cross_entropy`.
         seed: determines the episodes.
 
     Subclasses set `images_per_class` and implement `classes` and `load`.
@@ -68,6 +77,8 @@ class ClassEpisodes(ABC):
         train_way: Way | None = None,
         train_query: Count | None = None,
         train_batch: Count | None = None,
+        train_augment: Sequence[Change] = (),
+        train_smoothing: Smoothing = 0.0,
         query_balance: Literal["equal", "dirichlet"] = "equal",
         query_concentration: Concentration = _CONCENTRATION,
         seed: Seed = 0,
@@ -78,10 +89,11 @@ class ClassEpisodes(ABC):
         self.train_batch = train_batch
         self.trains_on: TrainsOn = "episodes" if train_batch is None else "images"
         self.query_balance, self.query_concentration = query_balance, query_concentration
+        self.train_augment, self.train_smoothing = tuple(train_augment), train_smoothing
         self.seed = seed
         self.dtype = dtype
         self.loss: Loss = cross_entropy
-        self.metrics: tuple[Metric, ...] = (ACCURACY,)
+        self.metrics: tuple[Metric, ...] = (ACCURACY, CALIBRATION_ERROR)
         self.output_size = way
         self._images: dict[Split, Tensor] = {}
         self._check(train_query, train_way, train_shot)
@@ -111,6 +123,12 @@ class ClassEpisodes(ABC):
                 f"@source.query_concentration={self.query_concentration} has no effect with "
                 f"@source.query_balance=equal",
                 "@source.query_balance=dirichlet, or leave it out",
+            )
+        if self.train_augment and len(self.input_shape) != 3:
+            raise ConfigError(
+                f"@source.train_augment={list(self.train_augment)} changes images [channels, height, "
+                f"width], the data has {list(self.input_shape)}",
+                "@source.train_augment=[]",
             )
         if self.train_batch is None:
             return
@@ -175,8 +193,11 @@ class ClassEpisodes(ABC):
         """
         if not self._images:
             self.prepare(torch.device("cpu"))
-        if split == "train" and self.train_batch is not None:
-            return self._mini_batches(first_episode, count)
+        if split == "train":
+            return self._training_tasks(first_episode, count)
+        return self._episodes(split, first_episode, count)
+
+    def _episodes(self, split: Split, first_episode: int, count: int) -> Tasks:
         images = self._images[split]
         way, shot, query = self._sizes(split)
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
@@ -204,10 +225,21 @@ class ClassEpisodes(ABC):
             scoring=Scoring(self.loss, self.metrics),
         )
 
-    def _mini_batches(self, first: int, count: int) -> Tasks:
-        examples = self._batches.batch(first, count)
-        query = Examples(self._scaled(examples.x), examples.y)
-        return Tasks(query.take(slice(0)), query, scoring=Scoring(self.loss, self.metrics))
+    def _training_tasks(self, first: int, count: int) -> Tasks:
+        if self.train_batch is None:
+            tasks = self._episodes("train", first, count)
+        else:
+            examples = self._batches.batch(first, count)
+            query = Examples(self._scaled(examples.x), examples.y)
+            tasks = Tasks(query.take(slice(0)), query)
+        if self.train_augment:
+            shots, device = len(tasks.support), tasks.query.x.device
+            draws = Draws(self.seed, _AUGMENTING, first, count, device)
+            x = augment(torch.cat([tasks.support.x, tasks.query.x], 1), self.train_augment, draws)
+            parts = replace(tasks.support, x=x[:, :shots]), replace(tasks.query, x=x[:, shots:])
+            tasks = replace(tasks, support=parts[0], query=parts[1])
+        smoothed = partial(cross_entropy, smoothing=self.train_smoothing) if self.train_smoothing else None
+        return replace(tasks, scoring=Scoring(self.loss, self.metrics, smoothed))
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)

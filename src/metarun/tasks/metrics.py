@@ -47,9 +47,12 @@ class Metric(Measure):
 
     Attributes:
         compute: called as a Loss; never differentiated.
+        pooled: whether it is a property of all tasks together: `compute` returns signed parts, [T, parts],
+            and the score is the sum of the absolute values of their means over tasks. For tests only.
     """
 
     compute: Loss
+    pooled: bool = False
 
 
 LOSS = Measure("loss")
@@ -61,11 +64,13 @@ class Scoring:
 
     Attributes:
         loss: what learning minimises.
+        query_loss: what the outer loop minimises, on query sets; None: `loss`.
         metrics: reported besides the loss; the first selects the best learner; without any, the loss does.
     """
 
     loss: Loss
     metrics: tuple[Metric, ...] = ()
+    query_loss: Loss | None = None
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -90,10 +95,17 @@ def sum_squared_error(predictions: Predictions, targets: Tensor, mask: Tensor | 
     return errors.flatten(1).sum(1) if mask is None else (errors.sum(2) * mask).sum(1)
 
 
-def cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean over examples of −log softmax(logits)[label], in nats; logits [T, n, classes], labels [T, n]."""
-    logits = _logits(predictions)
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+def cross_entropy(
+    predictions: Predictions, labels: Tensor, mask: Tensor | None = None, *, smoothing: float = 0.0
+) -> Tensor:
+    """Mean over examples of −log softmax(logits)[label], in nats; logits [T, n, classes], labels [T, n].
+
+    With a smoothing ε the label has the weight 1 − ε, and all classes share ε (Szegedy et al. 2016,
+    arXiv:1512.00567, section 7).
+    """
+    logits = _logits(predictions).flatten(0, 1)
+    losses = F.cross_entropy(logits, labels.flatten(), reduction="none", label_smoothing=smoothing)
+    losses = losses.view(labels.shape)
     return losses.mean(1) if mask is None else _masked_mean(losses, mask)
 
 
@@ -119,7 +131,26 @@ def binary_accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | Non
     return correct.mean(1) if mask is None else _masked_mean(correct, mask)
 
 
+_BINS = 15
+
+
+def calibration_gaps(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Parts of the expected calibration error: confidence minus accuracy in each of 15 bins, [T, 15].
+
+    Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599, equation 3: a bin's gap is weighted by its share of
+    the examples. Few examples of one task would overestimate it, so the gaps of all tasks are pooled.
+    """
+    confidence, predicted = _logits(predictions).softmax(-1).max(-1)
+    gaps = confidence - (predicted == labels).to(confidence.dtype)
+    bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
+    count: Tensor | int = gaps.shape[1]
+    if mask is not None:
+        gaps, count = gaps.masked_fill(~mask, 0.0), mask.sum(1, keepdim=True).clamp_min(1)
+    return gaps.new_zeros(len(gaps), _BINS).scatter_add(1, bins, gaps) / count
+
+
 ACCURACY = Metric(name="accuracy", higher_is_better=True, percent=True, compute=accuracy)
+CALIBRATION_ERROR = Metric(name="ece", percent=True, compute=calibration_gaps, pooled=True)
 BINARY_ACCURACY = Metric(name="accuracy", higher_is_better=True, percent=True, compute=binary_accuracy)
 
 

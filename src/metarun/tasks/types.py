@@ -124,13 +124,24 @@ class Tasks:
         """Return each task's loss on its examples, [T]."""
         return self._value(self._scoring.loss, self._within_ways(predictions), examples)
 
-    def score(self, predict: Predict, on: Literal["support", "query"] = "query") -> Scores:
-        """Return the loss and the metrics of each task; only the loss is differentiable."""
+    def score(
+        self, predict: Predict, on: Literal["support", "query"] = "query", *, pooled: bool = True
+    ) -> Scores:
+        """Return the loss and the metrics of each task; only the loss is differentiable.
+
+        Args:
+            predict: maps inputs [T, n, …] to predictions.
+            on: the examples to score.
+            pooled: whether to compute metrics of all tasks together, too; see `Metric.pooled`.
+        """
         examples: Examples = getattr(self, on)
         predictions = self._within_ways(predict(examples.x))
-        scores = {"loss": self._value(self._scoring.loss, predictions, examples)}
+        loss = self._scoring.query_loss or self._scoring.loss
+        scores = {"loss": self._value(loss, predictions, examples)}
         with torch.no_grad():
             for metric in self._scoring.metrics:
+                if metric.pooled and not pooled:
+                    continue
                 scores[metric.name] = self._value(metric.compute, predictions, examples)
         return scores
 
