@@ -61,11 +61,13 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
     model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
     model = ["model=linear"] if algo == "nearest" else model
     words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo)]
-    if (algo in OF_CLASSES and data not in CLASSES) or (algo in ON_IMAGES and data != "omniglot"):
+    of_images = algo in ON_IMAGES or algo == "relationnet"
+    if (algo in OF_CLASSES and data not in CLASSES) or (of_images and data != "omniglot"):
         with pytest.raises(
             ConfigError,
             match=r"its targets are values, and algo\._target_=.* learns classes|"
-            r"has no classes to be trained on as a whole, as algo=baseline is: type data=omniglot",
+            r"has no classes to be trained on as a whole, as algo=baseline is: type data=omniglot|"
+            r"has no feature maps to compare",
         ):
             check_fit(read_config(compose_config(words)))
         return
@@ -127,7 +129,7 @@ def test_every_published_set_up_fits_together_and_says_where_it_is_from(name: st
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", OPTIONS["algo"])
 def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: str) -> None:
-    data = ["data=omniglot", "model.filters=4"] if algo in ON_IMAGES else []
+    data = ["data=omniglot", "model.filters=4"] if algo in [*ON_IMAGES, "relationnet"] else []
     data = ["data=binary_classification"] if algo in OF_CLASSES and not data else data
     done = metarun(f"algo={algo}", *data, *FEW, *settings_of(algo), "device=cpu")
     assert done.returncode == 0, done.stderr
@@ -143,6 +145,7 @@ CLOUDS = ["data=binary_classification", "data.dimension=4", *PERCEPTRON]
 IMPROVES: dict[str, list[str]] = {
     **dict.fromkeys(OF_CLASSES, CLOUDS),
     **dict.fromkeys(ON_IMAGES, PERCEPTRON),
+    "relationnet": ["data=omniglot", "model.filters=4", "outer.lr=0.01"],
     # After the network's last ReLU no cosine is negative: without a full context there is little to learn.
     "matchingnet": [*CLOUDS, "data.dimension=2", "algo.full_context=true"],
     "hypernet": [*NETWORK, "inner.lr=0.05"],

@@ -8,10 +8,12 @@ from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
+from metarun.learners.gradient.prototypes import ProtoMAML
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
 from metarun.learners.metric.matchingnet import MatchingNet
 from metarun.learners.metric.protonet import ProtoNet
+from metarun.learners.metric.relationnet import RelationNet
 
 __all__ = [
     "AdaptedParameters",
@@ -25,7 +27,9 @@ __all__ = [
     "MatchingNet",
     "NewHead",
     "Pretrained",
+    "ProtoMAML",
     "ProtoNet",
+    "RelationNet",
     "RidgeRegression",
     "with_inner_loop",
 ]

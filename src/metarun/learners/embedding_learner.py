@@ -142,13 +142,25 @@ class EmbeddingLearner(Learner[Embedded]):
         check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
 
 
-def one_hot(examples: Examples, dtype: torch.dtype) -> Tensor:
-    """Return the labels as [T, n, classes], with zeros for padding; there are as many classes as labels."""
+def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor:
+    """Return the labels as [T, n, classes], with zeros for padding; by default as many classes as labels."""
     labels = examples.y if examples.mask is None else examples.y.masked_fill(~examples.mask, 0)
-    hot = F.one_hot(labels).to(dtype)
+    hot = F.one_hot(labels, classes).to(dtype)
     return hot if examples.mask is None else hot * examples.mask[..., None]
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:
     """Return the mean embedding of each class, [T, classes, features], of features [T, n, features]."""
     return labels.mT @ features / labels.sum(1).clamp_min(1)[..., None]
+
+
+def size_of(model: nn.Module) -> int:
+    """Return the size of a model's embedding.
+
+    Raises:
+        ConfigError: the model does not tell it.
+    """
+    size: Any = getattr(model, "features", None)
+    if not isinstance(size, int):
+        raise ConfigError(f"model: {type(model).__name__} does not tell its `features`, the embedding's size")
+    return size

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
 from metarun.errors import ConfigError
@@ -23,9 +24,11 @@ class Conv4(nn.Sequential):
     a standard normal).
 
     Args:
-        filters: channels of every block.
+        filters: channels of every block, or of each of the four.
         norm: batch, group, layer or none.
         halve: `pool` (2 × 2 max-pooling after the norm) or `stride` (the convolution has stride 2).
+        halvings: how many blocks halve the image; the others, which are the last, keep its size (RelationNet,
+            arXiv:1711.06025, section 3.4, has 2).
         features: `flatten` the last feature map or take its spatial `mean`, as MAML's Omniglot code does.
         context: number of context parameters that scale and shift the third block's channels (algo=cavia).
         warp: add a 1 × 1 convolution after each block's own, starting as the identity (algo=tnet).
@@ -34,9 +37,11 @@ class Conv4(nn.Sequential):
 
     Attributes:
         features: size of the embedding that the head maps to outputs.
+        feature_shape: (channels, height, width) of the map that is flattened to it.
 
     Raises:
-        ConfigError: the input is not an image, or too small to be halved four times.
+        ConfigError: the input is not an image, or too small to be halved so often; or there are not four
+            widths.
     """
 
     def __init__(
@@ -44,9 +49,10 @@ class Conv4(nn.Sequential):
         *,
         input_shape: tuple[int, ...],
         output_size: int | None,
-        filters: Size = 64,
+        filters: Size | tuple[Size, Size, Size, Size] = 64,
         norm: Norm = "batch",
         halve: Literal["pool", "stride"] = "pool",
+        halvings: Annotated[int, Field(ge=0, le=BLOCKS)] = BLOCKS,
         features: Literal["flatten", "mean"] = "flatten",
         context: SizeOrNone = 0,
         warp: bool = False,
@@ -58,30 +64,35 @@ class Conv4(nn.Sequential):
                 "@model=mlp",
             )
         channels, height, width = input_shape
-        stride = 2 if halve == "stride" else 1
+        widths = [filters] * BLOCKS if isinstance(filters, int) else list(filters)
         self.body = nn.Sequential()
-        for index in range(1, BLOCKS + 1):
+        for index, out in enumerate(widths, start=1):
+            halves = index <= halvings
+            stride = 2 if halves and halve == "stride" else 1
             half_size = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
-            block = OrderedDict[str, nn.Module](conv=nn.Conv2d(channels, filters, 3, stride, padding=1))
+            block = OrderedDict[str, nn.Module](conv=nn.Conv2d(channels, out, 3, stride, padding=1))
             if warp:
-                block["warp"] = nn.Conv2d(filters, filters, 1, bias=False)
-            block["norm"] = norm_layer(norm, filters, half_size if stride == 2 else (height, width))
+                block["warp"] = nn.Conv2d(out, out, 1, bias=False)
+            block["norm"] = norm_layer(norm, out, half_size if stride == 2 else (height, width))
             if context and index == 3:
-                block["context"] = Film(context, filters)
-            if stride == 1:
+                block["context"] = Film(context, out)
+            if halves and halve == "pool":
                 block["pool"] = nn.MaxPool2d(2)
             # Max-pooling commutes with ReLU: the same function for a quarter of the work.
             block["relu"] = nn.ReLU()
             self.body.add_module(f"block{index}", nn.Sequential(block))
-            channels, (height, width) = filters, half_size
+            channels, (height, width) = out, half_size if halves else (height, width)
         if height * width == 0:
             raise ConfigError(
-                f"@model=conv4 halves images four times, {list(input_shape)} is too small", "@model=mlp"
+                f"@model=conv4 halves images {halvings} times, {list(input_shape)} is too small",
+                "@model=mlp, or a smaller @model.halvings",
             )
         if features == "mean":
             self.mean = nn.AdaptiveAvgPool2d(1)
+            height = width = 1
         self.flatten = nn.Flatten()
-        self.features = filters * (height * width if features == "flatten" else 1)
+        self.feature_shape = (channels, height, width)
+        self.features = channels * height * width
         if output_size is not None:
             self.head = nn.Linear(self.features, output_size)
         self._initialise()

@@ -289,6 +289,7 @@ _NEW_IN_GROUPS: dict[str, Any] = {
     "data.query_balance": "equal",
     "data.query_concentration": 2,
     "model.init_from": None,
+    "model.halvings": 4,
     "model.strict": True,
     "algo.freeze": None,
     "outer.drop_to": 0.5,

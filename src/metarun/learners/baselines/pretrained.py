@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.errors import ConfigError
 from metarun.learners.embedding import passing, running_changes
-from metarun.learners.embedding_learner import Embedded, EmbeddingLearner
+from metarun.learners.embedding_learner import Embedded, EmbeddingLearner, size_of
 from metarun.learners.soundness import check_forward
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks, TrainsOn
@@ -96,15 +95,3 @@ class Pretrained(EmbeddingLearner):
             super().check(tasks)
         else:
             check_forward(self.model, tasks.query.x[0], tasks.query.x[-1])
-
-
-def size_of(model: nn.Module) -> int:
-    """Return the size of a model's embedding.
-
-    Raises:
-        ConfigError: the model does not tell it.
-    """
-    size: Any = getattr(model, "features", None)
-    if not isinstance(size, int):
-        raise ConfigError(f"model: {type(model).__name__} does not tell its `features`, the embedding's size")
-    return size

@@ -121,9 +121,15 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         for name in per_step_names:
             p = model.get_parameter(name).requires_grad_(False)  # replaced by the values of each step
             self.each_step[key(name)] = nn.Parameter(p.repeat(max(loop.steps, 1), *[1] * p.dim()))
-        self._forward = TaskForward(model)
-        initial = {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
-        rule.prepare(initial, streams.generator("rule"))
+        self._forward = self._make_forward(model)
+        rule.prepare(self._like(model), streams.generator("rule"))
+
+    def _make_forward(self, model: nn.Module) -> TaskForward:
+        return TaskForward(model)
+
+    def _like(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return tensors with the names and shapes of the parameters that adapt, without T."""
+        return {n: p.detach() for n, p in model.named_parameters() if n in self.adapted_names}
 
     @property
     def steps(self) -> int:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Count
-from metarun.learners.embedding_learner import EmbeddingLearner
+from metarun.learners.embedding_learner import EmbeddingLearner, size_of
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
@@ -65,12 +65,7 @@ class MatchingNet(EmbeddingLearner):
                 "@learner.full_context=true, or leave it out",
             )
         if full_context:
-            size = getattr(self.model, "features", None)
-            if not isinstance(size, int):
-                raise ConfigError(
-                    "@learner.full_context=true: the model does not tell its `features`",
-                    "@learner.full_context=false",
-                )
+            size = size_of(self.model)
             with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
                 torch.default_generator.manual_seed(Streams(seed, seeding).start("learner"))
                 self.support_lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
