@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from metarun.bench.cases import CASES, GROWTH
+from metarun.bench.cases import CASES, EMBEDDING, GROWTH
 from metarun.bench.check import Check, is_the_same
 from metarun.bench.sides import PEERS
 from metarun.bench.torch_peers import per_task_loop
@@ -42,6 +42,13 @@ def test_the_sides_agree_except_where_functorch_is_wrong(case: str, peer: str) -
     assert PEERS[peer].can(check.work(), CPU) == ((case, peer) not in UNABLE)
     if (case, peer) not in UNABLE:
         assert is_the_same(check.relative_error(PEERS[peer].start)) == ((case, peer) not in WRONG)
+
+
+@pytest.mark.parametrize("case", [case for case in EMBEDDING if case.endswith("-head")])
+def test_one_episode_after_another_agrees_for_a_learner_without_steps(case: str) -> None:
+    check = Check(CASES[case])
+    assert [name for name, peer in PEERS.items() if peer.can(check.work(), CPU)] == ["loop"]
+    assert is_the_same(check.relative_error(PEERS["loop"].start))
 
 
 @pytest.mark.parametrize("case", [*SINUSOID, pytest.param("conv4-5q", marks=pytest.mark.slow)])

@@ -13,6 +13,23 @@ _METASGD = "algo=metasgd"
 _5_STEPS = "inner.steps=5"
 _COMPILED = "engine.compile=true"
 
+_20_WAY = ["data=noise", "data.way=20", "data.shot=5", "data.query=5"]
+# Sixteen tasks, of which a small embedding leaves most of the time to the solver.
+_HEAD = [
+    "data=noise",
+    "data.image=[1,8,8]",
+    "data.shot=5",
+    "model=mlp",
+    "model.hidden=[64]",
+    "train.meta_batch=16",
+]
+
+EMBEDDING: dict[str, list[str]] = {
+    "protonet-conv4-20way": ["algo=protonet", *_20_WAY, "train.meta_batch=4"],
+    "r2d2-head": ["algo=r2d2", *_HEAD],
+}
+"""Cases of learners without inner steps; `floor` leaves them out."""
+
 CASES: dict[str, list[str]] = {
     "sinusoid-1": ["inner.steps=1"],
     "sinusoid-5": [_5_STEPS],
@@ -41,6 +58,7 @@ CASES: dict[str, list[str]] = {
         "inner.lr=0.01",
         "train.meta_batch=4",
     ],
+    **EMBEDDING,
 }
 """Overrides of the default config, by name. The number before q is the query images per task."""
 

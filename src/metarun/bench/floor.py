@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarun.bench.cases import CASES
+from metarun.bench.cases import CASES, EMBEDDING
 from metarun.bench.race import Racer
 from metarun.bench.rows import Row, conditions
 from metarun.bench.work import make_work
@@ -109,6 +109,8 @@ def floor(device_name: str, seconds: float) -> Iterator[Row]:
         yield {"case": "peak", "what": name, "giga_per_second": rate / 1e9, **conditions(device_name)}
     fastest = max(rate for name, rate in rates.items() if name.endswith("float32"))
     for name, overrides in CASES.items():
+        if name in EMBEDDING:
+            continue
         log.info("floor: %s", name)
         operations, traffic_bytes = operations_and_bytes(overrides)
         row = {

@@ -55,7 +55,7 @@ def compare(
 
 
 def _size(work: Work) -> Row:
-    return {"tasks": work.meta_batch, "steps": work.learner.loop.steps}
+    return {"tasks": work.meta_batch, "steps": work.learner.loop.steps if work.has_inner_loop else 0}
 
 
 def _result(ours: Racer, theirs: Racer) -> Row:

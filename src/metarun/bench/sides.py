@@ -69,9 +69,13 @@ def _anything(work: Work, device: torch.device) -> bool:  # noqa: ARG001
     return True
 
 
-def _second_order(work: Work, device: torch.device) -> bool:  # noqa: ARG001
+def _inner_loops(work: Work, device: torch.device) -> bool:  # noqa: ARG001
+    return work.has_inner_loop
+
+
+def _second_order(work: Work, device: torch.device) -> bool:
     # higher, without a graph, leaves the initialisation without a gradient; TorchOpt always builds the graph.
-    return not isinstance(work.metagradient, FirstOrder)
+    return _inner_loops(work, device) and not isinstance(work.metagradient, FirstOrder)
 
 
 def _one_rate(work: Work, device: torch.device) -> bool:
@@ -83,12 +87,12 @@ def _compiled_too(work: Work, device: torch.device) -> bool:
     # The extra installs JAX for CPUs; accelerators need other builds. JAX always compiles, so it races
     # compiled metarun; on images compiling does not make metarun faster.
     images = len(work.source.input_shape) == 3
-    return device.type == "cpu" and (work.settings.compile or images)
+    return work.has_inner_loop and device.type == "cpu" and (work.settings.compile or images)
 
 
 PEERS: dict[str, Peer] = {
     "loop": Peer(_torch(torch_peers.per_task_loop), _anything, "torch"),
-    "nested": Peer(_torch(torch_peers.nested_functorch), _anything, "torch"),
+    "nested": Peer(_torch(torch_peers.nested_functorch), _inner_loops, "torch"),
     "higher": Peer(_torch(torch_peers.higher_library), _second_order, "higher"),
     "torchopt": Peer(_torch(torch_peers.torchopt_library), _one_rate, "torchopt"),
     "jax": Peer(_jax, _compiled_too, "jax"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,18 @@ from torch.func import functional_call, grad, vmap
 from metarun.bench.work import Work
 from metarun.metagradients import FirstOrder
 from metarun.rules import SGD, LearnedRates
+from metarun.tasks import Scoring
 
 Rates = dict[str, Tensor | float]
 Task = tuple[Tensor, Tensor]
 
 
 def per_task_loop(work: Work) -> None:
-    """Compute task by task: clone, adapt, backward, as learn2learn does."""
+    """Compute task by task: clone, adapt, backward, as learn2learn does; or embed and solve each episode."""
     learner, batch = work.learner, work.batch
+    if not work.has_inner_loop:
+        _per_episode(work)
+        return
     exact = not isinstance(work.metagradient, FirstOrder)
     initial = dict(learner.model.named_parameters())
     for t in range(len(batch)):
@@ -31,6 +36,15 @@ def per_task_loop(work: Work) -> None:
             }
         query = _loss(work, params, batch.query.x[t], batch.query.y[t])
         torch.autograd.backward(query / len(batch))
+
+
+def _per_episode(work: Work) -> None:
+    """Embed, solve and differentiate one episode after another, as easyfsl, LibFewShot and learn2learn do."""
+    learner, batch = work.learner, replace(work.batch, scoring=Scoring(work.source.loss))
+    for t in range(len(batch)):
+        episode = batch.part(slice(t, t + 1))
+        losses = learner.scores(learner.adapt(episode), episode)["loss"]
+        torch.autograd.backward(losses.sum() / len(batch))
 
 
 def nested_functorch(work: Work) -> None:

@@ -17,7 +17,7 @@ from metarun.engine.settings import Engine, EngineSettings
 from metarun.engine.tuning import choose
 from metarun.experiment.build import build, build_metagradient
 from metarun.experiment.config import read_config
-from metarun.learners import GradientAdaptation, with_inner_loop
+from metarun.learners import GradientAdaptation
 from metarun.metagradients import MetaGradient, Progress
 from metarun.tasks import Tasks, TaskSource
 
@@ -34,12 +34,17 @@ class Work:
         settings: the config's settings of metarun's engine; other sides do not use them.
     """
 
-    learner: GradientAdaptation
+    learner: Any  # a GradientAdaptation, where `has_inner_loop`
     metagradient: MetaGradient[Any]
     batch: Tasks
     source: TaskSource
     meta_batch: int
     settings: EngineSettings
+
+    @property
+    def has_inner_loop(self) -> bool:
+        """Whether the learner takes gradient steps; else it embeds, and a task is solved at once."""
+        return isinstance(self.learner, GradientAdaptation)
 
     @cached_property
     def engine(self) -> Engine:
@@ -69,8 +74,8 @@ def make_work(
     """
     config = read_config(compose_config([*overrides, "device=cpu"], [str(_CONF)]))
     experiment = build(config)
-    learner, source = with_inner_loop(experiment.learner, "metarun bench"), experiment.source
-    learner.to(device, dtype)
+    source = experiment.source
+    learner = experiment.learner.to(device, dtype)
     batch = source.batch("train", 0, tasks or config.train.meta_batch).to(device, dtype)
     return Work(
         learner,

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from metarun.bench.cases import CASES, GROWTH, SOURCES
+from metarun.bench.cases import CASES, EMBEDDING, GROWTH, SOURCES
 from metarun.bench.floor import floor
 from metarun.bench.plot import check_plot, draw
 from metarun.bench.rows import Row, compare, data_path
@@ -109,7 +109,7 @@ def _jobs(case: str, options: argparse.Namespace) -> Iterator[Job]:
     if case == "startup":
         yield "startup", partial(startup, *conditions), ""
     elif case == "floor":
-        yield f"floor, {len(CASES)} cases", partial(floor, *conditions), ""
+        yield f"floor, {len(CASES) - len(EMBEDDING)} cases", partial(floor, *conditions), ""
     elif case == "data":
         for source, overrides in SOURCES.items():
             absent = f"data of {source}: it is not in the folder METARUN_DATA"
