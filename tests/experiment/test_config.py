@@ -28,6 +28,8 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "protonet": ["data=binary_classification"],
         "matchingnet": ["data=binary_classification"],
         "r2d2": ["data=binary_classification"],
+        "metaoptnet": ["data=binary_classification"],
+        "logistic": ["data=binary_classification"],
         "proto_maml": ["data=binary_classification"],
         "relationnet": ["data=omniglot"],
         "nearest": ["data=binary_classification"],

@@ -15,8 +15,17 @@ from metarun.engine.executor import Executor
 from metarun.engine.meta_steps import meta_steps
 from metarun.engine.settings import Engine
 from metarun.errors import ConfigError
-from metarun.learners import EmbeddingLearner, MatchingNet, ProtoNet, RelationNet, RidgeRegression
+from metarun.learners import (
+    EmbeddingLearner,
+    LogisticRegression,
+    MatchingNet,
+    MetaOptNet,
+    ProtoNet,
+    RelationNet,
+    RidgeRegression,
+)
 from metarun.learners.closed_form.ridge import ridge
+from metarun.learners.closed_form.svm import crammer_singer
 from metarun.metagradients import Exact, Progress
 from metarun.models import MLP, Conv4
 from metarun.tasks import Examples, Scoring, Tasks
@@ -30,6 +39,9 @@ LEARNERS = {
     "full-context": lambda **given: MatchingNet(full_context=True, attention_steps=3, **given),
     "relationnet": lambda **given: RelationNet(loss="cross_entropy", channels=4, hidden=3, **given),
     "r2d2": RidgeRegression,
+    "metaoptnet": lambda **given: MetaOptNet(scale=3.0, **given),
+    "metaoptnet-ridge": lambda **given: MetaOptNet(solver="ridge", regularisation=0.7, **given),
+    "logistic": lambda **given: LogisticRegression(regularisation=0.5, newton_steps=12, **given),
     "r2d2-learned": lambda **given: RidgeRegression(regularisation=0.5, learn_regularisation=True, **given),
 }
 WAY, SHOT, QUERY = 3, 2, 4
@@ -103,6 +115,37 @@ def in_full_context(learner: MatchingNet, support: Tensor, query: Tensor) -> tup
     return embedded, torch.stack(queries)
 
 
+def support_vectors(f: Tensor, y: Tensor, bound: float = 0.1) -> Tensor:
+    """The weights: which bounds are active is found without a graph, the linear system is solved with one."""
+    n, way = y.shape
+    quadratic = torch.kron(f @ f.T + torch.eye(n, dtype=f.dtype), torch.eye(way, dtype=f.dtype))
+    sums = torch.kron(torch.eye(n, dtype=f.dtype), torch.ones(1, way, dtype=f.dtype))
+    linear, upper = -y.flatten(), bound * y.flatten()
+    with torch.no_grad():
+        active = crammer_singer((f @ f.T)[None], y[None], bound, 20)[0].flatten() > upper - 1e-9
+    rows = torch.eye(n * way, dtype=f.dtype)[active]
+    corner = torch.zeros(n + len(rows), n + len(rows), dtype=f.dtype)
+    matrix = torch.cat(
+        [torch.cat([quadratic, sums.T, rows.T], 1), torch.cat([torch.cat([sums, rows]), corner], 1)]
+    )
+    right = torch.cat([-linear, torch.zeros(n, dtype=f.dtype), upper[active]])
+    solution = torch.linalg.lstsq(matrix, right[:, None], driver="gelsd").solution
+    return f.T @ solution[: n * way].view(n, way)
+
+
+def by_newton(z: Tensor, y: Tensor) -> Tensor:
+    """The weights of logistic regression by full Newton steps on all entries, with the graph of every step."""
+    weights = torch.zeros(z.shape[1], WAY, dtype=z.dtype)
+    for _ in range(12):
+        p = (z @ weights).softmax(1)
+        curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None]
+        hessian = torch.einsum("ni,nab,nj->iajb", z, curvature, z).reshape(z.shape[1] * WAY, -1)
+        hessian = hessian + 0.5 * torch.eye(len(hessian), dtype=z.dtype)
+        gradient = z.T @ (p - y) + 0.5 * weights
+        weights = weights - torch.linalg.solve(hessian, gradient.flatten()).view(weights.shape)
+    return weights
+
+
 def compared(learner: RelationNet, pairs: Tensor) -> Tensor:
     """The relation module with torch's own batch statistics; maps of 1 × 1 pixels are not pooled."""
     weights = dict(learner.relation.named_parameters())
@@ -116,26 +159,39 @@ def compared(learner: RelationNet, pairs: Tensor) -> Tensor:
 
 def classify(name: str, learner: EmbeddingLearner, support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
     """The logits of one task, written again: support [n, d], query [m, d]."""
-    if name.startswith("r2d2"):
-        strength = 50.0 if name == "r2d2" else learner.log_regularisation.exp()
-        z = F.pad(support, (0, 1), value=1.0) / len(support) ** 0.5
-        y = torch.eye(WAY, dtype=z.dtype)[labels] / len(support) ** 0.5
-        weights = torch.linalg.solve(z.T @ z + strength * torch.eye(z.shape[1], dtype=z.dtype), z.T @ y)
-        return learner.scale * F.pad(query, (0, 1), value=1.0) @ weights + learner.bias
+    y = torch.eye(WAY, dtype=query.dtype)[labels]
+    if name.startswith(("r2d2", "metaoptnet", "logistic")):
+        return by_weights(name, learner, support, y, query)
     if name == "relationnet":
         shape = learner.feature_shape
-        sums = torch.stack([support[labels == label].sum(0) for label in range(WAY)]).view(WAY, *shape)
+        sums = (y.T @ support).view(WAY, *shape)
         pairs = [torch.cat([c, q.view(shape)]) for q in query for c in sums]
         return compared(learner, torch.stack(pairs)).view(len(query), WAY)
     if name in ("matchingnet", "full-context"):
         if name == "full-context":
             support, query = in_full_context(learner, support, query)
         similarity = F.cosine_similarity(query[:, None], support[None], dim=2)
-        return (similarity.softmax(1) @ torch.eye(WAY, dtype=query.dtype)[labels]).log()
+        return (similarity.softmax(1) @ y).log()
     means = torch.stack([support[labels == label].mean(0) for label in range(WAY)])
     if name == "cosine":
         return learner.temperature * F.cosine_similarity(query[:, None], means[None], dim=2)
     return -torch.cdist(query, means).square()
+
+
+def by_weights(name: str, learner: EmbeddingLearner, support: Tensor, y: Tensor, query: Tensor) -> Tensor:
+    """The logits of a linear classifier, whose weights are solved for anew."""
+    if name == "metaoptnet":
+        return learner.scale * query @ support_vectors(support, y)
+    if name == "metaoptnet-ridge":
+        inverse = torch.linalg.inv(support.T @ support + 0.7 * torch.eye(support.shape[1], dtype=y.dtype))
+        return learner.scale * query @ (inverse @ support.T @ y)
+    z, query = (F.pad(each, (0, 1), value=1.0) for each in (support, query))
+    if name == "logistic":
+        return learner.scale * query @ by_newton(z, y)
+    strength = 50.0 if name == "r2d2" else learner.log_regularisation.exp()
+    z, y = z / len(support) ** 0.5, y / len(support) ** 0.5
+    weights = torch.linalg.solve(z.T @ z + strength * torch.eye(z.shape[1], dtype=z.dtype), z.T @ y)
+    return learner.scale * query @ weights + learner.bias
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5])

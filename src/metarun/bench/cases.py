@@ -27,6 +27,8 @@ _HEAD = [
 EMBEDDING: dict[str, list[str]] = {
     "protonet-conv4-20way": ["algo=protonet", *_20_WAY, "train.meta_batch=4"],
     "r2d2-head": ["algo=r2d2", *_HEAD],
+    "metaoptnet-head": ["algo=metaoptnet", *_HEAD],
+    "logistic-head": ["algo=logistic", *_HEAD],
 }
 """Cases of learners without inner steps; `floor` leaves them out."""
 

@@ -3,7 +3,9 @@
 from metarun.learners.baselines.finetuning import Finetuning
 from metarun.learners.baselines.head import NewHead
 from metarun.learners.baselines.pretrained import Pretrained
+from metarun.learners.closed_form.logistic import LogisticRegression
 from metarun.learners.closed_form.ridge import RidgeRegression
+from metarun.learners.closed_form.svm import MetaOptNet
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation
 from metarun.learners.gradient.inner_loop import InnerLoop
@@ -24,7 +26,9 @@ __all__ = [
     "InnerLoop",
     "IterativeLearner",
     "Learner",
+    "LogisticRegression",
     "MatchingNet",
+    "MetaOptNet",
     "NewHead",
     "Pretrained",
     "ProtoMAML",

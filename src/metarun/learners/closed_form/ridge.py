@@ -47,13 +47,13 @@ class RidgeRegression(EmbeddingLearner):
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return the weights W, [T, features + 1, classes]."""
         counts = labels.sum((1, 2)).sqrt()[:, None, None]  # without padding
-        z = _with_ones(features) * labels.sum(2, keepdim=True) / counts
+        z = with_ones(features) * labels.sum(2, keepdim=True) / counts
         learned = self.log_regularisation
         return ridge(z, labels / counts, self.regularisation if learned is None else learned.exp())
 
     def classify(self, classifier: Tensor, features: Tensor) -> Tensor:
         """Return the logits of embeddings, [T, n, classes]."""
-        return self.scale * (_with_ones(features) @ classifier) + self.bias
+        return self.scale * (with_ones(features) @ classifier) + self.bias
 
 
 def ridge(z: Tensor, y: Tensor, regularisation: Tensor | float) -> Tensor:
@@ -71,5 +71,6 @@ def ridge(z: Tensor, y: Tensor, regularisation: Tensor | float) -> Tensor:
     return torch.cholesky_solve(z.mT @ y, factor)
 
 
-def _with_ones(features: Tensor) -> Tensor:
+def with_ones(features: Tensor) -> Tensor:
+    """Append a one to each embedding, [T, n, features + 1]."""
     return torch.cat([features, torch.ones_like(features[..., :1])], -1)
