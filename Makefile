@@ -49,6 +49,8 @@ $(VENV)/metarun: pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	touch $@
 
+# easyfsl wants torchvision, which the tests do without: its methods alone are compared with.
 $(VENV)/installed: $(VENV)/metarun
 	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-deps easyfsl
 	touch $@

@@ -60,7 +60,7 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
     # A model with context parameters, warp layers and a body, wherever an algorithm may ask for them.
     model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
     model = ["model=linear"] if algo == "nearest" else model
-    words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo)]
+    words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo), *FASTER.get(algo, [])]
     of_images = algo in ON_IMAGES or algo == "relationnet"
     if (algo in OF_CLASSES and data not in CLASSES) or (of_images and data != "omniglot"):
         with pytest.raises(
@@ -131,7 +131,7 @@ def test_every_published_set_up_fits_together_and_says_where_it_is_from(name: st
 def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: str) -> None:
     data = ["data=omniglot", "model.filters=4"] if algo in [*ON_IMAGES, "relationnet"] else []
     data = ["data=binary_classification"] if algo in OF_CLASSES and not data else data
-    done = metarun(f"algo={algo}", *data, *FEW, *settings_of(algo), "device=cpu")
+    done = metarun(f"algo={algo}", *data, *FEW, *settings_of(algo), *FASTER.get(algo, []), "device=cpu")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
 
@@ -142,10 +142,12 @@ TOY = [*LINES, "model=linear", "inner.lr=0.1", "outer.lr=0.1"]
 NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
 PERCEPTRON = ["model=mlp", "model.hidden=[16]", "outer.lr=0.01"]
 CLOUDS = ["data=binary_classification", "data.dimension=4", *PERCEPTRON]
+# A thousand steps of TIM for each test are for a real one.
+FASTER = {"tim": ["algo.steps=20"]}
 IMPROVES: dict[str, list[str]] = {
     **dict.fromkeys(OF_CLASSES, CLOUDS),
     **dict.fromkeys(ON_IMAGES, PERCEPTRON),
-    "relationnet": ["data=omniglot", "model.filters=4", "outer.lr=0.01"],
+    "relationnet": ["data=omniglot", "model.filters=4", "model.halvings=3", "data.query=2", "outer.lr=0.01"],
     # After the network's last ReLU no cosine is negative: without a full context there is little to learn.
     "matchingnet": [*CLOUDS, "data.dimension=2", "algo.full_context=true"],
     "hypernet": [*NETWORK, "inner.lr=0.05"],
@@ -163,7 +165,13 @@ BLOBS = {"_target_": "toy_images.Blobs", "way": 3, "shot": 5, "query": 5, "train
 def test_every_algorithm_improves_on_its_toy_task(tmp_path: Path, algo: str) -> None:
     def final_loss(steps: int) -> float:
         toy = IMPROVES.get(algo, TOY)
-        settings = [f"algo={algo}", *toy, f"train.steps={steps}", "train.validate_every=0"]
+        settings = [
+            f"algo={algo}",
+            *toy,
+            *FASTER.get(algo, []),
+            f"train.steps={steps}",
+            "train.validate_every=0",
+        ]
         node = compose_config(["train.meta_batch=4", *settings, "train.test_tasks=50", "device=cpu"])
         if algo in ON_IMAGES:
             node["data"] = BLOBS

@@ -62,6 +62,27 @@ def test_it_goes_on_and_is_compared_with_others_on_the_same_tasks(trained: Typed
     ("words", "complaint"),
     [
         (["algo=maml", "data.train_way=10"], "has a head of fixed size: leave data.train_way out, or type"),
+        (
+            ["algo=baseline", "data.train_batch=null"],
+            "is trained on images of all training classes: type data.tr",
+        ),
+        (
+            ["algo=maml", "data.train_batch=8"],
+            "is trained on episodes: type data.train_batch=null, or algo=bas",
+        ),
+        (
+            ["algo=baseline", "data=sinusoid"],
+            "has no classes to be trained on as a whole, as algo=baseline is",
+        ),
+        (
+            ["algo=baseline", "inner=metasgd"],
+            "LearnedRates has weights of its own, which supervised training",
+        ),
+        (["algo=finetune", "algo.transductive=true"], "algo.transductive=true: there is no such key"),
+        (
+            ["algo=relationnet", "model=mlp"],
+            "MLP has no feature maps to compare (`feature_shape`): type model=conv4",
+        ),
         (["algo=protonet", "inner=sgd"], "uses no inner, so its keys would have no effect: type inner=none"),
         (
             ["algo=protonet", "metagradient=reptile"],

@@ -14,6 +14,10 @@ from metarun.errors import ConfigError
 from metarun.experiment.build import build, build_metagradient, build_outer
 from metarun.experiment.config import read_config
 
+ON_IMAGES = (
+    *("baseline", "baseline++", "finetune"),
+    *("simpleshot", "bdcspn", "laplacianshot", "tim", "pt_map"),
+)
 YAMLS = sorted(CONF.glob("*/*.yaml"))
 ids = [f"{path.parent.name}={path.stem}" for path in YAMLS]
 ALONE = {"_target_": "lone_learners.ShiftedMean"}
@@ -28,12 +32,14 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "protonet": ["data=binary_classification"],
         "matchingnet": ["data=binary_classification"],
         "r2d2": ["data=binary_classification"],
+        "feat": ["data=binary_classification"],
+        "soft_kmeans": ["data=binary_classification"],
         "metaoptnet": ["data=binary_classification"],
         "logistic": ["data=binary_classification"],
         "proto_maml": ["data=binary_classification"],
         "relationnet": ["data=omniglot"],
         "nearest": ["data=binary_classification"],
-        **{algo: ["data=omniglot"] for algo in ("baseline", "baseline++", "finetune")},
+        **{algo: ["data=omniglot"] for algo in ON_IMAGES},
     }
     extra = needs.get(path.stem, [])
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

@@ -119,7 +119,7 @@ def test_its_meta_gradient_is_that_of_a_loop_over_tasks(own: Typed) -> None:
         (["engine.rematerialise=true"], "has no inner steps to recompute"),
         (["metagradient=first_order"], "trains learners of the kind GradientAdaptation, not ProtoNet"),
         (["metagradient=multi_step"], "trains learners of the kind IterativeLearner, not ProtoNet"),
-        (["algo.adapts=head"], "algo.adapts=head: there is no such key; choose from (it has none)"),
+        (["algo.adapts=head"], "algo.adapts=head: there is no such key; choose from freeze"),
         (["model=none"], "model.hidden=[8]: with model=none this key has no effect"),
     ],
 )

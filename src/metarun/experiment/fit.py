@@ -29,6 +29,11 @@ def needs_of(config: Config, learner_class: Any) -> set[str]:
                 f"{group}._target_={target}: algo._target_={algo} uses no {group}, so its keys would have no "
                 f"effect: type {group}=none"
             )
+    if config.algo.get("freeze") is not None and "model" not in needs:
+        raise ConfigError(
+            f"algo.freeze={config.algo['freeze']}: algo._target_={algo} is given no model, of "
+            f"which it could fix parameters: leave it out"
+        )
     loop_keys = [key for key in config.inner if key in InnerLoop.model_fields]
     if loop_keys and "loop" not in needs:
         key = loop_keys[0]

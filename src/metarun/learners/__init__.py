@@ -13,11 +13,22 @@ from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.prototypes import ProtoMAML
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
+from metarun.learners.metric.feat import FEAT
 from metarun.learners.metric.matchingnet import MatchingNet
 from metarun.learners.metric.protonet import ProtoNet
 from metarun.learners.metric.relationnet import RelationNet
+from metarun.learners.metric.simpleshot import SimpleShot
+from metarun.learners.transductive.bdcspn import BDCSPN
+from metarun.learners.transductive.laplacianshot import LaplacianShot
+from metarun.learners.transductive.pt_map import PTMAP
+from metarun.learners.transductive.soft_kmeans import SoftKMeans
+from metarun.learners.transductive.tim import TIM
 
 __all__ = [
+    "BDCSPN",
+    "FEAT",
+    "PTMAP",
+    "TIM",
     "AdaptedParameters",
     "Derivatives",
     "EmbeddingLearner",
@@ -25,6 +36,7 @@ __all__ = [
     "GradientAdaptation",
     "InnerLoop",
     "IterativeLearner",
+    "LaplacianShot",
     "Learner",
     "LogisticRegression",
     "MatchingNet",
@@ -35,5 +47,7 @@ __all__ = [
     "ProtoNet",
     "RelationNet",
     "RidgeRegression",
+    "SimpleShot",
+    "SoftKMeans",
     "with_inner_loop",
 ]

@@ -82,12 +82,17 @@ class Pretrained(EmbeddingLearner):
         self.training_head = TrainingHead(size_of(model), training_output_size, head, scale, start)
 
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return the classifiers of T tasks; in training, the logits of T mini-batches of all classes."""
+        """Return the classifiers of T tasks; in training, the logits of T mini-batches of all classes.
+
+        In the place of a classifier there are then the mean embeddings of the mini-batches, [T, features].
+        """
         if not self.training:
             return super().adapt(tasks)
         with passing(now := self._pass(len(tasks))):
-            logits = self.training_head(self.embed(tasks.query.x))
-        return Embedded(tasks.support.x, None, tasks.query.x, logits, running_changes(self, now))
+            features = self.embed(tasks.query.x)
+            logits = self.training_head(features)
+        means = features.detach().mean(1)
+        return Embedded(tasks.support.x, means, tasks.query.x, logits, running_changes(self, now))
 
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError as EmbeddingLearner does; a training mini-batch has no support set."""

@@ -128,8 +128,8 @@ class _InWeights(_Problem):
 class _InExamples(_Problem):
     """θ = A with W = zᵀ A, R = K = z zᵀ, L = 1.
 
-    A Newton step is −(λ + J K)⁻¹ r with J_i = diag(p_i) − p_i p_iᵀ. With U_i = diag(√p_i) (1 − √p_i √p_iᵀ), so
-    that J = U Uᵀ, it is −(r − U (λ + Uᵀ K U)⁻¹ Uᵀ K r)/λ, of a symmetric matrix (Woodbury).
+    A Newton step is −(λ + J K)⁻¹ r, with J_i = diag(p_i) − p_i p_iᵀ. With U_i = diag(√p_i) (1 − √p_i √p_iᵀ),
+    J = U Uᵀ, and the step is −(r − U (λ + Uᵀ K U)⁻¹ Uᵀ K r)/λ, of a symmetric matrix (Woodbury).
     """
 
     def left(self, gradient: Tensor) -> Tensor:

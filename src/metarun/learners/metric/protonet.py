@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.learners.embedding_learner import EmbeddingLearner, class_means
+from metarun.learners.similarities import cosines, squared_distances
 
 _TEMPERATURE = 10.0
 Temperature = Annotated[float, Field(gt=0, lt=1e6)]
@@ -59,6 +59,5 @@ class ProtoNet(EmbeddingLearner):
     def classify(self, classifier: Tensor, features: Tensor) -> Tensor:
         """Return the logits of embeddings, [T, n, classes]."""
         if self.temperature is not None:
-            return self.temperature * (F.normalize(features, dim=2) @ F.normalize(classifier, dim=2).mT)
-        squares = features.square().sum(2)[..., None] + classifier.square().sum(2)[:, None]
-        return 2 * features @ classifier.mT - squares
+            return self.temperature * cosines(features, classifier)
+        return -squared_distances(features, classifier)

@@ -1,0 +1,70 @@
+"""Embeddings of a pretrained network, centred and normalised before a classifier sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.learners.baselines.pretrained import Pretrained
+from metarun.learners.embedding_learner import Embedded, size_of
+from metarun.tasks import Tasks
+
+Transform = Literal["none", "l2", "centred_l2"]
+
+# The mean of the training embeddings follows the last hundred mini-batches or so.
+_MOMENTUM = 0.01
+
+
+class Transformed(Pretrained):
+    """A pretrained network whose embeddings are transformed in tests.
+
+    Args:
+        transform: none; l2: each embedding is divided by its length; centred_l2: the mean embedding of the
+            training images is subtracted before (SimpleShot's CL2N, arXiv:1911.04623, section 3). The mean is
+            a moving one, of the training's mini-batches; before any it is zero.
+        **shared: see Pretrained.
+
+    Attributes:
+        centre: moving sum of the mean embeddings of mini-batches, [features].
+        centre_weight: moving sum of their weights, which starts from 0.
+    """
+
+    needs = frozenset({"model", "training_output_size", "seed", "seeding"})
+
+    centre: Tensor
+    centre_weight: Tensor
+
+    def __init__(self, *, transform: Transform = "none", **shared: Any) -> None:
+        super().__init__(**shared)
+        self.transform = transform
+        self.register_buffer("centre", torch.zeros(size_of(self.model)))
+        self.register_buffer("centre_weight", torch.zeros(()))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map examples [T, n, …] to embeddings [T, n, features]; in tests they are transformed."""
+        features = super().embed(x)
+        if self.training or self.transform == "none":
+            return features
+        if self.transform == "centred_l2":
+            tiny = torch.finfo(features.dtype).tiny
+            features = features - self.centre / self.centre_weight.clamp_min(tiny)
+        return F.normalize(features, dim=2)
+
+    def adapt(self, tasks: Tasks) -> Embedded:
+        """Return what Pretrained does; in training, with what the mini-batches add to the centre."""
+        adapted = super().adapt(tasks)
+        if not self.training:
+            return adapted
+        return replace(adapted, changes={**adapted.changes, **self._of_centre(adapted)})
+
+    def _of_centre(self, adapted: Embedded) -> Mapping[str, Tensor]:
+        means = adapted.classifier  # of each mini-batch, [T, features]
+        return {
+            "centre": _MOMENTUM * (means - self.centre),
+            "centre_weight": (_MOMENTUM * (1 - self.centre_weight)).expand(len(means)),
+        }

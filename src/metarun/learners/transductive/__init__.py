@@ -1,0 +1,1 @@
+"""Learners that classify the query set of a task as a whole."""

@@ -1,0 +1,40 @@
+"""What learners have in common that see the whole query set before they classify any of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.learners.baselines.transformed import Transformed
+from metarun.tasks import Tasks
+
+
+class Transductive(Transformed):
+    """A pretrained network, and a classifier whose `classify` uses all query embeddings of a task together.
+
+    It is transductive whatever `transductive` says about batch norms.
+    """
+
+    @property
+    def is_transductive(self) -> bool:
+        """True: a prediction depends on the other query examples."""
+        return True
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError as EmbeddingLearner does, and for padding in a query set."""
+        check_no_padding(type(self).__name__, tasks)
+        super().check(tasks)
+
+
+def check_no_padding(name: str, tasks: Tasks) -> None:
+    """Raise ConfigError where padding would be taken for query examples."""
+    if tasks.query.mask is not None:
+        raise ConfigError(
+            f"{name} learns from the query set, and would learn from its padding", "@learner=protonet"
+        )
+
+
+def predicted(scores: Tensor) -> Tensor:
+    """Return the class of the largest score as one-hot, like the scores [T, n, classes]."""
+    return torch.zeros_like(scores).scatter_(2, scores.argmax(2, keepdim=True), 1.0)
