@@ -30,6 +30,10 @@ NEEDS = {
     "inner=reptile": ["metagradient=reptile"],
     "metagradient=truncated": ["inner=metasgd"],
     "model=conv4": ["data=omniglot", "model.filters=4"],
+    "model=resnet10": ["data=omniglot", "model.width=2"],
+    "model=resnet18": ["data=omniglot", "model.width=2"],
+    "model=resnet12": ["data=omniglot", "model.widths=[2,2,3,3]"],
+    "model=wrn28_10": ["data=omniglot", "model.depth=10", "model.widen=1", "data.query=1"],
     "model=linear": ["data=linear_regression"],
     "model=vector": ["data=quadratics"],
 }
