@@ -106,6 +106,9 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert_same(a["outer"], b["outer"])
 
 
+AUGMENTED = ["data.train_augment=[flip,crop,colour]", "data.train_smoothing=0.1", "engine.chunk=1"]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -114,10 +117,16 @@ def test_a_resumed_run_ends_with_the_same_bits(
         ["algo=l2l", "inner.steps=6", "metagradient.window=2"],
         ["algo=l2l", "inner=metz", "inner.steps=6", "metagradient=pes", "metagradient.window=2"],
         ["algo=l2l", "inner.steps=6", "metagradient.window=2", "metagradient.update=horizon"],
+        # Mini-batches over epochs, of changed images, and a mean embedding that follows them.
+        ["algo=simpleshot", "data=omniglot", "model.filters=4", "data.train_batch=9", *AUGMENTED],
     ],
-    ids=["maml++", "hypernet", "l2l", "pes", "l2l by horizons"],
+    ids=["maml++", "hypernet", "l2l", "pes", "l2l by horizons", "simpleshot"],
 )
-def test_what_anneals_or_draws_goes_on_to_the_same_bits(tmp_path: Path, overrides: list[str]) -> None:
+def test_what_anneals_or_draws_goes_on_to_the_same_bits(
+    tmp_path: Path, request: pytest.FixtureRequest, overrides: list[str]
+) -> None:
+    if "data=omniglot" in overrides:
+        request.getfixturevalue("omniglot_root")
     config, whole = start(tmp_path / "whole", *overrides)
     expected = train(config, whole)
     config, run = start(tmp_path / "stopped", *overrides)
