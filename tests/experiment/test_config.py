@@ -27,6 +27,7 @@ ALONE = {"_target_": "lone_learners.ShiftedMean"}
 def test_every_option_composes_checks_and_builds(path: Path) -> None:
     needs = {
         "conv4": ["model=conv4", "data=omniglot"],
+        "efficientnet_lite0": ["algo=nearest", "data=omniglot"],
         **{model: ["data=omniglot"] for model in ("resnet10", "resnet12", "resnet18", "wrn28_10")},
         "implicit": ["algo.proximal=2"],
         "reptile": ["metagradient=reptile"],

@@ -6,6 +6,17 @@ With `output_size=None` there is no head, and a network maps an example to an em
 from metarun.models.context import Context, Film
 from metarun.models.conv4 import Conv4
 from metarun.models.dense import MLP, Linear
+from metarun.models.efficientnet import EfficientNetLite0
 from metarun.models.residual import ResNet, ResNet12, WideResNet
 
-__all__ = ["MLP", "Context", "Conv4", "Film", "Linear", "ResNet", "ResNet12", "WideResNet"]
+__all__ = [
+    "MLP",
+    "Context",
+    "Conv4",
+    "EfficientNetLite0",
+    "Film",
+    "Linear",
+    "ResNet",
+    "ResNet12",
+    "WideResNet",
+]
