@@ -15,6 +15,7 @@ from metarun.errors import ConfigError
 from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
 from metarun.learners.learner import Learner
 from metarun.learners.soundness import check_forward, check_layers
+from metarun.models.dropblock import dropping
 from metarun.tasks import Examples, Targets, Tasks
 
 
@@ -91,7 +92,7 @@ class EmbeddingLearner(Learner[Embedded]):
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return the classifiers of T tasks; query sets are classified too where they share statistics."""
         support, query = tasks.support, tasks.query
-        with passing(now := self._pass(len(tasks))):
+        with passing(now := self._pass(len(tasks))), dropping(tasks.key):
             if not self._together:
                 features = self.embed(support.x)
                 return Embedded(support.x, self.fit(features, one_hot(support, features.dtype)))

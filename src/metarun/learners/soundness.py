@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError, in_one_line
 from metarun.learners.functional import Places
+from metarun.models.dropblock import DropBlock
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None:
-    """Raise ConfigError for a torch layer that is lazy or applies dropout, or keeps running statistics."""
+    """Raise ConfigError for a layer that is lazy or applies dropout, or keeps running statistics.
+
+    A learner that may keep statistics tells `DropBlock` layers its tasks, so that they may drop too.
+    """
     for name, module in model.named_modules():
         if getattr(module, "track_running_stats", False) and not (
             may_keep_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -27,6 +31,11 @@ def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None
             raise ConfigError(
                 f"model: {name} keeps running statistics, which tasks would share: "
                 f"build it with track_running_stats=False"
+            )
+        if isinstance(module, DropBlock) and not may_keep_statistics:
+            raise ConfigError(
+                f"model: {name} drops blocks, which algorithms with inner steps do not do",
+                "@model.drop_rate=0",
             )
         if isinstance(module, nn.modules.lazy.LazyModuleMixin):
             raise ConfigError(f"model: {name} is lazy, and has no weights yet: build it with its sizes")

@@ -12,27 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-
-def _signed(value: int) -> int:
-    """Return the int64 with the bits of an unsigned 64-bit integer."""
-    return (value & (2**64 - 1)) - (2**64 if value & 2**63 else 0)
-
-
-GOLDEN = _signed(0x9E3779B97F4A7C15)
-_FIRST = _signed(0xBF58476D1CE4E5B9)
-_SECOND = _signed(0x94D049BB133111EB)
-
-
-def _shift_right(z: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 arithmetically; the mask clears the copies of the sign bit.
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 tensors (multiplication wraps, as it does in C on uint64)."""
-    z = (z ^ _shift_right(z, 30)) * _FIRST
-    z = (z ^ _shift_right(z, 27)) * _SECOND
-    return z ^ _shift_right(z, 31)
+from metarun.system.hashing import GOLDEN, mix, signed, uniform
 
 
 class Draws:
@@ -46,20 +26,20 @@ class Draws:
     ) -> None:
         self.count = count
         self._counter = 0
-        origin = _mix(_mix(torch.tensor([_signed(seed)], device=device) + GOLDEN) + _signed(stream * GOLDEN))
+        origin = mix(mix(torch.tensor([signed(seed)], device=device) + GOLDEN) + signed(stream * GOLDEN))
         episodes = torch.arange(first_episode + 1, first_episode + count + 1, device=device)
-        self._keys = _mix(origin + episodes * GOLDEN)
+        self._keys = mix(origin + episodes * GOLDEN)
 
     def bits(self, *shape: int) -> Tensor:
         """Return 64 random bits per entry, as int64 [count, *shape]."""
         entries = math.prod(shape)
         counters = torch.arange(self._counter + 1, self._counter + entries + 1, device=self._keys.device)
         self._counter += entries
-        return _mix(self._keys[:, None] + counters * GOLDEN).view(self.count, *shape)
+        return mix(self._keys[:, None] + counters * GOLDEN).view(self.count, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Return float64 in [0, 1), multiples of 2⁻⁵³."""
-        return _shift_right(self.bits(*shape), 11).double() * 2.0**-53
+        return uniform(self.bits(*shape))
 
     def normal(self, *shape: int) -> Tensor:
         """Return standard normal float64 (Box & Muller 1958)."""

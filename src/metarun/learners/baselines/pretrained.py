@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from metarun.learners.embedding import passing, running_changes
 from metarun.learners.embedding_learner import Embedded, EmbeddingLearner, size_of
 from metarun.learners.soundness import check_forward
+from metarun.models.dropblock import dropping
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks, TrainsOn
 
@@ -88,7 +89,7 @@ class Pretrained(EmbeddingLearner):
         """
         if not self.training:
             return super().adapt(tasks)
-        with passing(now := self._pass(len(tasks))):
+        with passing(now := self._pass(len(tasks))), dropping(tasks.key):
             features = self.embed(tasks.query.x)
             logits = self.training_head(features)
         means = features.detach().mean(1)
