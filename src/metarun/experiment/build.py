@@ -108,10 +108,7 @@ def _build_model(
 
     The learner may make more of its first weights, so that they are loaded, and fixed, before there is one.
     """
-    # A model is a plain nn.Module, and torch's layers draw their weights from the global generator:
-    # it is seeded here for the model alone, and then restored.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(Streams(config.seed, config.seeding).start("model"))
+    with Streams(config.seed, config.seeding).drawing("model"):
         arguments = arguments_of(InitialWeights, config.model)
         model: nn.Module = _make("model", arguments, **{**shapes, "output_size": outputs}).to(dtype)
     if outputs is None and not isinstance(getattr(model, "features", None), int):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +42,13 @@ class Streams:
     def generator(self, consumer: str) -> torch.Generator:
         """Return a consumer's generator, on the CPU."""
         return torch.Generator().manual_seed(self.start(consumer))
+
+    @contextmanager
+    def drawing(self, consumer: str) -> Iterator[None]:
+        """Seed torch's global generator, from which its layers draw their weights, and restore it afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.start(consumer))
+            yield
 
 
 def fix(seed: int, work: str, number: int = 0) -> None:

@@ -28,14 +28,11 @@ class TrainingHead(nn.Module):
         classes: number of training classes.
         kind: linear, or cosine: a learned scale times the cosine to a class's weights.
         scale: the first scale.
-        start: seed of the initial weights.
     """
 
-    def __init__(self, features: int, classes: int, kind: Head, scale: float, start: int) -> None:
+    def __init__(self, features: int, classes: int, kind: Head, scale: float) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-            torch.default_generator.manual_seed(start)
-            self.linear = nn.Linear(features, classes, bias=kind == "linear")
+        self.linear = nn.Linear(features, classes, bias=kind == "linear")
         self.scale = nn.Parameter(torch.tensor(scale)) if kind == "cosine" else None
 
     def forward(self, features: Tensor) -> Tensor:
@@ -79,8 +76,9 @@ class Pretrained(EmbeddingLearner):
     ) -> None:
         super().__init__(model=model, transductive=transductive)
         self.kind = head
-        start = Streams(seed, seeding).start("learner")
-        self.training_head = TrainingHead(size_of(model), training_output_size, head, scale, start)
+        size = size_of(model)
+        with Streams(seed, seeding).drawing("learner"):
+            self.training_head = TrainingHead(size, training_output_size, head, scale)
 
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return the classifiers of T tasks; in training, the logits of T mini-batches of all classes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -78,8 +77,7 @@ class FEAT(EmbeddingLearner):
     ) -> None:
         super().__init__(**shared)
         self.temperature = temperature
-        with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-            torch.default_generator.manual_seed(Streams(seed, seeding).start("learner"))
+        with Streams(seed, seeding).drawing("learner"):
             self.attention = SetAttention(size_of(self.model), heads)
 
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -66,8 +66,7 @@ class MatchingNet(EmbeddingLearner):
             )
         if full_context:
             size = size_of(self.model)
-            with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-                torch.default_generator.manual_seed(Streams(seed, seeding).start("learner"))
+            with Streams(seed, seeding).drawing("learner"):
                 self.support_lstm = nn.LSTM(size, size, batch_first=True, bidirectional=True)
                 self.query_lstm = nn.LSTMCell(2 * size, size)
 

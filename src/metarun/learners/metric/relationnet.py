@@ -57,8 +57,7 @@ class RelationNet(EmbeddingLearner):
                 "@model=conv4",
             )
         self.loss, self.feature_shape = loss, tuple(shape)
-        with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-            torch.default_generator.manual_seed(Streams(seed, seeding).start("learner"))
+        with Streams(seed, seeding).drawing("learner"):
             self.relation = with_task_norms(relation_module(self.feature_shape, channels, hidden))
 
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
