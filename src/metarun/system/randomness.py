@@ -45,7 +45,7 @@ class Streams:
 
     @contextmanager
     def drawing(self, consumer: str) -> Iterator[None]:
-        """Seed torch's global generator, from which its layers draw their weights, and restore it afterwards."""
+        """Seed the global generator, from which torch's layers draw, and restore it afterwards."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.start(consumer))
             yield
