@@ -31,6 +31,7 @@ NEEDS = {
     "metagradient=truncated": ["inner=metasgd"],
     "model=conv4": ["data=omniglot", "model.filters=4"],
     "model=efficientnet_lite0": ["data=omniglot", "algo=nearest", "model.size=32"],
+    "model=timm": ["data=omniglot", "algo=nearest", "model.pretrained=false"],
     "model=resnet10": ["data=omniglot", "model.width=2"],
     "model=resnet18": ["data=omniglot", "model.width=2"],
     "model=resnet12": ["data=omniglot", "model.widths=[2,2,3,3]"],
@@ -92,6 +93,8 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
 )
 def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
     needs = NEEDS.get(option, [])
+    if option == "model=timm":
+        pytest.importorskip("timm")
     if "data=omniglot" in needs:
         request.getfixturevalue("omniglot_root")
     learned_start = ["algo=l2l"] if option in ("inner=lstm", "inner=mlp", "inner=metz") else []

@@ -27,6 +27,7 @@ ALONE = {"_target_": "lone_learners.ShiftedMean"}
 def test_every_option_composes_checks_and_builds(path: Path) -> None:
     needs = {
         "conv4": ["model=conv4", "data=omniglot"],
+        "timm": ["algo=nearest", "data=omniglot", "model.pretrained=false"],
         "efficientnet_lite0": ["algo=nearest", "data=omniglot"],
         **{model: ["data=omniglot"] for model in ("resnet10", "resnet12", "resnet18", "wrn28_10")},
         "implicit": ["algo.proximal=2"],
@@ -44,6 +45,8 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         **{algo: ["data=omniglot"] for algo in ON_IMAGES},
     }
     extra = needs.get(path.stem, [])
+    if path.stem == "timm":
+        pytest.importorskip("timm")
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))
     if path.stem == "none":
         with pytest.raises(

@@ -7,6 +7,7 @@ from metarun.models.context import Context, Film
 from metarun.models.conv4 import Conv4
 from metarun.models.dense import MLP, Linear
 from metarun.models.efficientnet import EfficientNetLite0
+from metarun.models.hub import Timm
 from metarun.models.residual import ResNet, ResNet12, WideResNet
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "Linear",
     "ResNet",
     "ResNet12",
+    "Timm",
     "WideResNet",
 ]

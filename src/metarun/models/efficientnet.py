@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import SizeOrNone
+from metarun.models.hub import Normalised
 from metarun.models.residual import image_shape
 
 # Expansion, channels, blocks, kernel and stride of the first block, for each stage of EfficientNet-B0.
@@ -105,7 +106,7 @@ class EfficientNetLite0(nn.Sequential):
                 f"@model=efficientnet_lite0 needs images of 1 or 3 colour channels, the data has {colours}",
                 "@model=resnet12",
             )
-        self.prepare = _Prepare(size)
+        self.prepare = Normalised((127 / 255,) * 3, (128 / 255,) * 3, size)
         self.stem = nn.Sequential(SameConv(3, _STEM, 3, 2), _norm(_STEM), nn.ReLU6())
         self.body, before = nn.Sequential(), _STEM
         for expansion, channels, blocks, kernel, stride in _STAGES:
@@ -124,19 +125,6 @@ class EfficientNetLite0(nn.Sequential):
         """Load the weights in the order of the layers, which is the same there; only the names differ."""
         own = [(name, t) for name, t in self.state_dict().items() if not name.endswith("num_batches_tracked")]
         self.load_state_dict({name: t for (name, _), t in zip(own, weights, strict=True)}, strict=False)
-
-
-class _Prepare(nn.Module):
-    """Images from 0 to 1 to what the network was trained on: three colours, from about −1 to 1."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return ((255 * x - 127) / 128).expand(-1, 3, -1, -1)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
