@@ -8,7 +8,8 @@ from metarun.models.conv4 import Conv4
 from metarun.models.dense import MLP, Linear
 from metarun.models.efficientnet import EfficientNetLite0
 from metarun.models.hub import Timm
-from metarun.models.residual import ResNet, ResNet12, WideResNet
+from metarun.models.residual import ResNet, ResNet12
+from metarun.models.wide import WideResNet
 
 __all__ = [
     "MLP",

@@ -70,16 +70,16 @@ class Conv4(nn.Sequential):
             halves = index <= halvings
             stride = 2 if halves and halve == "stride" else 1
             half_size = ((height + 1) // 2, (width + 1) // 2) if stride == 2 else (height // 2, width // 2)
-            block = OrderedDict[str, nn.Module](conv=nn.Conv2d(channels, out, 3, stride, padding=1))
-            if warp:
-                block["warp"] = nn.Conv2d(out, out, 1, bias=False)
-            block["norm"] = norm_layer(norm, out, half_size if stride == 2 else (height, width))
-            if context and index == 3:
-                block["context"] = Film(context, out)
-            if halves and halve == "pool":
-                block["pool"] = nn.MaxPool2d(2)
-            # Max-pooling commutes with ReLU: the same function for a quarter of the work.
-            block["relu"] = nn.ReLU()
+            layers = {
+                "conv": nn.Conv2d(channels, out, 3, stride, padding=1),
+                "warp": nn.Conv2d(out, out, 1, bias=False) if warp else None,
+                "norm": norm_layer(norm, out, half_size if stride == 2 else (height, width)),
+                "context": Film(context, out) if context and index == 3 else None,
+                "pool": nn.MaxPool2d(2) if halves and halve == "pool" else None,
+                # Max-pooling commutes with ReLU: the same function for a quarter of the work.
+                "relu": nn.ReLU(),
+            }
+            block = OrderedDict((name, layer) for name, layer in layers.items() if layer is not None)
             self.body.add_module(f"block{index}", nn.Sequential(block))
             channels, (height, width) = out, half_size if halves else (height, width)
         if height * width == 0:

@@ -96,12 +96,15 @@ class ClassEpisodes(ABC):
         self.metrics: tuple[Metric, ...] = (ACCURACY, CALIBRATION_ERROR)
         self.output_size = way
         self._images: dict[Split, Tensor] = {}
-        self._check(train_query, train_way, train_shot)
+        sizes = {"train_way": train_way, "train_shot": train_shot, "train_query": train_query}
+        self._check_sizes(sizes)
+        self._check_effects(sizes)
         if train_batch is not None:
             self.training_output_size = self.classes("train")
 
-    def _check(self, train_query: int | None, train_way: int | None, train_shot: int | None) -> None:
-        query_key = "train_query" if train_query else "query"
+    def _check_sizes(self, sizes: Mapping[str, int | None]) -> None:
+        """Raise ConfigError for an episode that is larger than its split."""
+        query_key = "train_query" if sizes["train_query"] else "query"
         in_training = ("train_shot", self.train_shot, query_key, self.train_query)
         for key, support, query_key, queries in (("shot", self.shot, "query", self.query), in_training):
             if (images := support + queries) > self.images_per_class:
@@ -111,13 +114,16 @@ class ClassEpisodes(ABC):
                     f"@source.{key} and @source.{query_key} with a smaller sum",
                 )
         for split in SPLITS:
-            key = "train_way" if split == "train" and train_way else "way"
+            key = "train_way" if split == "train" and sizes["train_way"] else "way"
             classes = self._sizes(split)[0]
             if classes > self.classes(split):
                 raise ConfigError(
                     f"@source.{key}={classes}: the {split} split has {self.classes(split)} classes",
                     f"@source.{key}={self.classes(split)} or less",
                 )
+
+    def _check_effects(self, sizes: Mapping[str, int | None]) -> None:
+        """Raise ConfigError for keys that have no effect; sizes are those of training episodes."""
         if self.query_balance == "equal" and self.query_concentration != _CONCENTRATION:
             raise ConfigError(
                 f"@source.query_concentration={self.query_concentration} has no effect with "
@@ -132,11 +138,7 @@ class ClassEpisodes(ABC):
             )
         if self.train_batch is None:
             return
-        for key, value in (
-            ("train_way", train_way),
-            ("train_shot", train_shot),
-            ("train_query", train_query),
-        ):
+        for key, value in sizes.items():
             if value is not None:
                 raise ConfigError(
                     f"@source.{key}={value} has no effect with @source.train_batch={self.train_batch}",
