@@ -46,6 +46,25 @@ def test_a_run_is_tested_with_any_way_and_with_other_statistics(trained: Typed) 
         assert f"{word}: {word.partition('=')[0]} cannot be changed for a test" in said
 
 
+def test_what_the_training_does_not_use_may_be_changed_for_a_test(typed: Typed, omniglot_root: Path) -> None:
+    words = ["algo=bdcspn", *FEW, "train.steps=2", "train.validate_every=0", "data.train_batch=8"]
+    assert typed(*words, "hydra.run.dir=run")[0] == 0
+
+    def loss(*words: str) -> float:
+        status, _, said = typed("eval", "run", *words)
+        assert status == 0, said
+        newest = max(Path("run/evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return float(json.loads(newest.read_text())["final"]["loss"]["mean"])
+
+    own = json.loads(Path("run/results.json").read_text())["final"]["loss"]["mean"]
+    assert loss("algo.temperature=10") == own
+    assert loss("algo.temperature=5") != own
+    status, _, said = typed("eval", "run", "algo.scale=5")
+    assert status == 2
+    assert "algo.scale cannot be changed for a test" in said
+    assert "algo.epsilon, algo.most, algo.temperature, algo.transform" in said
+
+
 def test_it_goes_on_and_is_compared_with_others_on_the_same_tasks(trained: Typed) -> None:
     status, _, said = trained("resume", "run", "train.steps=24")
     assert status == 0, said

@@ -122,7 +122,8 @@ def _check_own_options(overrides: Sequence[str], config_dirs: Sequence[str]) -> 
         for folder in config_dirs:
             path = Path(folder, group.partition("@")[0], f"{option}.yaml")
             with suppress(OSError):  # no such file, or not a valid path
-                if path.is_file() and (CONF / path.relative_to(folder)).is_file():
+                own = CONF / path.relative_to(folder)
+                if path.is_file() and own.is_file() and not own.samefile(path):
                     raise ConfigError(
                         f"{path}: {group}={option} is one of metarun's own, which would be taken: give the "
                         f"file another name"

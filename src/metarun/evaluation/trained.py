@@ -183,7 +183,8 @@ def _apply(
 ) -> None:
     key = word.key_or_group
     groups = ("data", "model") if _is_fresh(config) else ("data",)
-    allowed = (*groups, *OPEN[1:], *also_open)
+    of_learner = sorted(getattr(locate("algo", config["algo"]), "for_tests", ()))
+    allowed = (*groups, *OPEN[1:], *(f"algo.{name}" for name in of_learner), *also_open)
     if key.startswith("data.train_") or not (
         key in allowed or key.startswith(tuple(f"{g}." for g in groups))
     ):

@@ -168,7 +168,7 @@ def model_to_start(learner: nn.Module, place: str) -> nn.Module:
     Raises:
         ConfigError: the learner has none, or draws its parameters anew for each task.
     """
-    model = learner._modules.get("model")
+    model = dict(learner.named_children()).get("model")
     if model is None:
         raise ConfigError(
             f"model.init_from={place}: {type(learner).__name__} starts from no weights of a model with these "

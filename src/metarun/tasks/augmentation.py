@@ -30,9 +30,7 @@ def augment(x: Tensor, changes: Sequence[Change], draws: Draws) -> Tensor:
         draws: random numbers of T tasks.
     """
     for name in ("flip", "crop", "colour"):
-        uniform = draws.uniform(x.shape[1], 3).to(
-            x.dtype
-        )  # drawn in any case: each change has its own numbers
+        uniform = draws.uniform(x.shape[1], 3).to(x.dtype)  # also for changes that are not asked for
         if name in changes:
             x = _CHANGES[name](x.flatten(0, 1), uniform.flatten(0, 1)).view(x.shape)
     return x

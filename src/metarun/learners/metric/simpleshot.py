@@ -24,6 +24,8 @@ class SimpleShot(Transformed):
         **shared: see Pretrained.
     """
 
+    for_tests = frozenset({"distance", "transform"})
+
     def __init__(
         self,
         *,

@@ -33,6 +33,8 @@ class BDCSPN(Transductive):
         **shared: see Pretrained.
     """
 
+    for_tests = frozenset({"epsilon", "most", "temperature", "transform"})
+
     def __init__(
         self,
         *,

@@ -33,6 +33,8 @@ class LaplacianShot(Transductive):
         **shared: see Pretrained.
     """
 
+    for_tests = frozenset({"steps", "neighbours", "strength", "rectify", "transform"})
+
     def __init__(
         self,
         *,

@@ -42,6 +42,8 @@ class PTMAP(Transductive):
         **shared: see Pretrained.
     """
 
+    for_tests = frozenset({"steps", "rate", "sharpness", "power", "normalise", "transform"})
+
     def __init__(
         self,
         *,

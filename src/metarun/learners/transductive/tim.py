@@ -40,6 +40,10 @@ class TIM(Transductive):
         **shared: see Pretrained.
     """
 
+    for_tests = frozenset(
+        {"steps", "lr", "cross_entropy", "marginal", "conditional", "temperature", "similarity", "transform"}
+    )
+
     def __init__(
         self,
         *,
