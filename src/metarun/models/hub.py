@@ -18,7 +18,7 @@ class Timm(nn.Sequential):
     """A network of timm (Wightman 2019, "PyTorch Image Models"), without its classifier.
 
     Networks with batch norms keep running statistics, so that they suit learners that embed, frozen
-    (algo.freeze=all) or trained further.
+    or trained further.
 
     Args:
         name: as in `timm.list_models()`.

@@ -30,7 +30,7 @@ class PTMAP(Transductive):
 
     Hu, Gripon & Pateux 2020, "Leveraging the Feature Distribution in Transfer-based Few-Shot Learning",
     arXiv:2006.03806, equations 1 to 6, algorithm 1. The plan gives every class the same number of queries, so
-    it assumes a balanced query set: test it with data.query_balance=dirichlet too.
+    it assumes a balanced query set: test it with others too.
 
     Args:
         steps: updates of the prototypes.
