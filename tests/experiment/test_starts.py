@@ -140,6 +140,8 @@ def test_frozen_parameters_and_the_statistics_of_their_norms_stay(
             ["algo=protonet", "algo.freeze=*block9*"],
             "algo.freeze=*block9* matches no parameter of the model: type",
         ),
+        (["algo=protonet", "model.init_from=."], "model.init_from=.: . is not a run: expected a folder with"),
+        (["algo=protonet", "model.strict=false"], "model.strict=false: without model.init_from this key has"),
         (["algo=protonet", "algo.freeze=all"], "there is nothing to learn"),
         (["algo=scratch", "model.init_from=source"], "GradientAdaptation starts from no weights of a model"),
         (

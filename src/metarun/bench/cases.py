@@ -26,6 +26,10 @@ _HEAD = [
 
 EMBEDDING: dict[str, list[str]] = {
     "protonet-conv4-20way": ["algo=protonet", *_20_WAY, "train.meta_batch=4"],
+    "protonet-resnet12-84": [
+        *("algo=protonet", "data=noise", "data.image=[3,84,84]", "data.shot=1", "data.query=1"),
+        *("model=resnet12", "train.meta_batch=4"),
+    ],
     "r2d2-head": ["algo=r2d2", *_HEAD],
     "metaoptnet-head": ["algo=metaoptnet", *_HEAD],
     "logistic-head": ["algo=logistic", *_HEAD],

@@ -76,6 +76,11 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
         make_model = _make("model", model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
     initial: InitialWeights = settings_of(InitialWeights, config.model)
+    if initial.init_from is None and not initial.strict:
+        raise ConfigError(
+            "model.strict=false: without model.init_from this key has no effect: leave it out, or type "
+            "model.init_from=RUN"
+        )
     weights = read_weights(initial.init_from, home) if start and initial.init_from is not None else {}
     if "model" in needs:
         arguments["model"] = _build_model(config, outputs, shapes, dtype, weights)

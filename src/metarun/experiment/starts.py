@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, MetarunError
 from metarun.runs.directory import Run
 from metarun.system.files import DamagedFileError, read_tensors
 
@@ -66,11 +66,7 @@ def read_weights(place: str, home: str = "") -> dict[str, Tensor]:
     path = Path(home, place).expanduser()
     try:
         if path.is_dir():
-            checkpoints = Run.open(path).checkpoints
-            state = checkpoints.best() or checkpoints.newest()
-            if state is None:
-                raise ConfigError(f"model.init_from={place}: this run has no checkpoint yet: train it first")
-            content = state["learner"]
+            content = _learner_of(path, place)
         else:
             content = read_tensors(path, sealed=False)
             content = next((content[key] for key in _NESTED if isinstance(content.get(key), dict)), content)
@@ -91,6 +87,19 @@ def read_weights(place: str, home: str = "") -> dict[str, Tensor]:
     if not weights:
         raise ConfigError(f"model.init_from={place}: it holds no weights of a model")
     return weights
+
+
+def _learner_of(directory: Path, place: str) -> dict[str, Any]:
+    """Return the state of a run's best learner."""
+    try:
+        checkpoints = Run.open(directory).checkpoints
+        state = checkpoints.best() or checkpoints.newest()
+    except MetarunError as error:
+        raise ConfigError(f"model.init_from={place}: {error}") from error
+    if state is None:
+        raise ConfigError(f"model.init_from={place}: this run has no checkpoint yet: train it first")
+    learner: dict[str, Any] = state["learner"]
+    return learner
 
 
 _NESTED = ("learner", "state_dict", "model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -49,7 +50,7 @@ class Conv4(nn.Sequential):
         *,
         input_shape: tuple[int, ...],
         output_size: int | None,
-        filters: Size | tuple[Size, Size, Size, Size] = 64,
+        filters: Size | Annotated[Sequence[Size], Field(min_length=BLOCKS, max_length=BLOCKS)] = 64,
         norm: Norm = "batch",
         halve: Literal["pool", "stride"] = "pool",
         halvings: Annotated[int, Field(ge=0, le=BLOCKS)] = BLOCKS,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
@@ -217,7 +218,7 @@ class ResNet12(Residual):
         *,
         input_shape: tuple[int, ...],
         output_size: int | None,
-        widths: Sequence[Size] = (64, 160, 320, 640),
+        widths: Annotated[Sequence[Size], Field(min_length=1)] = (64, 160, 320, 640),
         drop_rate: DropRate = 0.0,
         drop_size: Size = 5,
         norm: Norm = "batch",
