@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarun.bench.cases import CASES
+from metarun.bench.cases import CASES, EMBEDDING
 from metarun.bench.work import make_work
 from metarun.engine.executor import Executor
+
+AUGMENTED = ["data.train_augment=[flip,crop,colour]", "data.train_smoothing=0.1"]
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.mark.parametrize("case", ["sinusoid-5", "conv4-5q", "conv4-5q-metasgd"])
+@pytest.mark.parametrize("case", ["sinusoid-5", "conv4-5q", "conv4-5q-metasgd", *EMBEDDING])
 def test_the_meta_gradient_is_that_of_the_cpu(
     case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -30,7 +32,14 @@ def test_the_meta_gradient_is_that_of_the_cpu(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-8, atol=1e-10)
 
 
-def test_a_run_trains_and_is_tested_on_the_gpu(metarun, tmp_path: Path) -> None:
-    done = metarun("device=cuda", "train.steps=20", "train.test_tasks=50", "hydra.run.dir=run")
+@pytest.mark.parametrize("algo", ["maml", "simpleshot", "laplacianshot", "tim", "pt_map", "finetune"])
+def test_a_run_trains_and_is_tested_on_the_gpu(
+    metarun, tmp_path: Path, algo: str, request: pytest.FixtureRequest
+) -> None:
+    words = [f"algo={algo}", "device=cuda", "train.steps=20", "train.test_tasks=50", "hydra.run.dir=run"]
+    if algo != "maml":
+        request.getfixturevalue("omniglot_root")
+        words += ["data=omniglot", "model.filters=8", "data.query_balance=dirichlet", *AUGMENTED]
+    done = metarun(*words)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["tasks"] == 50

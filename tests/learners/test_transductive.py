@@ -162,6 +162,13 @@ def test_embeddings_are_centred_by_the_mean_of_the_training_images() -> None:
     torch.testing.assert_close(learner.train().embed(x), x)
 
 
+def test_a_missing_mean_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    learner = SimpleShot(model=Embeddings(), training_output_size=4)
+    for _ in range(2):
+        logits(learner, batch(2))
+    assert caplog.text.count("no mean of training embeddings is known yet") == 1
+
+
 def test_padded_query_sets_are_refused() -> None:
     tasks = batch(2)
     padded = Tasks(tasks.support, Examples(tasks.query.x, tasks.query.y, torch.ones(2, WAY * QUERY) > 0))

@@ -17,7 +17,7 @@ from metarun.engine.settings import Engine, EngineSettings
 from metarun.engine.tuning import choose
 from metarun.experiment.build import build, build_metagradient
 from metarun.experiment.config import read_config
-from metarun.learners import GradientAdaptation
+from metarun.learners import IterativeLearner
 from metarun.metagradients import MetaGradient, Progress
 from metarun.tasks import Tasks, TaskSource
 
@@ -34,7 +34,7 @@ class Work:
         settings: the config's settings of metarun's engine; other sides do not use them.
     """
 
-    learner: Any  # a GradientAdaptation, where `has_inner_loop`
+    learner: Any  # with a model, a rule and a loop, where `has_inner_loop`
     metagradient: MetaGradient[Any]
     batch: Tasks
     source: TaskSource
@@ -44,7 +44,7 @@ class Work:
     @property
     def has_inner_loop(self) -> bool:
         """Whether the learner takes gradient steps; else it embeds, and a task is solved at once."""
-        return isinstance(self.learner, GradientAdaptation)
+        return isinstance(self.learner, IterativeLearner)
 
     @cached_property
     def engine(self) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from metarun.learners.baselines.pretrained import Pretrained
 from metarun.learners.embedding_learner import Embedded, size_of
 from metarun.tasks import Tasks
+
+log = logging.getLogger("metarun")
 
 Transform = Literal["none", "l2", "centred_l2"]
 
@@ -41,7 +44,7 @@ class Transformed(Pretrained):
 
     def __init__(self, *, transform: Transform = "none", **shared: Any) -> None:
         super().__init__(**shared)
-        self.transform = transform
+        self.transform, self._unsaid = transform, True
         self.register_buffer("centre", torch.zeros(size_of(self.model)))
         self.register_buffer("centre_weight", torch.zeros(()))
 
@@ -57,6 +60,9 @@ class Transformed(Pretrained):
 
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return what Pretrained does; in training, with what the mini-batches add to the centre."""
+        if not self.training and self.transform == "centred_l2" and self.centre_weight == 0 and self._unsaid:
+            log.warning("no mean of training embeddings is known yet: they are normalised, and not centred")
+            self._unsaid = False
         adapted = super().adapt(tasks)
         if not self.training:
             return adapted
