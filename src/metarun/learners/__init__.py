@@ -7,7 +7,8 @@ from metarun.learners.closed_form.logistic import LogisticRegression
 from metarun.learners.closed_form.ridge import RidgeRegression
 from metarun.learners.closed_form.svm import MetaOptNet
 from metarun.learners.embedding_learner import EmbeddingLearner
-from metarun.learners.gradient.adaptation import Derivatives, GradientAdaptation
+from metarun.learners.gradient.adaptation import GradientAdaptation
+from metarun.learners.gradient.graph import Derivatives
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.prototypes import ProtoMAML

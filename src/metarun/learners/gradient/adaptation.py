@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from metarun.errors import ConfigError
+from metarun.learners.gradient.graph import Derivatives, Graph, graph_for
 from metarun.learners.gradient.initialisation import (
     FreshParameters,
     adapted_and_per_step,
@@ -34,12 +35,6 @@ from metarun.rules import Parameters, UpdateRule
 from metarun.rules.rule import at_step, key
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
-
-Derivatives = Literal["exact", "first_order"]
-"""Differentiate the inner gradients (exact), or treat them as constants (first_order)."""
-
-Graph = Literal["exact", "first_order", "none"]
-"""The graph that adaptation leaves to the outer loop; none under `torch.no_grad`."""
 
 
 class GradientAdaptation(IterativeLearner[AdaptedParameters]):
@@ -143,7 +138,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
         With a window of n steps the graph is cut after every n-th step.
         """
-        graph = _graph(derivatives)
+        graph = graph_for(derivatives)
         start = self._start(tasks, graph)
         yield start
         yield from self._trajectory_from(start, tasks, graph, window)
@@ -153,7 +148,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     ) -> AdaptedParameters:
         """Return the parameters after the last step from `before`, as on a second task after a first."""
         adapted = before
-        for adapted in self._trajectory_from(before, tasks, _graph(derivatives)):  # noqa: B007  (keeps the last)
+        for adapted in self._trajectory_from(before, tasks, graph_for(derivatives)):  # noqa: B007  (keeps the last)
             pass
         return adapted
 
@@ -170,7 +165,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
     def adapt(self, tasks: Tasks, derivatives: Derivatives = "exact") -> AdaptedParameters:
         """Return the adapted parameters after the last step; see `rematerialise`."""
-        graph, steps = _graph(derivatives), self.steps
+        graph, steps = graph_for(derivatives), self.steps
         start = self._start(tasks, graph)
         if not self.rematerialise or graph != "exact" or steps == 0:
             adapted = start
@@ -304,7 +299,3 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         self._forward.forget_copies()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-def _graph(derivatives: Derivatives) -> Graph:
-    return derivatives if torch.is_grad_enabled() else "none"

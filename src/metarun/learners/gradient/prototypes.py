@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.learners.embedding_learner import class_means, one_hot, size_of
-from metarun.learners.gradient.adaptation import GradientAdaptation, Graph
+from metarun.learners.gradient.adaptation import GradientAdaptation
+from metarun.learners.gradient.graph import Graph
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.task_forward import TaskForward
 from metarun.rules import Parameters

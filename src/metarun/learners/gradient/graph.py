@@ -1,0 +1,18 @@
+"""How much of the graph of adaptation the outer loop differentiates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Derivatives = Literal["exact", "first_order"]
+"""Differentiate the inner gradients (exact), or treat them as constants (first_order)."""
+
+Graph = Literal["exact", "first_order", "none"]
+"""The graph that adaptation leaves to the outer loop; none under `torch.no_grad`."""
+
+
+def graph_for(derivatives: Derivatives) -> Graph:
+    """Return the graph to leave: the derivatives, or none where gradients are disabled."""
+    return derivatives if torch.is_grad_enabled() else "none"
