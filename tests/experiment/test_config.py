@@ -70,6 +70,14 @@ def test_a_group_that_a_learner_does_not_use_is_refused(group: str) -> None:
         read_config(node)
 
 
+def test_there_is_nothing_to_freeze_without_a_model() -> None:
+    node = compose_config(["model=none", "inner=none"]) | {"algo": {**ALONE, "freeze": "all"}}
+    with pytest.raises(
+        ConfigError, match=r"^algo\.freeze=all: algo\._target_=.* is given no model, of which it could"
+    ):
+        build(read_config(node))
+
+
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
 def test_every_option_says_what_it_is_and_the_command_that_uses_it(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]

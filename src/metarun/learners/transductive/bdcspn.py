@@ -26,8 +26,9 @@ class BDCSPN(Transductive):
     softmax, over its class, of ε times its cosine to the first prototype.
 
     Args:
-        epsilon: ε; 10 in the paper.
-        most: pseudo-labelled queries of a class that are used, the most similar ones; null: all of them.
+        epsilon: ε; the default was not checked against the paper.
+        most: pseudo-labelled queries of a class that are used, the most similar ones; null: all of them. The
+            default was not checked against the paper.
         temperature: τ.
         transform: none, l2 or centred_l2; see Transformed.
         **shared: see Pretrained.
