@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from metarun.engine.executor import Executor
+from metarun.engine.meta_steps import meta_steps
+from metarun.engine.settings import Engine
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, InnerLoop, ProtoNet
+from metarun.metagradients import Exact, Progress
 from metarun.models import ResNet12
 from metarun.models.dropblock import DropBlock, dropping
 from metarun.rules import SGD
-from metarun.tasks import Examples, Tasks
+from metarun.tasks import Examples, Scoring, Tasks
+from metarun.tasks.metrics import cross_entropy
+from metarun.training.updates import assign
 
 KEYS = torch.tensor([3, -5, 2**62])
 
@@ -73,3 +79,19 @@ def test_learners_that_embed_drop_in_training_alone_and_those_with_inner_steps_n
         assert torch.equal(logits(1), logits(2))
     with pytest.raises(ConfigError, match="drops blocks, which algorithms with inner steps do not do"):
         GradientAdaptation(model=model, rule=SGD(lr=0.1), loop=InnerLoop(steps=1))
+
+
+def test_the_rate_rises_over_the_meta_steps() -> None:
+    torch.manual_seed(0)
+    keys = {"widths": (2, 2, 3, 3), "drop_rate": 0.4, "drop_size": 1, "drop_rise": 4}
+    learner = ProtoNet(model=ResNet12(input_shape=(1, 16, 16), output_size=None, **keys))
+    examples = Examples(torch.rand(2, 4, 1, 16, 16), torch.tensor([[0, 1, 0, 1]] * 2))
+    tasks = Tasks(examples, examples, key=torch.tensor([1, 2]), scoring=Scoring(cross_entropy))
+    layer, dropped = learner.model.body.block3.drop, []
+    for _ in range(6):
+        with dropping(KEYS):
+            dropped.append((layer(torch.ones(30, 5, 8, 8)) == 0).double().mean().item())
+        (step,) = meta_steps(Exact(), learner, tasks, Progress(), Executor(Engine(chunk=1), learner))
+        assign(learner, step.assignments)
+    assert dropped == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.4], abs=0.02)
+    assert layer.passes == 6

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metarun.models.dropblock import DropBlock
+
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
@@ -114,13 +116,14 @@ def with_task_norms(model: nn.Module) -> nn.Module:
 
 
 def running_changes(learner: nn.Module, now: Pass) -> dict[str, Tensor]:
-    """Return what the tasks of a pass add to each running statistic of a learner, [T, channels] by name."""
-    if not now.seen:
-        return {}
+    """Return what the tasks of a training pass add to each running statistic of a learner, [T, …] by name."""
+    changes: dict[str, Tensor] = {}
+    if now.seen is None:
+        return changes
     with torch.no_grad():
-        return {
-            f"{prefix}.{name}": change
-            for prefix, norm in learner.named_modules()
-            if isinstance(norm, TaskNorm) and norm in now.seen
-            for name, change in norm.changes(now.seen[norm]).items()
-        }
+        for prefix, module in learner.named_modules():
+            if isinstance(module, TaskNorm) and module in now.seen:
+                changes |= {f"{prefix}.{name}": c for name, c in module.changes(now.seen[module]).items()}
+            if isinstance(module, DropBlock):
+                changes[f"{prefix}.passes"] = module.passes.new_ones(now.tasks)
+    return changes

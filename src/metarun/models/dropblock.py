@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,11 +47,22 @@ class DropBlock(nn.Module):
         rate: fraction that is dropped, in expectation.
         size: height and width of a block, at most the map's.
         layer: number of this layer among those of the network.
+        rise: meta-steps over which the rate rises from 0, linearly; 0: it is the same all along.
+
+    Attributes:
+        passes: meta-steps so far, a running statistic that the outer loop changes.
     """
 
-    def __init__(self, rate: DropRate, size: Size, layer: int) -> None:
+    passes: Tensor
+
+    def __init__(self, rate: DropRate, size: Size, layer: int, rise: int = 0) -> None:
         super().__init__()
-        self.rate, self.size, self.layer = rate, size, layer
+        self.rate, self.size, self.layer, self.rise = rate, size, layer, rise
+        self.register_buffer("passes", torch.zeros(()))
+
+    @property
+    def _fraction(self) -> Tensor | float:
+        return (self.passes / self.rise).clamp_max(1) if self.rise else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [T · n, channels, height, width] to the same shape."""
@@ -60,7 +72,7 @@ class DropBlock(nn.Module):
         channels, height, width = x.shape[1:]
         size = min(self.size, height, width)
         rows, columns = height - size + 1, width - size + 1  # of the places of a block's first corner
-        rate = self.rate / size**2 * height * width / (rows * columns)
+        rate = self._fraction * self.rate / size**2 * height * width / (rows * columns)
         count = len(x) // len(keys) * channels * rows * columns
         chosen = (uniform(streams(keys, self.layer, count)) < rate).view(-1, channels, rows, columns)
         # A pixel is dropped if any block that covers it is chosen.

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
-from metarun.fields import Size
+from metarun.fields import Size, Steps
 from metarun.models.dropblock import DropBlock, DropRate
 from metarun.models.norms import Norm, norm_layer
 
@@ -197,13 +197,14 @@ class ResNet(Residual):
 class ResNet12(Residual):
     """ResNet-12: four blocks of three convolutions, each halving the image.
 
-    Lee et al. 2019 (MetaOptNet), arXiv:1904.03758, section 4.1. Its code raises the drop rate to 0.1 during
-    the training; here it is the same all along.
+    Lee et al. 2019 (MetaOptNet), arXiv:1904.03758, section 4.1; in its code the drop rate rises to 0.1 over
+    40,000 steps.
 
     Args:
         widths: channels of the blocks; [64, 128, 256, 512] is common too.
         drop_rate: of DropBlock after the last two blocks, in the training of learners that embed.
         drop_size: height and width of what is dropped.
+        drop_rise: meta-steps over which the drop rate rises from 0; 0: it is the same all along.
         norm: batch, group, layer or none.
         features: the spatial `mean` of the last feature map, or `flatten` it, as MetaOptNet does.
         input_shape: (colour channels, height, width).
@@ -221,6 +222,7 @@ class ResNet12(Residual):
         widths: Annotated[Sequence[Size], Field(min_length=1)] = (64, 160, 320, 640),
         drop_rate: DropRate = 0.0,
         drop_size: Size = 5,
+        drop_rise: Steps = 0,
         norm: Norm = "batch",
         features: Features = "mean",
     ) -> None:
@@ -229,7 +231,7 @@ class ResNet12(Residual):
         self.body = nn.Sequential()
         for index, channels in enumerate(widths, start=1):
             drops = drop_rate > 0 and index > len(widths) - 2
-            drop = DropBlock(drop_rate, drop_size, index) if drops else nn.Identity()
+            drop = DropBlock(drop_rate, drop_size, index, drop_rise) if drops else nn.Identity()
             block = PooledBlock(shape, channels, norm, drop)
             self.body.add_module(f"block{index}", block)
             shape = block.shape
