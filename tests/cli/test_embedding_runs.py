@@ -97,7 +97,6 @@ def test_it_goes_on_and_is_compared_with_others_on_the_same_tasks(trained: Typed
             ["algo=baseline", "inner=metasgd"],
             "LearnedRates has weights of its own, which supervised training",
         ),
-        (["algo=finetune", "algo.transductive=true"], "algo.transductive=true: there is no such key"),
         (
             ["algo=relationnet", "model=mlp"],
             "MLP has no feature maps to compare (`feature_shape`): type model=conv4",

@@ -146,9 +146,14 @@ def head_by_torch(name: str, learner: NewHead, support: Tensor, y: Tensor, query
     return logits(query).detach()
 
 
+@pytest.mark.parametrize("transductive", [False, True])
 @pytest.mark.parametrize("together", [True, False])
-def test_fine_tuning_is_a_loop_with_torchs_adam_and_running_statistics(together: bool) -> None:
+def test_fine_tuning_is_a_loop_with_torchs_adam_and_running_statistics(
+    together: bool, transductive: bool
+) -> None:
     learner, tasks = trained("finetune"), episodes(3)
+    learner.transductive = transductive
+    assert learner.is_transductive == transductive
     before = {n: t.clone() for n, t in learner.state_dict().items()}
     parts = [tasks] if together else [tasks.part(slice(t, t + 1)) for t in range(3)]
     with learner.evaluating(), torch.no_grad():
@@ -163,7 +168,11 @@ def test_fine_tuning_is_a_loop_with_torchs_adam_and_running_statistics(together:
         for step in range(5):
             chosen = torch.arange(step * 4, step * 4 + 4) % (WAY * SHOT)
             optimizer.zero_grad()
-            F.cross_entropy(F.linear(model(x[chosen]), weight, bias), y[chosen]).backward()
+            loss = F.cross_entropy(F.linear(model(x[chosen]), weight, bias), y[chosen])
+            if transductive:
+                p = F.linear(model(tasks.query.x[t]), weight, bias).softmax(1)
+                loss = loss - (p * p.log()).sum(1).mean()
+            loss.backward()
             optimizer.step()
         expected = F.linear(model(tasks.query.x[t]), weight, bias).detach()
         torch.testing.assert_close(logits[t], expected, rtol=1e-7, atol=1e-8)

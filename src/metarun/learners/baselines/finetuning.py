@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.learners.baselines.head import check_learns_nothing, soft_cross_entropy
-from metarun.learners.baselines.pretrained import Pretrained
+from metarun.learners.baselines.pretrained import Pretrained, check_no_padding
 from metarun.learners.embedding import Pass, TaskNorm, passing
 from metarun.learners.embedding_learner import Embedded, class_means, one_hot
 from metarun.learners.gradient.inner_loop import InnerLoop
@@ -40,14 +40,16 @@ class Finetuning(Pretrained):
     """A pretrained network and a new linear head, trained together on a task's support set.
 
     Dhillon, Chaudhari, Ravichandran & Soatto 2020, "A Baseline for Few-Shot Image Classification",
-    arXiv:1909.02729, sections 3.1 and 3.2, without its transductive term: the head starts from the normalised
-    class means, and all weights follow the cross-entropy. Batch norms keep the training's running statistics.
+    arXiv:1909.02729, sections 3.1 and 3.2: the head starts from the normalised class means, and all weights
+    follow the cross-entropy. Batch norms keep the training's running statistics.
 
     Args:
         model: the network, without a head.
         training_output_size: number of training classes.
         rule: the update rule; it must have no weights of its own, since the training never uses it.
         loop: its steps.
+        transductive: whether the mean entropy of the query set's predictions is minimised too, in every step
+            (equation 8; the authors take the two losses in turns).
         seed: of the training head's initial weights.
         seeding: how they follow from it; see `Streams`.
 
@@ -64,10 +66,17 @@ class Finetuning(Pretrained):
         training_output_size: int,
         rule: UpdateRule,
         loop: InnerLoop,
+        transductive: bool = False,
         seed: int = 0,
         seeding: Seeding = "streams",
     ) -> None:
-        super().__init__(model=model, training_output_size=training_output_size, seed=seed, seeding=seeding)
+        super().__init__(
+            model=model,
+            training_output_size=training_output_size,
+            transductive=transductive,
+            seed=seed,
+            seeding=seeding,
+        )
         check_learns_nothing(rule, model)
         self.rule: UpdateRule = rule
         self.loop = loop
@@ -79,7 +88,8 @@ class Finetuning(Pretrained):
             return super().adapt(tasks)
         support = tasks.support
         labels = one_hot(support, support.x.dtype)
-        return Embedded(support.x, self._tune(self._start(support, labels), support, labels))
+        query_x = tasks.query.x if self.transductive else None
+        return Embedded(support.x, self._tune(self._start(support, labels), support, labels, query_x))
 
     def predict(self, adapted: Embedded, x: Tensor) -> Tensor:
         """Map x [T, n, …] to logits [T, n, classes]."""
@@ -100,7 +110,7 @@ class Finetuning(Pretrained):
         with torch.no_grad(), passing(Pass(tasks, batch_statistics=False)):
             return {**shared, **self.fit(self.embed(support.x), labels)}
 
-    def _tune(self, params: Parameters, support: Examples, labels: Tensor) -> Tuned:
+    def _tune(self, params: Parameters, support: Examples, labels: Tensor, query_x: Tensor | None) -> Tuned:
         learned = {name for name, p in self.model.named_parameters() if p.requires_grad} | {_WEIGHT, _BIAS}
         fixed = {name: p for name, p in params.items() if name not in learned}
         params = {name: p for name, p in params.items() if name in learned}
@@ -110,6 +120,8 @@ class Finetuning(Pretrained):
             with torch.enable_grad():
                 params = {name: p.detach().requires_grad_() for name, p in params.items()}
                 losses = soft_cross_entropy(self._logits({**fixed, **params}, examples.x), examples.y)
+                if query_x is not None:
+                    losses = losses + mean_entropy(self._logits({**fixed, **params}, query_x))
                 grads = torch.autograd.grad(losses.sum(), list(params.values()), materialize_grads=True)
             with torch.no_grad():
                 state = self.rule.observe(state, examples, losses)
@@ -124,10 +136,23 @@ class Finetuning(Pretrained):
 
     @property
     def is_transductive(self) -> bool | None:
-        """False where there are batch norms: they use running statistics; else None."""
-        return False if any(isinstance(module, TaskNorm) for module in self.modules()) else None
+        """Whether the query set is learned from; its batch norms always use running statistics."""
+        has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
+        return self.transductive or (False if has_norms else None)
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError as Pretrained does, and for padding in a query set that is learned from."""
+        if self.transductive:
+            check_no_padding(type(self).__name__, tasks)
+        super().check(tasks)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._forward.forget_copies()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Return the mean entropy of each task's predictions, in nats, [T], of logits [T, n, classes]."""
+    logs = logits.log_softmax(2)
+    return -(logs.exp() * logs).sum(2).mean(1)

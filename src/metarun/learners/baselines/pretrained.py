@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from metarun.errors import ConfigError
 from metarun.learners.embedding import passing, running_changes
 from metarun.learners.embedding_learner import Embedded, EmbeddingLearner, size_of
 from metarun.learners.soundness import check_forward
@@ -99,3 +100,11 @@ class Pretrained(EmbeddingLearner):
             super().check(tasks)
         else:
             check_forward(self.model, tasks.query.x[0], tasks.query.x[-1])
+
+
+def check_no_padding(name: str, tasks: Tasks) -> None:
+    """Raise ConfigError where padding would be taken for query examples."""
+    if tasks.query.mask is not None:
+        raise ConfigError(
+            f"{name} learns from the query set, and would learn from its padding", "@learner=protonet"
+        )

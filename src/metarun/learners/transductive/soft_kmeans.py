@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from metarun.fields import Steps
+from metarun.learners.baselines.pretrained import check_no_padding
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.similarities import squared_distances
-from metarun.learners.transductive.transductive import check_no_padding
 from metarun.tasks import Tasks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarun.errors import ConfigError
+from metarun.learners.baselines.pretrained import check_no_padding
 from metarun.learners.baselines.transformed import Transformed
 from metarun.tasks import Tasks
 
@@ -25,14 +25,6 @@ class Transductive(Transformed):
         """Raise ConfigError as EmbeddingLearner does, and for padding in a query set."""
         check_no_padding(type(self).__name__, tasks)
         super().check(tasks)
-
-
-def check_no_padding(name: str, tasks: Tasks) -> None:
-    """Raise ConfigError where padding would be taken for query examples."""
-    if tasks.query.mask is not None:
-        raise ConfigError(
-            f"{name} learns from the query set, and would learn from its padding", "@learner=protonet"
-        )
 
 
 def predicted(scores: Tensor) -> Tensor:
