@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from metarun.cli.resume import override
 from metarun.config.composition import compose_config
 from metarun.errors import ConfigError
+
+Typed = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,12 @@ def test_what_may_change_is_changed_in_a_copy() -> None:
     assert (changed["train"]["steps"], changed["outer"]["lr"]) == (7, 0.5)
     assert changed["train"]["max_time"] == "1h"
     assert config["train"]["steps"] == 5000
+
+
+def test_the_best_checkpoint_of_before_is_still_the_best(typed: Typed) -> None:
+    few = ["train.meta_batch=2", "train.validation_tasks=4", "train.test_tasks=4", "device=cpu"]
+    assert typed("train.steps=2", "train.validate_every=2", *few, "hydra.run.dir=run")[0] == 0
+    status, _, said = typed("resume", "run", "train.steps=3", "train.validate_every=0")
+    assert status == 0, said
+    assert "belongs to a run with another config" not in said
+    assert json.loads(Path("run/results.json").read_text())["checkpoint_step"] == 2

@@ -157,7 +157,9 @@ class Run:
         Raises:
             MetarunError: the file is damaged.
         """
-        return _ADDED_LATER | self._config()
+        config = self._config()
+        # In the order of the file: the digest of a run's checkpoints depends on it.
+        return config | {key: value for key, value in _ADDED_LATER.items() if key not in config}
 
     def _config(self) -> dict[str, Any]:
         """Return the content of config.yaml."""
