@@ -30,7 +30,7 @@ NEEDS = {
     "inner=reptile": ["metagradient=reptile"],
     "metagradient=truncated": ["inner=metasgd"],
     "model=conv4": ["data=omniglot", "model.filters=4"],
-    "model=efficientnet_lite0": ["data=omniglot", "algo=nearest", "model.size=32"],
+    "model=efficientnet_lite0": ["data=omniglot", "algo=nearest", "model.size=32", "train.steps=0"],
     "model=timm": ["data=omniglot", "algo=nearest", "model.pretrained=false"],
     "model=resnet10": ["data=omniglot", "model.width=2"],
     "model=resnet18": ["data=omniglot", "model.width=2"],
