@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,6 +161,14 @@ def test_embeddings_are_centred_by_the_mean_of_the_training_images() -> None:
     with learner.evaluating():
         torch.testing.assert_close(learner.embed(x), F.normalize(x - mean, dim=2))
     torch.testing.assert_close(learner.train().embed(x), x)
+
+
+def test_classes_that_a_task_does_not_have_are_refused() -> None:
+    tasks = replace(batch(2), ways=torch.tensor([2, 3]))
+    for make in LEARNERS.values():
+        with pytest.raises(ConfigError, match="would count the classes that smaller tasks do not have"):
+            make().double().check(tasks)
+    SimpleShot(model=Embeddings(), training_output_size=4).double().check(tasks)
 
 
 def test_a_missing_mean_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -50,6 +50,8 @@ class EmbeddingLearner(Learner[Embedded]):
             by the running statistics of the training, so that each example is classified by itself.
     """
 
+    # Whether a class that a task does not have leaves the scores of the others as they are.
+    ignores_absent_classes: ClassVar[bool] = False
     targets: ClassVar[Targets | None] = "classes"
     thread_safe: ClassVar[bool] = True
 
@@ -133,6 +135,10 @@ class EmbeddingLearner(Learner[Embedded]):
                 f"{name} needs classes, and the targets of this data are {tasks.support.y.dtype} "
                 f"{list(tasks.support.y.shape[2:])}",
                 "@source=omniglot, or another @learner",
+            )
+        if tasks.ways is not None and not self.ignores_absent_classes:
+            raise ConfigError(
+                f"{name} would count the classes that smaller tasks do not have", "@learner=protonet"
             )
         padded = tasks.support.mask is not None or tasks.query.mask is not None
         if padded and self.is_transductive is not None:

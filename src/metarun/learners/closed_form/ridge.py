@@ -29,6 +29,8 @@ class RidgeRegression(EmbeddingLearner):
 
     needs = frozenset({"model"})
 
+    ignores_absent_classes = True
+
     def __init__(
         self,
         *,

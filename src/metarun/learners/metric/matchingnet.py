@@ -46,6 +46,8 @@ class MatchingNet(EmbeddingLearner):
 
     needs = frozenset({"model", "seed", "seeding"})
 
+    ignores_absent_classes = True
+
     def __init__(
         self,
         *,

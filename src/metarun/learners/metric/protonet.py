@@ -34,6 +34,8 @@ class ProtoNet(EmbeddingLearner):
 
     needs = frozenset({"model"})
 
+    ignores_absent_classes = True
+
     def __init__(
         self,
         *,

@@ -26,6 +26,8 @@ class SimpleShot(Transformed):
 
     for_tests = frozenset({"distance", "transform"})
 
+    ignores_absent_classes = True
+
     def __init__(
         self,
         *,
