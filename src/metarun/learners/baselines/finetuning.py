@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from metarun.learners.baselines.head import check_learns_nothing, soft_cross_entropy
 from metarun.learners.baselines.pretrained import Pretrained, check_no_padding
 from metarun.learners.embedding import Pass, TaskNorm, passing
-from metarun.learners.embedding_learner import Embedded, class_means, one_hot
+from metarun.learners.embedding_learner import class_means, one_hot
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.task_forward import TaskForward
+from metarun.learners.one_pass import Embedded
 from metarun.rules import Parameters, UpdateRule
 from metarun.system.randomness import Seeding
 from metarun.tasks import Examples, Tasks
@@ -93,7 +94,7 @@ class Finetuning(Pretrained):
 
     def predict(self, adapted: Embedded, x: Tensor) -> Tensor:
         """Map x [T, n, …] to logits [T, n, classes]."""
-        return super().predict(adapted, x) if self.training else self._logits(adapted.classifier.params, x)
+        return super().predict(adapted, x) if self.training else self._logits(adapted.predictor.params, x)
 
     def fit(self, features: Tensor, labels: Tensor) -> Parameters:
         """Return the first weights of a head: the normalised class means, and biases of zero."""

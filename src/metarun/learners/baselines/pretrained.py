@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.learners.embedding import passing, running_changes
-from metarun.learners.embedding_learner import Embedded, EmbeddingLearner, size_of
+from metarun.learners.embedding_learner import EmbeddingLearner
+from metarun.learners.one_pass import Embedded, size_of
 from metarun.learners.soundness import check_forward
 from metarun.models.dropblock import dropping
 from metarun.system.randomness import Seeding, Streams
@@ -92,7 +93,8 @@ class Pretrained(EmbeddingLearner):
             features = self.embed(tasks.query.x)
             logits = self.training_head(features)
         means = features.detach().mean(1)
-        return Embedded(tasks.support.x, means, tasks.query.x, logits, running_changes(self, now))
+        changes = running_changes(self, now)
+        return Embedded(tasks.support.x, means, tasks.query.x, predictions=logits, changes=changes)
 
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError as EmbeddingLearner does; a training mini-batch has no support set."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.learners.baselines.pretrained import Pretrained
-from metarun.learners.embedding_learner import Embedded, size_of
+from metarun.learners.one_pass import Embedded, size_of
 from metarun.tasks import Tasks
 
 log = logging.getLogger("metarun")
@@ -69,7 +69,7 @@ class Transformed(Pretrained):
         return replace(adapted, changes={**adapted.changes, **self._of_centre(adapted)})
 
     def _of_centre(self, adapted: Embedded) -> Mapping[str, Tensor]:
-        means = adapted.classifier  # of each mini-batch, [T, features]
+        means = adapted.predictor  # of each mini-batch, [T, features]
         return {
             "centre": _MOMENTUM * (means - self.centre),
             "centre_weight": (_MOMENTUM * (1 - self.centre_weight)).expand(len(means)),

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
-from metarun.learners.embedding_learner import class_means, one_hot, size_of
+from metarun.learners.embedding_learner import class_means, one_hot
 from metarun.learners.gradient.adaptation import GradientAdaptation
 from metarun.learners.gradient.graph import Graph
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.task_forward import TaskForward
+from metarun.learners.one_pass import size_of
 from metarun.rules import Parameters
 from metarun.tasks import Targets, Tasks
 

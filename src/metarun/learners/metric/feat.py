@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from metarun.fields import Count
-from metarun.learners.embedding_learner import EmbeddingLearner, class_means, size_of
+from metarun.learners.embedding_learner import EmbeddingLearner, class_means
+from metarun.learners.one_pass import size_of
 from metarun.learners.similarities import squared_distances
 from metarun.system.randomness import Seeding, Streams
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Count
-from metarun.learners.embedding_learner import EmbeddingLearner, size_of
+from metarun.learners.embedding_learner import EmbeddingLearner
+from metarun.learners.one_pass import size_of
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 

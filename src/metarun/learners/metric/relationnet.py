@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from metarun.errors import ConfigError
 from metarun.fields import Size
 from metarun.learners.embedding import with_task_norms
-from metarun.learners.embedding_learner import Embedded, EmbeddingLearner, one_hot
+from metarun.learners.embedding_learner import EmbeddingLearner, one_hot
+from metarun.learners.one_pass import Embedded
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Scores, Tasks
 

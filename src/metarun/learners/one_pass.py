@@ -1,0 +1,146 @@
+"""Learners that adapt without steps: one pass of a network over the support set makes a predictor."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from metarun.errors import ConfigError
+from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
+from metarun.learners.learner import Learner
+from metarun.learners.soundness import check_forward, check_layers
+from metarun.models.dropblock import dropping
+from metarun.tasks import Predictions, Tasks
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A learner that has embedded the support sets of T tasks.
+
+    Attributes:
+        support_x: inputs of the support set.
+        predictor: what the learner has made of their embeddings.
+        query_x: inputs that were embedded together with the support set, or None.
+        features: their embeddings, [T, m, features], where they are not predicted yet.
+        predictions: their predictions.
+        changes: what the tasks add to running statistics; see `Learner.changes`.
+    """
+
+    support_x: Tensor
+    predictor: Any
+    query_x: Tensor | None = None
+    features: Tensor | None = None
+    predictions: Predictions | None = None
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class OnePassLearner(Learner[Embedded]):
+    """Makes a predictor of the embedded support set at once: no step is taken.
+
+    In training the support and the query set of a task share their batch statistics, as in ProtoNet's code,
+    and running statistics follow those, by torch's rule, as a mean over the tasks of a meta-batch.
+
+    Args:
+        model: the network that embeds inputs, without a head.
+        transductive: at test, normalise a task by its own support and query set, as in training; false:
+            by the running statistics of the training, so that each example is predicted by itself.
+    """
+
+    thread_safe: ClassVar[bool] = True
+    # Whether `answer` is part of the pass that embeds, since it has batch norms too.
+    answers_in_pass: ClassVar[bool] = True
+
+    def __init__(self, *, model: nn.Module, transductive: bool = False) -> None:
+        super().__init__()
+        check_layers(model, may_keep_statistics=True)
+        self.transductive = transductive
+        self.model = with_task_norms(model)
+
+    @classmethod
+    def model_output_size(cls, output_size: int | None) -> int | None:  # noqa: ARG003
+        """Return None: the model has no head."""
+        return None
+
+    @abstractmethod
+    def learn(self, features: Tensor, tasks: Tasks) -> Any:
+        """Make a predictor of the embedded support sets, [T, n, features]; the query targets are hidden."""
+
+    @abstractmethod
+    def answer(self, predictor: Any, features: Tensor) -> Predictions:
+        """Map embeddings [T, n, features] to predictions."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map the examples of all tasks, x [T, n, …], to [T, n, features], in one call of the network."""
+        features: Tensor = self.model(x.flatten(0, 1))
+        return features.view(*x.shape[:2], -1)
+
+    @property
+    def _together(self) -> bool:
+        return self.training or self.transductive
+
+    def _pass(self, tasks: int) -> Pass:
+        return Pass(tasks, self._together, {} if self.training else None)
+
+    def adapt(self, tasks: Tasks) -> Embedded:
+        """Return the predictors of T tasks; query sets are embedded too where they share statistics."""
+        support, query = tasks.support, tasks.query
+        predictions: Predictions | None = None
+        with passing(now := self._pass(len(tasks))), dropping(tasks.key):
+            if not self._together:
+                return Embedded(support.x, self.learn(self.embed(support.x), tasks))
+            features = self.embed(torch.cat([support.x, query.x], 1))
+            predictor = self.learn(features[:, : len(support)], tasks)
+            features = features[:, len(support) :]
+            if self.answers_in_pass:
+                predictions = self.answer(predictor, features)
+        return Embedded(
+            support.x, predictor, query.x, features, predictions, changes=running_changes(self, now)
+        )
+
+    def predict(self, adapted: Embedded, x: Tensor) -> Predictions:
+        """Map x [T, n, …] to predictions."""
+        if x is adapted.query_x and adapted.predictions is not None:
+            return adapted.predictions
+        if x is adapted.query_x and adapted.features is not None:
+            return self.answer(adapted.predictor, adapted.features)
+        shots = adapted.support_x.shape[1] if self._together else 0
+        with passing(self._pass(len(x))):
+            features = self.embed(torch.cat([adapted.support_x, x], 1) if shots else x)
+            return self.answer(adapted.predictor, features[:, shots:])
+
+    def changes(self, adapted: Embedded) -> Mapping[str, Tensor]:
+        """Return what each task adds to the running statistics, [T, channels] by name."""
+        return adapted.changes
+
+    @property
+    def is_transductive(self) -> bool | None:
+        """Whether batch norms see the query set of a test; None without batch norms."""
+        has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
+        return self.transductive if has_norms else None
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError for padding beside batch norms, or a network that keeps other state."""
+        padded = tasks.support.mask is not None or tasks.query.mask is not None
+        if padded and self.is_transductive is not None:
+            raise ConfigError(
+                "model: its batch norms would count the padding of smaller tasks",
+                "@model.norm=group, or another",
+            )
+        check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
+
+
+def size_of(model: nn.Module) -> int:
+    """Return the size of a model's embedding.
+
+    Raises:
+        ConfigError: the model does not tell it.
+    """
+    size: Any = getattr(model, "features", None)
+    if not isinstance(size, int):
+        raise ConfigError(f"model: {type(model).__name__} does not tell its `features`, the embedding's size")
+    return size
