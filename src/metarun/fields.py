@@ -30,6 +30,17 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """A number of examples or tasks: more than a million at once is a typing error."""
 
 
+def in_order(interval: tuple[int, int]) -> tuple[int, int]:
+    """Return the interval of whole numbers, or raise ValueError if it is empty."""
+    if interval[0] > interval[1]:
+        raise ValueError("should be [fewest, most] with fewest ≤ most")
+    return interval
+
+
+Counts = Annotated[tuple[Count, Count], AfterValidator(in_order)]
+"""[fewest, most]: a number drawn for each task."""
+
+
 def ordered(interval: tuple[float, float]) -> tuple[float, float]:
     """Return the interval, or raise ValueError if it is empty."""
     if interval[0] > interval[1]:

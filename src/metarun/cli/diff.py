@@ -20,6 +20,8 @@ from metarun.tasks import Measure
 # Manifest keys that differ between any two runs, and do not affect the results.
 _IGNORED = ("started", "directory", "command", "resumed")
 
+_NO_SCORE = "–"
+
 
 def main(arguments: list[str]) -> None:
     """Print the differing keys of config and manifest, and the results side by side.
@@ -62,14 +64,15 @@ def _results(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) 
     measures = {name: measure for result in results for name, measure in measures_of(result).items()}
     for name, measure in measures.items():
         cells = [_score(measure, result.get("final", {}).get(name)) for result in results]
-        rows.append([heading(measure), *cells])
+        if any(text != _NO_SCORE for text in cells):
+            rows.append([heading(measure), *cells])
     return rows
 
 
 def _score(measure: Measure, estimate: Mapping[str, Any] | None) -> str:
     """Return mean ± interval, and the mean with all digits, since two runs may differ only in the last."""
     if not estimate or estimate["mean"] is None:
-        return "–"
+        return _NO_SCORE
     return f"{cell(measure, estimate['mean'], estimate['ci95'] or 0.0)} ({estimate['mean']!r})"
 
 

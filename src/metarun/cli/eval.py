@@ -11,7 +11,7 @@ from metarun.reports.progress import chunks_bar
 from metarun.reports.table import curve_table
 from metarun.system.randomness import fix
 
-_ALSO_OPEN = ("train.test_tasks", "engine.workers")
+_ALSO_OPEN = ("train.test_tasks", "train.test_curve", "engine.workers")
 
 
 def main(arguments: list[str]) -> None:
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
         config.train.test_tasks,
         trained.executor(),
         show=partial(chunks_bar, "test"),
+        over_examples=config.train.test_curve,
     )
     print(curve_table(curve))
     trained.keep("", {"overrides": options.overrides, **curve.as_dict()})

@@ -14,8 +14,9 @@ from torch import Tensor
 from metarun.engine.executor import Executor, ShowProgress
 from metarun.learners import IterativeLearner, Learner
 from metarun.system.ranks import Ranks
-from metarun.tasks import Measure, Split, TaskSource
+from metarun.tasks import Measure, Split, Tasks, TaskSource, fewer_examples
 from metarun.tasks.episodes import episodes
+from metarun.tasks.fewer_examples import with_fewer_examples
 from metarun.tasks.metrics import LOSS, selected_by
 
 _Z95 = NormalDist().inv_cdf(0.975)
@@ -46,12 +47,15 @@ class Estimate:
 class Curve:
     """The scores of `tasks` tasks before adaptation (entry 0) and after each adaptation step.
 
+    For a learner without steps: with more and more support examples.
+
     Attributes:
         split: split of the tasks.
         tasks: number of tasks.
         steps: the scores by name, for each step.
         measures: how to read the scores: the loss, then the metrics.
-        axis: what a step is; None for a learner without steps, whose curve has one entry.
+        axis: what a step is; None where the curve has one entry.
+        at: the number of each step, where they are not 0, 1, 2, …: support examples.
         transductive: whether a prediction depended on the other query examples; None without that choice.
     """
 
@@ -61,6 +65,12 @@ class Curve:
     measures: tuple[Measure, ...] = (LOSS,)
     axis: str | None = "adaptation steps"
     transductive: bool | None = None
+    at: tuple[int, ...] | None = None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The number of each step."""
+        return self.at or tuple(range(len(self.steps)))
 
     @property
     def final(self) -> dict[str, Estimate]:
@@ -88,13 +98,18 @@ class Curve:
         ]
         axis = content.get("axis", "adaptation steps")
         measures = tuple(measures_of(content).values())
-        return cls(content["split"], content["tasks"], steps, measures, axis, content.get("transductive"))
+        numbers = tuple(scores["step"] for scores in content["curve"])
+        at = None if numbers == tuple(range(len(numbers))) else numbers
+        transductive = content.get("transductive")
+        return cls(content["split"], content["tasks"], steps, measures, axis, transductive, at)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
+        # A score that these predictions do not have is null.
+        unscored = {measure.name: {"mean": None, "ci95": None} for measure in self.measures}
         curve = [
-            {"step": step, **{name: asdict(estimate) for name, estimate in scores.items()}}
-            for step, scores in enumerate(self.steps)
+            {"step": step, **unscored, **{name: asdict(estimate) for name, estimate in scores.items()}}
+            for step, scores in zip(self.numbers, self.steps, strict=True)
         ]
         return {
             "split": self.split,
@@ -102,7 +117,7 @@ class Curve:
             "axis": self.axis,
             "transductive": self.transductive,
             "measures": [asdict(measure) for measure in self.measures],
-            "final": {name: asdict(estimate) for name, estimate in self.final.items()},
+            "final": {**unscored, **{name: asdict(estimate) for name, estimate in self.final.items()}},
             "curve": curve,
         }
 
@@ -132,6 +147,7 @@ def evaluate(
     *,
     show: ShowProgress = lambda chunks, total: chunks,  # noqa: ARG005
     ranks: Ranks | None = None,
+    over_examples: bool = False,
 ) -> Curve:
     """Adapt to episodes 0 … tasks − 1 of a split and score every step on their query sets.
 
@@ -145,18 +161,23 @@ def evaluate(
         executor: computes them.
         show: wraps the chunks as they come, as in a progress bar; may raise, to stop.
         ranks: this process among those of the run.
+        over_examples: whether to score a learner without steps after 1, 2, … support examples too.
     """
     ranks = ranks or Ranks()
     share = ranks.share(tasks)
-    measures: list[tuple[Measure, ...]] = []
+    growing = over_examples and not isinstance(learner, IterativeLearner)
+    batches: list[Tasks] = []
 
     def scores(chunk: slice) -> Chunk:
         batch = episodes(source, split, share.start + chunk.start, chunk.stop - chunk.start)
-        measures.append(batch.measures)
-        return list(learner.curve(batch))
+        batches[:] = [batch.part(slice(1))]
+        parts = with_fewer_examples(batch) if growing else [batch]
+        return [scores for part in parts for scores in learner.curve(part)]
 
     with learner.evaluating():
         chunks = executor.map(scores, share.stop - share.start, show)
+    if len({len(chunk) for chunk in chunks}) > 1:  # support sets of equal numbers by chance
+        chunks = [chunk[-1:] for chunk in chunks]
     names = list(chunks[0][0])
     # A score has one column, a pooled one a column for each of its parts.
     widths = [scores.shape[1] if scores.dim() > 1 else 1 for scores in chunks[0][0].values()]
@@ -171,5 +192,8 @@ def evaluate(
         {name: Estimate.of(pooled(part)) for name, part in zip(names, step.split(widths), strict=True)}
         for step in values
     ]
-    axis = learner.axis if isinstance(learner, IterativeLearner) else None
-    return Curve(split, tasks, steps, measures[0], axis, learner.is_transductive)
+    (like,) = batches
+    axis, at = learner.axis if isinstance(learner, IterativeLearner) else None, None
+    if growing and len(steps) > 1:
+        axis, at = fewer_examples.axis(like), tuple(fewer_examples.sizes(like))
+    return Curve(split, tasks, steps, like.measures, axis, learner.is_transductive, at)

@@ -34,7 +34,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import Metric, TaskSource
-from metarun.tasks.types import output_size
+from metarun.tasks.types import output_size, targets
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
     needs = needs_of(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
-    arguments["training_output_size"] = output_size(source, "train")
+    arguments |= {"training_output_size": output_size(source, "train"), "targets": targets(source)}
     if needs & {"model", "make_model"}:
         outputs = model_output_size(learner_class, source.output_size)
         check_head(config, source, outputs)

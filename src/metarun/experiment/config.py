@@ -39,6 +39,7 @@ class TrainSettings(BaseModel, extra="forbid", frozen=True):
     validation_tasks: Count
     checkpoint_every: Steps
     test_tasks: Count
+    test_curve: bool = True
     keep: SizeOrNone = 2
     resume: Literal["auto", "never"] = "auto"
     max_time: Duration | None = None  # seconds after parsing
@@ -77,7 +78,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
 GIVEN: dict[str, tuple[str, ...]] = {
     "algo": (
         *("model", "make_model", "rule", "loop", "seed", "seeding"),
-        *("input_shape", "output_size", "training_output_size"),
+        *("input_shape", "output_size", "training_output_size", "targets"),
     ),
     "metagradient": (),
     "model": ("input_shape", "output_size"),

@@ -12,6 +12,9 @@ from metarun.learners.gradient.graph import Derivatives
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.prototypes import ProtoMAML
+from metarun.learners.in_context.in_context import InContext
+from metarun.learners.in_context.neural_process import NeuralProcess
+from metarun.learners.in_context.reading import ReadingLearner
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
 from metarun.learners.metric.feat import FEAT
@@ -19,6 +22,8 @@ from metarun.learners.metric.matchingnet import MatchingNet
 from metarun.learners.metric.protonet import ProtoNet
 from metarun.learners.metric.relationnet import RelationNet
 from metarun.learners.metric.simpleshot import SimpleShot
+from metarun.learners.oracles.gaussian_process import GaussianProcessOracle
+from metarun.learners.oracles.linear import LinearOracle
 from metarun.learners.transductive.bdcspn import BDCSPN
 from metarun.learners.transductive.laplacianshot import LaplacianShot
 from metarun.learners.transductive.pt_map import PTMAP
@@ -34,18 +39,23 @@ __all__ = [
     "Derivatives",
     "EmbeddingLearner",
     "Finetuning",
+    "GaussianProcessOracle",
     "GradientAdaptation",
+    "InContext",
     "InnerLoop",
     "IterativeLearner",
     "LaplacianShot",
     "Learner",
+    "LinearOracle",
     "LogisticRegression",
     "MatchingNet",
     "MetaOptNet",
+    "NeuralProcess",
     "NewHead",
     "Pretrained",
     "ProtoMAML",
     "ProtoNet",
+    "ReadingLearner",
     "RelationNet",
     "RidgeRegression",
     "SimpleShot",

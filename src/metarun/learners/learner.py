@@ -20,8 +20,8 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     """A module with meta-parameters that adapts to T tasks at once.
 
     Its constructor's arguments declare what it needs: those named `model`, `make_model`, `rule`, `loop`,
-    `seed`, `seeding`, `input_shape`, `output_size` or `training_output_size` are passed to it, and keys of
-    groups that nothing needs are refused.
+    `seed`, `seeding`, `input_shape`, `output_size`, `training_output_size` or `targets` are passed to it, and
+    keys of groups that nothing needs are refused.
 
     Attributes:
         needs: what its constructor is given; None: what its arguments name.

@@ -26,7 +26,7 @@ class Embedded:
         support_x: inputs of the support set.
         predictor: what the learner has made of their embeddings.
         query_x: inputs that were embedded together with the support set, or None.
-        features: their embeddings, [T, m, features], where they are not predicted yet.
+        features: embeddings of support and query set, [T, n + m, features], where `answer` is still to come.
         predictions: their predictions.
         changes: what the tasks add to running statistics; see `Learner.changes`.
     """
@@ -52,7 +52,7 @@ class OnePassLearner(Learner[Embedded]):
     """
 
     thread_safe: ClassVar[bool] = True
-    # Whether `answer` is part of the pass that embeds, since it has batch norms too.
+    # Whether `answer` belongs to the pass that embeds: its networks may have batch norms too.
     answers_in_pass: ClassVar[bool] = True
 
     def __init__(self, *, model: nn.Module, transductive: bool = False) -> None:
@@ -95,9 +95,8 @@ class OnePassLearner(Learner[Embedded]):
                 return Embedded(support.x, self.learn(self.embed(support.x), tasks))
             features = self.embed(torch.cat([support.x, query.x], 1))
             predictor = self.learn(features[:, : len(support)], tasks)
-            features = features[:, len(support) :]
             if self.answers_in_pass:
-                predictions = self.answer(predictor, features)
+                predictions = self.answer(predictor, features[:, len(support) :])
         return Embedded(
             support.x, predictor, query.x, features, predictions, changes=running_changes(self, now)
         )
@@ -107,7 +106,7 @@ class OnePassLearner(Learner[Embedded]):
         if x is adapted.query_x and adapted.predictions is not None:
             return adapted.predictions
         if x is adapted.query_x and adapted.features is not None:
-            return self.answer(adapted.predictor, adapted.features)
+            return self.answer(adapted.predictor, adapted.features[:, adapted.support_x.shape[1] :])
         shots = adapted.support_x.shape[1] if self._together else 0
         with passing(self._pass(len(x))):
             features = self.embed(torch.cat([adapted.support_x, x], 1) if shots else x)

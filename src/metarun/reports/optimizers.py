@@ -10,7 +10,7 @@ import torch
 from tabulate import tabulate
 
 from metarun.evaluation.tuned import RATES, Entry, response
-from metarun.reports.table import cell, heading, shown_steps
+from metarun.reports.table import cell, heading, means_of, shown_steps, worth_showing
 from metarun.system.files import replace
 from metarun.tasks.metrics import LOSS
 
@@ -22,7 +22,7 @@ def optimizers_table(entries: Sequence[Entry]) -> str:
     curve = entries[0].curve
     last = len(curve.steps) - 1
     on_the_way = [step for step in shown_steps(last, (0, 10, 50)) if step != last]
-    measures = curve.measures
+    measures = worth_showing(curve.measures, means_of([entry.curve.final for entry in entries]))
     heads = ["optimizer", "rate", *(f"loss at {step}" for step in on_the_way)]
     heads += [f"{heading(measure)} at {last}" for measure in measures]
     rows = []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tabulate import tabulate
 
 from metarun.evaluation.curve import Curve, Estimate
 from metarun.tasks import Measure
+from metarun.tasks.metrics import LOSS
 
 # Tables show a long curve at these steps and at the last.
 _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -16,9 +17,10 @@ _SHOWN = (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 def curve_table(curve: Curve) -> str:
     """Return mean ± 95 % confidence interval before adaptation and after steps 1, 2, …, if there are any."""
-    shown = shown_steps(len(curve.steps) - 1, _SHOWN)
-    rows = [[str(step), *_estimates(curve, curve.steps[step])] for step in shown]
-    heads = [curve.axis or "", *(heading(measure) for measure in curve.measures)]
+    shown = shown_steps(len(curve.steps) - 1, range(len(curve.steps)) if curve.at else _SHOWN)
+    measures = worth_showing(curve.measures, means_of(curve.steps))
+    rows = [[str(curve.numbers[step]), *_estimates(measures, curve.steps[step])] for step in shown]
+    heads = [curve.axis or "", *(heading(measure) for measure in measures)]
     if curve.axis is None:
         rows, heads = [row[1:] for row in rows], heads[1:]
     title = f"{curve.split}: {curve.tasks:,} tasks, mean ± 95 % confidence interval"
@@ -33,8 +35,28 @@ def shown_steps(last: int, wanted: Sequence[int]) -> list[int]:
     return [step for step in range(last + 1) if step in wanted or step == last]
 
 
-def _estimates(curve: Curve, scores: Mapping[str, Estimate]) -> list[str]:
-    return [cell(m, scores[m.name].mean, scores[m.name].ci95) for m in curve.measures]
+def worth_showing(measures: Sequence[Measure], column: Callable[[Measure], Sequence[float]]) -> list[Measure]:
+    """Return the measures that have values, without those that are the loss under another name.
+
+    Args:
+        measures: the loss, then the metrics.
+        column: returns a measure's values, NaN where there is none.
+    """
+    loss = list(column(LOSS))
+
+    def shown(values: Sequence[float]) -> bool:
+        return not all(math.isnan(value) for value in values) and list(values) != loss
+
+    return [measure for measure in measures if measure == LOSS or shown(column(measure))]
+
+
+def means_of(rows: Sequence[Mapping[str, Estimate]]) -> Callable[[Measure], list[float]]:
+    """Return the column of a measure's means in rows of scores by name."""
+    return lambda m: [row[m.name].mean if m.name in row else math.nan for row in rows]
+
+
+def _estimates(measures: Sequence[Measure], scores: Mapping[str, Estimate]) -> list[str]:
+    return [cell(m, scores[m.name].mean, scores[m.name].ci95) for m in measures]
 
 
 def heading(measure: Measure) -> str:

@@ -294,6 +294,7 @@ _NEW_IN_GROUPS: dict[str, Any] = {
     "model.halvings": 4,
     "model.strict": True,
     "algo.freeze": None,
+    "train.test_curve": True,
     "outer.drop_to": 0.5,
 }
 _HAD_DTYPE = {"dtype": "float32"}

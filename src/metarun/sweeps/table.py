@@ -15,11 +15,12 @@ from tabulate import tabulate
 
 from metarun.errors import MetarunError
 from metarun.evaluation.curve import measures_of
-from metarun.reports.table import cell, heading
+from metarun.reports.table import cell, heading, worth_showing
 from metarun.runs.directory import Run
 from metarun.sweeps.directory import Job, Status
 from metarun.system.files import as_json, write_text
 from metarun.tasks import Measure
+from metarun.tasks.metrics import LOSS
 
 _SEED = "seed"
 _MOST_ROWS = 50
@@ -123,7 +124,7 @@ def as_groups(rows: Sequence[Sequence[Outcome]]) -> list[Group]:
 
 def table(groups: Sequence[Group]) -> str:
     """Return the table of a sweep as text."""
-    measures = _measures(groups)
+    measures = worth_showing(_measures(groups), lambda m: _means(groups, m.name))
     several = any(len(group.finished) > 1 for group in groups)
     keys = list(groups[0].choices) if groups else []
     rows = []
@@ -133,7 +134,7 @@ def table(groups: Sequence[Group]) -> str:
             several and len(group.finished) == 1
         ):  # one seed has no deviation; its interval means something else
             scores = [score and (score[0], math.nan) for score in scores]
-        cells = [cell(m, *score) if score else "–" for m, score in zip(measures, scores, strict=True)]
+        cells = [_cell(m, score) for m, score in zip(measures, scores, strict=True)]
         rows.append([*(_short(value) for value in group.choices.values()), *cells, _state(group)])
     spread = "standard deviation over seeds" if several else "95 % confidence interval over tasks"
     heads = [*keys, *(heading(measure) for measure in measures), "finished"]
@@ -142,6 +143,18 @@ def table(groups: Sequence[Group]) -> str:
     left_out = len(groups) - len(rows)
     more = f"\n… and {left_out:,} more in table.csv" if left_out else ""
     return f"test: mean ± {spread}\n{body}{more}"
+
+
+def _means(groups: Iterable[Group], name: str) -> list[float]:
+    scores = [group.mean_and_spread(name) for group in groups]
+    return [math.nan if score is None else score[0] for score in scores]
+
+
+def _cell(measure: Measure, score: tuple[float, float] | None) -> str:
+    """Return a group's score; only a loss that is there may be NaN."""
+    if score is None or (measure != LOSS and math.isnan(score[0])):
+        return "–"
+    return cell(measure, *score)
 
 
 def _short(value: str) -> str:

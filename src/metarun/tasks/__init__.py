@@ -1,6 +1,8 @@
 """Tasks and their sources (`data=`), independent of models and learners."""
 
 from metarun.tasks.binary_classification import BinaryClassification
+from metarun.tasks.gaussian_process import GaussianProcess
+from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
 from metarun.tasks.omniglot import Omniglot
@@ -12,6 +14,8 @@ __all__ = [
     "SPLITS",
     "BinaryClassification",
     "Examples",
+    "GaussianProcess",
+    "LinearFunctions",
     "LinearRegression",
     "Loss",
     "Measure",

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarun.fields import Size
 from metarun.tasks import metrics
 from metarun.tasks.draws import Draws
-from metarun.tasks.synthetic import SyntheticSource
+from metarun.tasks.synthetic import Pair, SyntheticSource
 
 
 class BinaryClassification(SyntheticSource):
@@ -51,7 +51,7 @@ class BinaryClassification(SyntheticSource):
         direction = draws.normal(*self.input_shape)
         return {"direction": direction / direction.norm(dim=1, keepdim=True)}
 
-    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:
         """Return x [T, n, d] and labels y [T, n], 0 and 1 equally often."""
         x = draws.normal(n, *self.input_shape)
         y = draws.choose(n, n) % 2

@@ -11,7 +11,8 @@ from torch import Tensor
 from metarun.fields import Interval
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import mean_squared_error
-from metarun.tasks.synthetic import SyntheticSource, stretch
+from metarun.tasks.regression import REGRESSION
+from metarun.tasks.synthetic import Pair, SyntheticSource, stretch
 
 
 class LinearRegression(SyntheticSource):
@@ -26,6 +27,7 @@ class LinearRegression(SyntheticSource):
     """
 
     loss = staticmethod(mean_squared_error)
+    metrics = REGRESSION
     input_shape = (1,)
     output_size = 1
 
@@ -49,7 +51,7 @@ class LinearRegression(SyntheticSource):
             "intercept": stretch(uniform[:, 1], self.intercept),
         }
 
-    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:
         """Return x [T, n, 1] and y [T, n, 1]."""
         slope, intercept = (task[name][:, None, None] for name in ("slope", "intercept"))
         x = stretch(draws.uniform(n, 1), self.x_range)

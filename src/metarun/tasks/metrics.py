@@ -34,11 +34,13 @@ class Measure:
         name: the score's name.
         higher_is_better: whether larger values are better.
         percent: whether it is a fraction, shown in percent.
+        selects: whether it may select the best learner.
     """
 
     name: str
     higher_is_better: bool = False
     percent: bool = False
+    selects: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +51,12 @@ class Metric(Measure):
         compute: called as a Loss; never differentiated.
         pooled: whether it is a property of all tasks together: `compute` returns signed parts, [T, parts],
             and the score is the sum of the absolute values of their means over tasks. For tests only.
+        of_distributions: whether predictions must be a distribution; others have no such score.
     """
 
     compute: Loss
     pooled: bool = False
+    of_distributions: bool = False
 
 
 LOSS = Measure("loss")
@@ -65,7 +69,7 @@ class Scoring:
     Attributes:
         loss: what learning minimises.
         query_loss: what the outer loop minimises, on query sets; None: `loss`.
-        metrics: reported besides the loss; the first selects the best learner; without any, the loss does.
+        metrics: reported besides the loss; the first that selects chooses the best learner, or else the loss.
     """
 
     loss: Loss
@@ -75,18 +79,18 @@ class Scoring:
     @property
     def measures(self) -> tuple[Measure, ...]:
         """How to read the scores: the loss, then the metrics in order."""
-        return (LOSS, *(Measure(m.name, m.higher_is_better, m.percent) for m in self.metrics))
+        return (LOSS, *(Measure(m.name, m.higher_is_better, m.percent, m.selects) for m in self.metrics))
 
 
 def selected_by(measures: tuple[Measure, ...]) -> Measure:
-    """Return the measure that selects the best learner: the first metric, or the loss without metrics."""
-    return measures[1] if len(measures) > 1 else measures[0]
+    """Return the measure that selects the best learner: the first metric that does, or else the loss."""
+    return next((measure for measure in measures[1:] if measure.selects), measures[0])
 
 
 def mean_squared_error(predictions: Predictions, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over examples and outputs of (prediction − target)²; targets [T, n, out]."""
     errors = _errors(predictions, targets)
-    return errors.flatten(1).mean(1) if mask is None else _masked_mean(errors.flatten(2).mean(2), mask)
+    return errors.flatten(1).mean(1) if mask is None else masked_mean(errors.flatten(2).mean(2), mask)
 
 
 def sum_squared_error(predictions: Predictions, targets: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -106,7 +110,7 @@ def cross_entropy(
     logits = _logits(predictions).flatten(0, 1)
     losses = F.cross_entropy(logits, labels.flatten(), reduction="none", label_smoothing=smoothing)
     losses = losses.view(labels.shape)
-    return losses.mean(1) if mask is None else _masked_mean(losses, mask)
+    return losses.mean(1) if mask is None else masked_mean(losses, mask)
 
 
 def binary_cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -114,21 +118,21 @@ def binary_cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor 
     logits = _logits(predictions)
     targets = labels.to(logits.dtype)
     losses = F.binary_cross_entropy_with_logits(logits.squeeze(-1), targets, reduction="none")
-    return losses.mean(1) if mask is None else _masked_mean(losses, mask)
+    return losses.mean(1) if mask is None else masked_mean(losses, mask)
 
 
 def accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of examples whose largest logit is the label's; logits [T, n, classes], labels [T, n]."""
     logits = _logits(predictions)
     correct = (logits.argmax(-1) == labels).to(logits.dtype)
-    return correct.mean(1) if mask is None else _masked_mean(correct, mask)
+    return correct.mean(1) if mask is None else masked_mean(correct, mask)
 
 
 def binary_accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of examples whose single logit has the label's sign; logits [T, n, 1], labels [T, n]."""
     logits = _logits(predictions)
     correct = ((logits.squeeze(-1) > 0) == labels.bool()).to(logits.dtype)
-    return correct.mean(1) if mask is None else _masked_mean(correct, mask)
+    return correct.mean(1) if mask is None else masked_mean(correct, mask)
 
 
 _BINS = 15
@@ -182,6 +186,6 @@ def _logits(predictions: Predictions) -> Tensor:
     )
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean over the examples [T, n] that count; 0 for a task without any."""
     return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp_min(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarun.fields import Seed
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import sum_squared_error
-from metarun.tasks.synthetic import SyntheticSource
+from metarun.tasks.synthetic import Pair, SyntheticSource
 from metarun.tasks.types import Split, Tasks
 
 
@@ -57,6 +57,6 @@ class Quadratics(SyntheticSource):
         draw = draws.normal if self.entries == "normal" else draws.uniform
         return {"W": draw(d, d), "y": draw(d)}
 
-    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:  # noqa: ARG002
         """Return the rows of W and the entries of y, [T, d, d] and [T, d, 1]."""
         return task["W"], task["y"][..., None]

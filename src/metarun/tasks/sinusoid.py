@@ -11,7 +11,8 @@ from torch import Tensor
 from metarun.fields import Interval
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import mean_squared_error
-from metarun.tasks.synthetic import SyntheticSource, stretch
+from metarun.tasks.regression import REGRESSION
+from metarun.tasks.synthetic import Pair, SyntheticSource, stretch
 
 
 class Sinusoid(SyntheticSource):
@@ -26,6 +27,7 @@ class Sinusoid(SyntheticSource):
     """
 
     loss = staticmethod(mean_squared_error)
+    metrics = REGRESSION
     input_shape = (1,)
     output_size = 1
 
@@ -51,7 +53,7 @@ class Sinusoid(SyntheticSource):
             "frequency": stretch(uniform[:, 2], self.frequency),
         }
 
-    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:
         """Return x [T, n, 1] and y [T, n, 1]."""
         amplitude, phase, frequency = (
             task[name][:, None, None] for name in ("amplitude", "phase", "frequency")

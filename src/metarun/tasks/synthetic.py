@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from metarun.fields import Count, Interval, Seed
+from metarun.fields import Count, Counts, Interval, Seed
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import Loss, Metric, Scoring
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
@@ -20,11 +21,16 @@ def stretch(uniform: Tensor, interval: Interval) -> Tensor:
     return low + (high - low) * uniform
 
 
+Pair = tuple[Tensor, Tensor]
+"""Inputs and targets."""
+
+
 class SyntheticSource(ABC):
     """Tasks computed from random numbers in float64, and returned in `dtype`.
 
     Args:
-        shot: support examples per task (per class, where there are classes).
+        shot: support examples per task (per class, where there are classes); [fewest, most]: a number drawn
+            for each task, uniformly; the others of its support set are padding.
         query: query examples per task (per class, where there are classes).
         train_shot: support examples while training; None: `shot`.
         seed: determines the tasks.
@@ -40,9 +46,9 @@ class SyntheticSource(ABC):
     def __init__(
         self,
         *,
-        shot: Count,
+        shot: Count | Counts,
         query: Count,
-        train_shot: Count | None = None,
+        train_shot: Count | Counts | None = None,
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -59,20 +65,39 @@ class SyntheticSource(ABC):
         """Return episodes first_episode … first_episode + count − 1 of a split."""
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
         shot = self.train_shot if split == "train" else self.shot
+        fewest, most = (shot, shot) if isinstance(shot, int) else shot
         task = self.task(draws)
-        # The query set comes first, so that a task has the same one at any number of shots.
-        query = self._examples(draws, task, self.query * self.classes)
-        support = self._examples(draws, task, shot * self.classes)
-        return Tasks(support, query, task, scoring=Scoring(self.loss, self.metrics))
+        query, support = self.examples_of(draws, task, self.query * self.classes, most * self.classes)
+        drawn = self._examples(*support)
+        if fewest < most:
+            shots = fewest + (draws.uniform() * (most - fewest + 1)).long()
+            drawn = replace(drawn, mask=self._place_in_class(drawn.y) < shots[:, None]).padded()
+        return Tasks(drawn, self._examples(*query), task, scoring=Scoring(self.loss, self.metrics))
 
-    def _examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Examples:
-        x, y = self.examples(draws, task, n)
+    def examples_of(
+        self, draws: Draws, task: Mapping[str, Tensor], queries: int, shots: int
+    ) -> tuple[Pair, Pair]:
+        """Return the query and the support set.
+
+        The query set comes first, so that a task has the same one at any number of shots.
+        """
+        query = self.examples(draws, task, queries)
+        return query, self.examples(draws, task, shots)
+
+    def _examples(self, x: Tensor, y: Tensor) -> Examples:
         return Examples(x.to(self.dtype), y.to(self.dtype) if y.is_floating_point() else y.long())
+
+    def _place_in_class(self, y: Tensor) -> Tensor:
+        """Return how many examples of the same class come before each, [T, n]; without classes, of all."""
+        if self.targets == "values":
+            return torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
+        same = y[:, :, None] == y[:, None]
+        return same.tril(-1).sum(2)
 
     @abstractmethod
     def task(self, draws: Draws) -> dict[str, Tensor]:
         """Return the parameters of the tasks by name, [T, …]."""
 
     @abstractmethod
-    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> tuple[Tensor, Tensor]:
+    def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:
         """Return x [T, n, …] and y: classes [T, n], or values [T, n, d]."""

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
+from metarun.tasks.metrics import (
+    Loss,
+    Measure,
+    Metric,
+    Predictions,
+    Scores,
+    Scoring,
+    binary_cross_entropy,
+    cross_entropy,
+)
 
 Split = Literal["train", "validation", "test"]
 Targets = Literal["classes", "binary", "values"]
@@ -62,9 +71,51 @@ class Examples:
         mask = None if self.mask is None else self.mask[:, chosen]
         return Examples(self.x[:, chosen], self.y[:, chosen], mask)
 
+    def followed_by(self, others: Examples) -> Examples:
+        """Return the examples of both, in this order."""
+        mask = None
+        if self.mask is not None or others.mask is not None:
+            mask = torch.cat([self._mask, others._mask], 1)
+        return Examples(torch.cat([self.x, others.x], 1), torch.cat([self.y, others.y], 1), mask)
+
+    @property
+    def _mask(self) -> Tensor:
+        everything = self.x.new_ones(self.x.shape[:2], dtype=torch.bool)
+        return everything if self.mask is None else self.mask
+
+    def padded(self) -> Examples:
+        """Return the same examples, with zeros in the place of padding."""
+        if self.mask is None:
+            return self
+        x, y = (values.masked_fill(~_like(self.mask, values), 0) for values in (self.x, self.y))
+        return Examples(x, y, self.mask)
+
+    def packed(self) -> Examples:
+        """Return the same examples with as little padding as these tasks allow, at their ends, all zeros.
+
+        So where the padding is, how much of it, and what it contains, can change nothing.
+        """
+        if self.mask is None:
+            return self
+        counts = self.mask.sum(1)
+        most = int(counts.max())
+        first = (~self.mask).long().argsort(dim=1, stable=True)[:, :most]  # the examples that count
+        mask = torch.arange(most, device=first.device) < counts[:, None]
+
+        def chosen(values: Tensor) -> Tensor:
+            index = _like(first, values).expand(*first.shape, *values.shape[2:])
+            return values.gather(1, index).masked_fill(~_like(mask, values), 0)
+
+        return Examples(chosen(self.x), chosen(self.y), None if bool(mask.all()) else mask)
+
     def __len__(self) -> int:
         """Return the number of examples of each task."""
         return self.x.shape[1]
+
+
+def _like(mask: Tensor, values: Tensor) -> Tensor:
+    """Return [T, n] with as many dimensions as values [T, n, …]."""
+    return mask.view(*mask.shape, *[1] * (values.dim() - 2))
 
 
 @dataclass(frozen=True)
@@ -124,6 +175,10 @@ class Tasks:
         """Return each task's loss on its examples, [T]."""
         return self._value(self._scoring.loss, self._within_ways(predictions), examples)
 
+    def minimising(self, loss: Loss) -> Self:
+        """Return the tasks with another loss of the query sets, on which the outer loop learns."""
+        return replace(self, scoring=replace(self._scoring, query_loss=loss))
+
     def score(
         self, predict: Predict, on: Literal["support", "query"] = "query", *, pooled: bool = True
     ) -> Scores:
@@ -141,6 +196,8 @@ class Tasks:
         with torch.no_grad():
             for metric in self._scoring.metrics:
                 if metric.pooled and not pooled:
+                    continue
+                if metric.of_distributions and isinstance(predictions, Tensor):
                     continue
                 scores[metric.name] = self._value(metric.compute, predictions, examples)
         return scores
@@ -195,6 +252,13 @@ class TaskSource(Protocol):
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1: same arguments, same bits."""
+
+
+def targets(source: TaskSource) -> Targets:
+    """Return what the targets of a source are; of one that does not say it, what its loss is for."""
+    of_loss: dict[Loss, Targets] = {cross_entropy: "classes", binary_cross_entropy: "binary"}
+    said: Targets = getattr(source, "targets", None) or of_loss.get(source.loss, "values")
+    return said
 
 
 def output_size(source: TaskSource, split: Split) -> int | None:

@@ -128,13 +128,21 @@ class Computation:
             self._training.engine = engine
             self._announce_engines()
 
-    def evaluate(self, split: Split, tasks: int, between_chunks: Callable[[], None] = lambda: None) -> Curve:
+    def evaluate(
+        self,
+        split: Split,
+        tasks: int,
+        between_chunks: Callable[[], None] = lambda: None,
+        *,
+        over_examples: bool = False,
+    ) -> Curve:
         """Score the first tasks of a split.
 
         Args:
             split: split of the task source.
             tasks: number of tasks.
             between_chunks: called between chunks; may raise, to stop.
+            over_examples: see `evaluation.curve.evaluate`.
 
         Raises:
             MetarunError: not even one task fits into memory.
@@ -147,5 +155,12 @@ class Computation:
 
         fix(self._seed, split)
         return evaluate(
-            self._learner, self._source, split, tasks, self._evaluation, show=show, ranks=self._ranks
+            self._learner,
+            self._source,
+            split,
+            tasks,
+            self._evaluation,
+            show=show,
+            ranks=self._ranks,
+            over_examples=over_examples,
         )

@@ -274,7 +274,10 @@ class Training:
             between_chunks = _nothing
         best = self.ranks.broadcast_from_rank0(self._best)
         self.learner.load_state_dict(best["learner"])
-        curve = self.computation.evaluate("test", self.settings.test_tasks, between_chunks)
+        settings = self.settings
+        curve = self.computation.evaluate(
+            "test", settings.test_tasks, between_chunks, over_examples=settings.test_curve
+        )
         ended = {"stopped_early_at": self.step} if self.step < self.settings.steps else {}
         if self.skipped.all:
             ended["skipped"] = self.skipped.all

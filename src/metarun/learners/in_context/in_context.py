@@ -1,0 +1,158 @@
+"""Learning in context: a transformer reads the support set as tokens and predicts the queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarun.errors import ConfigError
+from metarun.fields import Count, Size
+from metarun.learners.in_context.layers import perceptron
+from metarun.learners.in_context.neural_process import Depth
+from metarun.learners.in_context.reading import ReadingLearner
+from metarun.learners.in_context.transformer import Cache, NormPlace, Transformer
+from metarun.learners.one_pass import Embedded
+from metarun.system.randomness import Streams
+from metarun.tasks import Tasks
+
+# Width, blocks and heads: those of the code of arXiv:2208.01066.
+SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """T support sets after the transformer.
+
+    Attributes:
+        caches: keys and values of each block.
+        mask: [T, tokens], false at padding.
+        lengths: number of tokens of each task, [T].
+        outputs: causal: what is predicted for each support example, from those before it.
+    """
+
+    caches: list[Cache]
+    mask: Tensor | None
+    lengths: Tensor
+    outputs: Tensor | None
+
+
+class InContext(ReadingLearner):
+    """A transformer over the support set; a query sees the support set, and no other query.
+
+    Causal: the tokens x₁, y₁, x₂, y₂, … have positions, and each sees those before it; what x_i becomes
+    predicts y_i, so that one pass learns from every number of examples (Garg, Tsipras, Liang & Valiant 2022,
+    "What Can Transformers Learn In-Context?", arXiv:2208.01066). Otherwise the support set is a set: a token
+    of each pair (x, y), without positions, sees all others, and a query sees them alone (Müller et al. 2022,
+    "Transformers Can Do Bayesian Inference", arXiv:2112.10510; TNP-D of Nguyen & Grover 2022,
+    arXiv:2207.04179).
+
+    Args:
+        causal: see above.
+        size: of the transformer: tiny, small, standard (64, 128, 256 wide); see SIZES.
+        width: of a token; null: from `size`.
+        depth: number of blocks; null: from `size`.
+        heads: attention heads; null: from `size`.
+        hidden: of the blocks' perceptrons; null: four times the width.
+        positions: with `causal`: the most examples that a support set may have; null: not causal.
+        embedding_depth: layers of the perceptron that makes tokens.
+        head_depth: layers of the one that makes predictions.
+        norm: see `transformer.Block`.
+        **shared: see ReadingLearner.
+
+    Raises:
+        ConfigError: `positions` is missing or without effect, or the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        *,
+        causal: bool = True,
+        size: Literal["tiny", "small", "standard"] = "tiny",
+        width: Size | None = None,
+        depth: Depth | None = None,
+        heads: Count | None = None,
+        hidden: Size | None = None,
+        positions: Count | None = None,
+        embedding_depth: Depth = 1,
+        head_depth: Depth = 1,
+        norm: NormPlace = "pre",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        sizes = SIZES[size]
+        self.width, depth, heads = width or sizes[0], depth or sizes[1], heads or sizes[2]
+        hidden = hidden or 4 * self.width
+        self._check(causal, positions, heads)
+        self.causal, self.most = causal, positions
+        with Streams(self.seed, self.seeding).drawing("learner"):
+            pair = self.features + self.output_size
+            if causal:
+                self.embed_input = perceptron(self.features, self.width, self.width, embedding_depth)
+                self.embed_target = perceptron(self.output_size, self.width, self.width, embedding_depth)
+                assert positions is not None
+                self.positions = nn.Parameter(0.02 * torch.randn(2 * positions + 1, self.width))
+            else:
+                self.embed_pair = perceptron(pair, self.width, self.width, embedding_depth)
+            self.transformer = Transformer(depth, self.width, heads, hidden, norm)
+            self.head = perceptron(self.width, hidden, self.outputs_size, head_depth)
+
+    def _check(self, causal: bool, positions: int | None, heads: int) -> None:
+        if causal != (positions is not None):
+            raise ConfigError(
+                f"@learner.causal={str(causal).lower()} and @learner.positions={positions} do not agree",
+                f"@learner.positions={'64, or another number of examples' if causal else 'null'}",
+            )
+        if self.width % heads:
+            raise ConfigError(
+                f"@learner.heads={heads} does not divide @learner.width={self.width}", "@learner.heads=1"
+            )
+
+    def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Tokens:  # noqa: ARG002
+        """Return the keys and values of the support sets."""
+        n = features.shape[1]
+        seen: Tensor | None
+        if self.causal:
+            pairs = torch.stack([self.embed_input(features), self.embed_target(targets)], 2)
+            tokens = pairs.flatten(1, 2) + self.positions[: 2 * n]
+            # Padding comes last, so that no token that counts sees it.
+            seen = tokens.new_ones(2 * n, 2 * n, dtype=torch.bool).tril()[None, None]
+            mask = None if mask is None else mask.repeat_interleave(2, 1)
+        else:
+            tokens = self.embed_pair(torch.cat([features, targets], 2))
+            seen = None if mask is None else mask[:, None, None]
+        after, caches = self.transformer.read(tokens, seen)
+        lengths = features.new_full((len(features),), tokens.shape[1]) if mask is None else mask.sum(1)
+        return Tokens(caches, mask, lengths.long(), self.head(after[:, ::2]) if self.causal else None)
+
+    def outputs(self, read: Tokens, features: Tensor) -> Tensor:
+        """Map embedded queries [T, m, features] to outputs [T, m, outputs_size]."""
+        if self.causal:
+            queries = self.embed_input(features) + self.positions[read.lengths][:, None]
+        else:
+            unknown = features.new_zeros(*features.shape[:2], self.output_size)
+            queries = self.embed_pair(torch.cat([features, unknown], 2))
+        after = self.transformer.answer(queries, read.caches, read.mask, itself=self.causal)
+        result: Tensor = self.head(after)
+        return result
+
+    def outputs_of_all(self, adapted: Embedded) -> Tensor:
+        """Return the outputs for support and query set; causal: for each from the examples before it."""
+        if not self.causal:
+            return super().outputs_of_all(adapted)
+        assert adapted.features is not None
+        read: Tokens = adapted.predictor
+        assert read.outputs is not None
+        queries = adapted.features[:, read.outputs.shape[1] :]
+        return torch.cat([read.outputs, self.outputs(read, queries)], 1)
+
+    def check(self, tasks: Tasks) -> None:
+        """Raise ConfigError as OnePassLearner does, and for a support set with too many examples."""
+        super().check(tasks)
+        if self.most is not None and len(tasks.support) > self.most:
+            raise ConfigError(
+                f"@learner.positions={self.most}: a support set has {len(tasks.support)} examples",
+                f"@learner.positions={len(tasks.support)}",
+            )

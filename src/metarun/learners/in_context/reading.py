@@ -1,0 +1,132 @@
+"""The base of learners that read a support set as pairs of an embedded input and a target."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+from metarun.learners.embedding_learner import one_hot
+from metarun.learners.one_pass import Embedded, OnePassLearner, size_of
+from metarun.system.randomness import Seeding
+from metarun.tasks import Examples, Predictions, Scores, Targets, Tasks
+from metarun.tasks.regression import negative_log_likelihood
+
+Predicts = Literal["distribution", "mean"]
+ScaleFloor = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ReadingLearner(OnePassLearner):
+    """Reads the support set with a network of its own, and predicts any query in one pass.
+
+    Classes become one-hot inputs and logits; values become a normal distribution, whose negative
+    log-likelihood is then the loss, or their mean, with the loss of the tasks. Padding is taken out before
+    anything is computed, so that it changes no bit.
+
+    Args:
+        model: embeds an input; `Linear` without a head leaves vectors as they are.
+        output_size: number of classes, or entries of a target.
+        targets: what the targets are.
+        predicts: `distribution` or `mean`, of values.
+        min_scale: m of the standard deviation m + (1 − m) softplus(s); 0: exp(s).
+        loss_on: what the outer loop learns from: the `query` set, or `all`: the support set too.
+        seed: of the initial weights.
+        seeding: how they follow from it; see `Streams`.
+        transductive: see OnePassLearner.
+    """
+
+    needs = frozenset({"model", "output_size", "targets", "seed", "seeding"})
+    answers_in_pass: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        output_size: int,
+        targets: Targets,
+        predicts: Predicts = "distribution",
+        min_scale: ScaleFloor = 0.1,
+        loss_on: Literal["query", "all"] = "query",
+        seed: int = 0,
+        seeding: Seeding = "streams",
+        transductive: bool = False,
+    ) -> None:
+        super().__init__(model=model, transductive=transductive)
+        self.kind, self.output_size, self.loss_on = targets, output_size, loss_on
+        self.has_scale, self.min_scale = targets == "values" and predicts == "distribution", min_scale
+        self.seed, self.seeding = seed, seeding
+        self.features = size_of(self.model)
+        self.outputs_size = output_size * (2 if self.has_scale else 1)
+
+    @abstractmethod
+    def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Any:
+        """Return what the network makes of the support sets.
+
+        Args:
+            features: embedded inputs, [T, n, features].
+            targets: [T, n, output_size]; one-hot classes, or values.
+            mask: [T, n], false at padding, which is at the end; None: all count.
+            keys: random bits of each task, int64 [T].
+        """
+
+    @abstractmethod
+    def outputs(self, read: Any, features: Tensor) -> Tensor:
+        """Map embedded queries [T, m, features] to outputs [T, m, outputs_size]."""
+
+    def adapt(self, tasks: Tasks) -> Embedded:
+        """Return what is made of the support sets of T tasks."""
+        return super().adapt(replace(tasks, support=tasks.support.packed()))
+
+    def learn(self, features: Tensor, tasks: Tasks) -> Any:
+        """Return what the network makes of the embedded support sets, [T, n, features]."""
+        targets = self.encoded(tasks.support, features.dtype)
+        return self.read(features, targets, tasks.support.mask, tasks.key)
+
+    def answer(self, predictor: Any, features: Tensor) -> Predictions:
+        """Map embeddings [T, m, features] to predictions."""
+        return self.predictions(self.outputs(predictor, features))
+
+    def encoded(self, examples: Examples, dtype: torch.dtype) -> Tensor:
+        """Return the targets as inputs of the network, [T, n, output_size]."""
+        if self.kind == "classes":
+            return one_hot(examples, dtype, self.output_size)
+        return examples.y[..., None].to(dtype) if self.kind == "binary" else examples.y.flatten(2)
+
+    def predictions(self, outputs: Tensor) -> Predictions:
+        """Return logits, means, or normal distributions, of outputs [T, m, outputs_size]."""
+        if not self.has_scale:
+            return outputs
+        mean, scale = outputs.chunk(2, -1)
+        return Normal(mean, self.positive(scale), validate_args=False)
+
+    def positive(self, scale: Tensor) -> Tensor:
+        """Return standard deviations of the network's outputs for them."""
+        if self.min_scale == 0:
+            return scale.exp()
+        return self.min_scale + (1 - self.min_scale) * F.softplus(scale)
+
+    def outputs_of_all(self, adapted: Embedded) -> Tensor:
+        """Return the outputs for support and query set, [T, n + m, outputs_size], in training."""
+        assert adapted.features is not None
+        return self.outputs(adapted.predictor, adapted.features)
+
+    def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
+        """Return the loss and the metrics of each task, [T], in training of what `loss_on` says."""
+        if self.training and self.loss_on == "all":
+            everything = tasks.support.packed().followed_by(tasks.query)
+            return self.score_of(tasks, everything, self.predictions(self.outputs_of_all(adapted)))
+        return super().scores(adapted, self._with_loss(tasks))
+
+    def score_of(self, tasks: Tasks, scored: Examples, predictions: Predictions) -> Scores:
+        """Return the training scores of these examples of the tasks, [T]."""
+        scored_tasks = replace(self._with_loss(tasks), query=scored)
+        return scored_tasks.score(lambda x: predictions, pooled=False)  # noqa: ARG005
+
+    def _with_loss(self, tasks: Tasks) -> Tasks:
+        return tasks.minimising(negative_log_likelihood) if self.has_scale else tasks

@@ -1,0 +1,1 @@
+"""Predictors that know how tasks were drawn: what a learner can reach at best."""
