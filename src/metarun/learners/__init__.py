@@ -7,14 +7,20 @@ from metarun.learners.closed_form.logistic import LogisticRegression
 from metarun.learners.closed_form.ridge import RidgeRegression
 from metarun.learners.closed_form.svm import MetaOptNet
 from metarun.learners.embedding_learner import EmbeddingLearner
+from metarun.learners.fast_weights.hypernet_head import HypernetHead
+from metarun.learners.fast_weights.leo import LEO
+from metarun.learners.fast_weights.metanet import MetaNet
 from metarun.learners.gradient.adaptation import GradientAdaptation
 from metarun.learners.gradient.graph import Derivatives
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
 from metarun.learners.gradient.prototypes import ProtoMAML
 from metarun.learners.in_context.in_context import InContext
+from metarun.learners.in_context.memory import MemoryAugmented
 from metarun.learners.in_context.neural_process import NeuralProcess
 from metarun.learners.in_context.reading import ReadingLearner
+from metarun.learners.in_context.recurrent import Recurrent
+from metarun.learners.in_context.snail import SNAIL
 from metarun.learners.kinds import with_inner_loop
 from metarun.learners.learner import IterativeLearner, Learner
 from metarun.learners.metric.feat import FEAT
@@ -33,7 +39,9 @@ from metarun.learners.transductive.tim import TIM
 __all__ = [
     "BDCSPN",
     "FEAT",
+    "LEO",
     "PTMAP",
+    "SNAIL",
     "TIM",
     "AdaptedParameters",
     "Derivatives",
@@ -41,6 +49,7 @@ __all__ = [
     "Finetuning",
     "GaussianProcessOracle",
     "GradientAdaptation",
+    "HypernetHead",
     "InContext",
     "InnerLoop",
     "IterativeLearner",
@@ -49,6 +58,8 @@ __all__ = [
     "LinearOracle",
     "LogisticRegression",
     "MatchingNet",
+    "MemoryAugmented",
+    "MetaNet",
     "MetaOptNet",
     "NeuralProcess",
     "NewHead",
@@ -56,6 +67,7 @@ __all__ = [
     "ProtoMAML",
     "ProtoNet",
     "ReadingLearner",
+    "Recurrent",
     "RelationNet",
     "RidgeRegression",
     "SimpleShot",

@@ -60,17 +60,22 @@ class EmbeddingLearner(OnePassLearner):
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError for other targets than classes, padding beside batch norms, or other state."""
         name = type(self).__name__
-        if tasks.support.y.is_floating_point() or tasks.support.y.dim() != 2:
-            raise ConfigError(
-                f"{name} needs classes, and the targets of this data are {tasks.support.y.dtype} "
-                f"{list(tasks.support.y.shape[2:])}",
-                "@source=omniglot, or another @learner",
-            )
+        check_classes(name, tasks)
         if tasks.ways is not None and not self.ignores_absent_classes:
             raise ConfigError(
                 f"{name} would count the classes that smaller tasks do not have", "@learner=protonet"
             )
         super().check(tasks)
+
+
+def check_classes(name: str, tasks: Tasks) -> None:
+    """Raise ConfigError where the targets are no classes."""
+    y = tasks.support.y
+    if y.is_floating_point() or y.dim() != 2:
+        raise ConfigError(
+            f"{name} needs classes, and the targets of this data are {y.dtype} {list(y.shape[2:])}",
+            "@source=omniglot, or another @learner",
+        )
 
 
 def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor:

@@ -7,6 +7,7 @@ from metarun.models.context import Context, Film
 from metarun.models.conv4 import Conv4
 from metarun.models.dense import MLP, Linear
 from metarun.models.efficientnet import EfficientNetLite0
+from metarun.models.embedding import embedding
 from metarun.models.hub import Timm
 from metarun.models.residual import ResNet, ResNet12
 from metarun.models.wide import WideResNet
@@ -22,4 +23,5 @@ __all__ = [
     "ResNet12",
     "Timm",
     "WideResNet",
+    "embedding",
 ]

@@ -14,7 +14,6 @@ from metarun.learners.in_context.layers import perceptron
 from metarun.learners.in_context.neural_process import Depth
 from metarun.learners.in_context.reading import ReadingLearner
 from metarun.learners.in_context.transformer import Cache, NormPlace, Transformer
-from metarun.learners.one_pass import Embedded
 from metarun.system.randomness import Streams
 from metarun.tasks import Tasks
 
@@ -138,15 +137,9 @@ class InContext(ReadingLearner):
         result: Tensor = self.head(after)
         return result
 
-    def outputs_of_all(self, adapted: Embedded) -> Tensor:
-        """Return the outputs for support and query set; causal: for each from the examples before it."""
-        if not self.causal:
-            return super().outputs_of_all(adapted)
-        assert adapted.features is not None
-        read: Tokens = adapted.predictor
-        assert read.outputs is not None
-        queries = adapted.features[:, read.outputs.shape[1] :]
-        return torch.cat([read.outputs, self.outputs(read, queries)], 1)
+    def support_outputs(self, read: Tokens, features: Tensor) -> Tensor:
+        """Return the outputs for the support set, [T, n, outputs_size]; causal: from the examples before."""
+        return super().support_outputs(read, features) if read.outputs is None else read.outputs
 
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError as OnePassLearner does, and for a support set with too many examples."""

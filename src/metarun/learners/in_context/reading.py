@@ -111,16 +111,26 @@ class ReadingLearner(OnePassLearner):
             return scale.exp()
         return self.min_scale + (1 - self.min_scale) * F.softplus(scale)
 
-    def outputs_of_all(self, adapted: Embedded) -> Tensor:
+    def support_outputs(self, read: Any, features: Tensor) -> Tensor:
+        """Return the outputs for the support set, [T, n, outputs_size], of its features [T, n, features].
+
+        Learners that read in order predict each example from those before it.
+        """
+        return self.outputs(read, features)
+
+    def _outputs_of_all(self, adapted: Embedded) -> Tensor:
         """Return the outputs for support and query set, [T, n + m, outputs_size], in training."""
         assert adapted.features is not None
-        return self.outputs(adapted.predictor, adapted.features)
+        n = adapted.support_x.shape[1]
+        support, query = adapted.features[:, :n], adapted.features[:, n:]
+        read = adapted.predictor
+        return torch.cat([self.support_outputs(read, support), self.outputs(read, query)], 1)
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
         """Return the loss and the metrics of each task, [T], in training of what `loss_on` says."""
         if self.training and self.loss_on == "all":
             everything = tasks.support.packed().followed_by(tasks.query)
-            return self.score_of(tasks, everything, self.predictions(self.outputs_of_all(adapted)))
+            return self.score_of(tasks, everything, self.predictions(self._outputs_of_all(adapted)))
         return super().scores(adapted, self._with_loss(tasks))
 
     def score_of(self, tasks: Tasks, scored: Examples, predictions: Predictions) -> Scores:

@@ -1,0 +1,63 @@
+"""A network that writes a head's weights for a class from the mean embedding of its examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from metarun.fields import Size
+from metarun.learners.embedding_learner import EmbeddingLearner, class_means
+from metarun.learners.in_context.layers import perceptron
+from metarun.learners.one_pass import size_of
+from metarun.system.randomness import Seeding, Streams
+
+Depth = Annotated[int, Field(ge=1, le=100)]
+
+
+class HypernetHead(EmbeddingLearner):
+    """Logits are w_k·f(x) + b_k, with (w_k, b_k) = c_k + h(c_k) written by a perceptron h.
+
+    c_k is the mean embedding of class k, so that any number of classes will do; b starts as 0. The activation
+    to parameter map of Qiao, Liu, Shen & Yuille 2018, "Few-Shot Image Recognition by Predicting Parameters
+    from Activations", arXiv:1706.03466, equation 2, which its authors learn on a fixed embedding.
+
+    Args:
+        width: of h's hidden layers.
+        depth: of h.
+        seed: of its initial weights.
+        seeding: how they follow from it; see `Streams`.
+        **shared: model and transductive (EmbeddingLearner).
+
+    Raises:
+        ConfigError: the model does not tell the size of its embedding.
+    """
+
+    needs = frozenset({"model", "seed", "seeding"})
+
+    def __init__(
+        self,
+        *,
+        width: Size = 128,
+        depth: Depth = 2,
+        seed: int = 0,
+        seeding: Seeding = "streams",
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        size = size_of(self.model)
+        with Streams(seed, seeding).drawing("learner"):
+            self.writer = perceptron(size, width, size + 1, depth)
+            self.scale = nn.Parameter(self.writer[0].weight.new_tensor(size**-0.5))  # type: ignore[operator]
+
+    def fit(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the heads: weights [T, classes, features] and biases [T, classes]."""
+        means = class_means(features, labels)
+        written = self.writer(means)
+        return self.scale * (means + written[..., :-1]), written[..., -1]
+
+    def classify(self, classifier: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+        """Return the logits of embeddings, [T, n, classes]."""
+        weights, biases = classifier
+        return features @ weights.mT + biases[:, None]
