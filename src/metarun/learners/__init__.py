@@ -28,6 +28,7 @@ from metarun.learners.metric.matchingnet import MatchingNet
 from metarun.learners.metric.protonet import ProtoNet
 from metarun.learners.metric.relationnet import RelationNet
 from metarun.learners.metric.simpleshot import SimpleShot
+from metarun.learners.oracles.bayes import BayesClassifier
 from metarun.learners.oracles.gaussian_process import GaussianProcessOracle
 from metarun.learners.oracles.linear import LinearOracle
 from metarun.learners.transductive.bdcspn import BDCSPN
@@ -44,6 +45,7 @@ __all__ = [
     "SNAIL",
     "TIM",
     "AdaptedParameters",
+    "BayesClassifier",
     "Derivatives",
     "EmbeddingLearner",
     "Finetuning",

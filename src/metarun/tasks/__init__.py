@@ -1,7 +1,10 @@
 """Tasks and their sources (`data=`), independent of models and learners."""
 
 from metarun.tasks.binary_classification import BinaryClassification
+from metarun.tasks.gaussian_classes import GaussianClasses
 from metarun.tasks.gaussian_process import GaussianProcess
+from metarun.tasks.harmonic import Harmonic
+from metarun.tasks.image_completion import ImageCompletion
 from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
@@ -14,7 +17,10 @@ __all__ = [
     "SPLITS",
     "BinaryClassification",
     "Examples",
+    "GaussianClasses",
     "GaussianProcess",
+    "Harmonic",
+    "ImageCompletion",
     "LinearFunctions",
     "LinearRegression",
     "Loss",

@@ -1,0 +1,124 @@
+"""Images as functions from a pixel's place to its grey value, of which some pixels are given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun.errors import ConfigError, MetarunError
+from metarun.fields import Count, Counts, Seed
+from metarun.system.randomness import Seeding, Streams
+from metarun.tasks.draws import Draws
+from metarun.tasks.metrics import Scoring, mean_squared_error
+from metarun.tasks.omniglot import Omniglot
+from metarun.tasks.regression import REGRESSION
+from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
+
+Images = Literal["omniglot", "digits"]
+_SIDES = {"omniglot": 28, "digits": 8}
+_DIGITS = {"train": 1200, "validation": 200, "test": 397}
+
+
+class ImageCompletion:
+    """A task is an image: x is the place of a pixel, in [−1, 1]², y its grey value, in [0, 1].
+
+    Garnelo et al. 2018, arXiv:1807.01613, section 4.2. Support and query pixels of a task are different ones.
+
+    Args:
+        images: `omniglot` (28 × 28; characters of test images are not in training), or `digits`
+            (8 × 8, scikit-learn's).
+        shot: support pixels; [fewest, most]: a number drawn for each image.
+        query: query pixels.
+        train_shot: support pixels while training; None: `shot`.
+        root: of Omniglot; see `Omniglot`.
+        seed: determines the tasks, and which images are in which split.
+        seeding: how the split follows from the seed; see `Streams`.
+
+    Raises:
+        ConfigError: there are not so many pixels.
+    """
+
+    loss = staticmethod(mean_squared_error)
+    metrics = REGRESSION
+    input_shape = (2,)
+    output_size = 1
+    targets: Targets = "values"
+
+    def __init__(
+        self,
+        *,
+        images: Images = "omniglot",
+        shot: Count | Counts = (10, 200),
+        query: Count = 200,
+        train_shot: Count | Counts | None = None,
+        root: str | None = None,
+        seed: Seed = 0,
+        seeding: Seeding = "streams",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.images, self.query, self.seed, self.seeding, self.dtype = images, query, seed, seeding, dtype
+        self.shot, self.train_shot = shot, train_shot or shot
+        self.side = _SIDES[images]
+        pixels = self.side**2
+        for key, shots in (("shot", self.shot), ("train_shot", self.train_shot)):
+            most = shots if isinstance(shots, int) else shots[1]
+            if most + query > pixels:
+                raise ConfigError(
+                    f"@source.{key}={most} and @source.query={query} need {most + query} pixels; there are "
+                    f"{pixels}",
+                    f"@source.{key} and @source.query with a smaller sum",
+                )
+        self._omniglot = Omniglot(
+            way=1, shot=1, query=1, rotations="none", root=root, seed=seed, seeding=seeding
+        )
+        self._loaded: dict[Split, Tensor] = {}
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the images and keep them on the device, as [images, side², 1] from 0 to 1.
+
+        Raises:
+            MetarunError: scikit-learn is not installed.
+        """
+        loaded = self._omniglot.load() if self.images == "omniglot" else self._digits()
+        self._loaded = {
+            split: images.flatten(0, 1).flatten(1)[..., None].to(device) for split, images in loaded.items()
+        }
+
+    def _digits(self) -> dict[Split, Tensor]:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise MetarunError(
+                "data.images=digits needs scikit-learn: pip install 'metarun[sklearn]', or type "
+                "data.images=omniglot"
+            ) from error
+        pixels = torch.as_tensor(load_digits().images) / 16 * 255
+        order = torch.randperm(len(pixels), generator=Streams(self.seed, self.seeding).generator("split"))
+        parts = torch.split(pixels.round().to(torch.uint8)[order], [_DIGITS[split] for split in SPLITS])
+        return {split: part[None] for split, part in zip(SPLITS, parts, strict=True)}
+
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
+        """Return episodes first_episode … first_episode + count − 1 of a split; `info["image"]` is which."""
+        if not self._loaded:
+            self.prepare(torch.device("cpu"))
+        images = self._loaded[split]
+        draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
+        shot = self.train_shot if split == "train" else self.shot
+        fewest, most = (shot, shot) if isinstance(shot, int) else shot
+        chosen = (draws.uniform() * len(images)).long()
+        # Query pixels come first, so that an image has the same ones at any number of shots.
+        place = draws.choose(self.side**2, self.side**2)[:, : self.query + most]
+        y = images[chosen].gather(1, place[..., None]).to(self.dtype) / 255
+        row, column = place // self.side, place % self.side
+        x = (2 * torch.stack([row, column], 2).to(self.dtype) / (self.side - 1)) - 1
+        everything = Examples(x, y)
+        support = everything.take(slice(self.query, None))
+        if fewest < most:
+            shots = fewest + (draws.uniform() * (most - fewest + 1)).long()
+            places = torch.arange(most, device=images.device)
+            support = replace(support, mask=places < shots[:, None]).padded()
+        query = everything.take(slice(self.query))
+        return Tasks(support, query, {"image": chosen}, scoring=Scoring(self.loss, self.metrics))
