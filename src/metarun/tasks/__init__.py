@@ -11,11 +11,14 @@ from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Sc
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
+from metarun.tasks.tables.bundled import BundledTable
+from metarun.tasks.tables.prior import TabularPrior
 from metarun.tasks.types import SPLITS, Examples, Predict, Split, Targets, Tasks, TaskSource, TrainsOn
 
 __all__ = [
     "SPLITS",
     "BinaryClassification",
+    "BundledTable",
     "Examples",
     "GaussianClasses",
     "GaussianProcess",
@@ -34,6 +37,7 @@ __all__ = [
     "Scoring",
     "Sinusoid",
     "Split",
+    "TabularPrior",
     "Targets",
     "TaskSource",
     "Tasks",

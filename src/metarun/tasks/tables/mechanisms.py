@@ -1,0 +1,169 @@
+"""How rows of random tables come about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.draws import Draws
+
+Activation = Literal["tanh", "relu", "sine", "absolute", "linear", "step"]
+ACTIVATIONS: tuple[Activation, ...] = ("tanh", "relu", "sine", "absolute", "linear", "step")
+_FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "sine": torch.sin,
+    "absolute": torch.abs,
+    "linear": lambda x: x,
+    "step": torch.sign,
+}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers of units, each an activation of a random sum of those before it, plus noise.
+
+    Attributes:
+        units: of each layer.
+        most_layers: largest number of layers of a task.
+        layers: number of layers of each task, [T].
+        causes: units of the first layer that the others depend on, [T].
+        activation: place of the task's activation, [T].
+        activations: what there is to choose from.
+        sparsity: share of weights that are zero, [T].
+        noise: standard deviation of a unit's noise, [T].
+        correlation: how much of a unit of the first layer is common to all, [T].
+    """
+
+    units: int
+    most_layers: int
+    layers: Tensor
+    causes: Tensor
+    activation: Tensor
+    activations: tuple[Activation, ...]
+    sparsity: Tensor
+    noise: Tensor
+    correlation: Tensor
+
+    def rows(
+        self, draws: Draws, columns: Tensor, rows: int, is_causal: Tensor, outputs: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return columns [T, rows, units] and targets [T, rows, outputs], both with standard deviation 1.
+
+        Args:
+            draws: random numbers.
+            columns: of each table, [T]; a perceptron depends on no others.
+            rows: number of rows.
+            is_causal: whether columns and targets are any units (else: the first layer, and the last), [T].
+            outputs: number of targets.
+        """
+        layer = correlated(draws, draws.normal(rows, self.units), self.correlation)
+        first = layer
+        causes = torch.where(is_causal, self.causes, torch.minimum(self.causes, columns))
+        layer = layer * (torch.arange(self.units, device=layer.device) < causes[:, None])[:, None]
+        everything = []
+        for i in range(self.most_layers):
+            active = causes if i == 0 else torch.full_like(causes, self.units)
+            after = normalised(self._activated(layer @ self._weights(draws, active)))
+            after = after + self.noise[:, None, None] * draws.normal(rows, self.units)
+            layer = torch.where((i < self.layers)[:, None, None], after, layer)
+            everything.append(layer)
+        units = torch.cat(everything, 2)
+        order = draws.choose(units.shape[2], units.shape[2])
+        last = draws.choose(self.units, min(outputs, self.units)) + units.shape[2] - self.units
+        places = torch.where(is_causal[:, None], order[:, : last.shape[1]], last)
+        targets = units.gather(2, places[:, None].expand(-1, rows, -1))
+        seen = order[:, last.shape[1] : last.shape[1] + self.units]
+        others = units.gather(2, seen[:, None].expand(-1, rows, -1))
+        # Relevant columns may be anywhere among the table's own.
+        beyond = torch.arange(self.units, device=layer.device) >= columns[:, None]
+        shuffled = (draws.uniform(self.units) + 2 * beyond).argsort(1)
+        first = first.gather(2, shuffled[:, None].expand(-1, rows, -1))
+        x = torch.where(is_causal[:, None, None], others, first)
+        targets = normalised(targets)
+        if targets.shape[2] < outputs:  # narrow tables have few units
+            extra = outputs - targets.shape[2]
+            targets = torch.cat([targets, targets[:, :, :1].expand(-1, -1, extra) - 9], 2)
+        return x, targets
+
+    def _weights(self, draws: Draws, active: Tensor) -> Tensor:
+        """Return weights [T, units before, units]; each unit has a parent among the first `active`, [T]."""
+        weights = draws.normal(self.units, self.units)
+        kept = draws.uniform(self.units, self.units) >= self.sparsity[:, None, None]
+        parent = (draws.uniform(self.units) * active[:, None]).long()
+        kept = kept.scatter(1, parent[:, None], value=True)
+        inside = torch.arange(self.units, device=kept.device) < active[:, None]
+        kept = kept & inside[..., None]
+        scaled: Tensor = weights * kept / kept.sum(1, keepdim=True).sqrt()
+        return scaled
+
+    def _activated(self, x: Tensor) -> Tensor:
+        result = x
+        for place, name in enumerate(self.activations):
+            result = torch.where((self.activation == place)[:, None, None], _FUNCTIONS[name](x), result)
+        return result
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Return columns with mean 0 and standard deviation 1 over the rows, [T, rows, columns]."""
+    x = x - x.mean(1, keepdim=True)
+    scaled: Tensor = x / x.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
+    return scaled
+
+
+def correlated(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
+    """Return columns of which a share is mixed from a few common causes, share [T]."""
+    causes = max(1, x.shape[2] // 4)
+    mixing = draws.normal(causes, x.shape[2]) / causes**0.5
+    common = draws.normal(x.shape[1], causes) @ mixing
+    share = share[:, None, None]
+    return (1 - share).sqrt() * x + share.sqrt() * common
+
+
+def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
+    """Return labels [T, rows]: of the first unit by thresholds, or the largest of a table's units.
+
+    Args:
+        draws: random numbers.
+        units: [T, rows, most classes].
+        ways: number of classes of each table, [T].
+    """
+    rows, most = units.shape[1:]
+    inside = torch.arange(most, device=units.device) < ways[:, None]  # [T, most]
+    bias = 0.5 * draws.normal(most)
+    largest = (units + bias[:, None]).masked_fill(~inside[:, None], -torch.inf).argmax(2)
+    # Thresholds: the ranks of the first unit, cut where random shares end.
+    shares = (0.2 + draws.uniform(most)) * inside
+    ends = (shares / shares.sum(1, keepdim=True)).cumsum(1)
+    ranks = units[:, :, 0].argsort(1).argsort(1).double() / rows
+    by_threshold = (ranks[..., None] >= ends[:, None]).sum(2).clamp(max=most - 1)
+    by_threshold = torch.minimum(by_threshold, ways[:, None] - 1)
+    shuffled = (draws.uniform(most) + 2 * ~inside).argsort(1)  # the classes inside come first
+    by_threshold = shuffled.gather(1, by_threshold)
+    return torch.where((draws.uniform() < 0.5)[:, None], largest, by_threshold)
+
+
+def clouds(draws: Draws, rows: int, columns: int, ways: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a cloud for each class, x [T, rows, columns] and labels [T, rows]."""
+    most = int(ways.max())
+    spread = 0.3 + 1.2 * draws.uniform()[:, None, None]
+    relevant = draws.uniform(columns) < (0.2 + 0.8 * draws.uniform())[:, None]
+    means = spread * draws.normal(most, columns) * relevant[:, None]
+    labels = (draws.uniform(rows) * ways[:, None]).long()
+    noise = correlated(draws, draws.normal(rows, columns), correlation)
+    x: Tensor = means.gather(1, labels[..., None].expand(-1, -1, columns)) + noise
+    return x, labels
+
+
+def categorical(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
+    """Return x [T, rows, columns] with a share [T] of the columns turned into two to five levels."""
+    chosen = draws.uniform(x.shape[2]) < share[:, None]
+    levels = 2 + (4 * draws.uniform(x.shape[2])).long()
+    ranks = x.argsort(1).argsort(1).double() / x.shape[1]
+    level = (ranks * levels[:, None]).long()
+    values = draws.normal(x.shape[2], 5)  # of each level, in no order
+    return torch.where(chosen[:, None], values.gather(2, level.mT).mT, x)

@@ -1,0 +1,45 @@
+"""What every table goes through: standardised columns, zeros for what is missing, a fixed width."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_MOST = 5.0  # standard deviations; what lies beyond is cut off
+
+
+def standardised(x: Tensor, shots: Tensor, support: int) -> Tensor:
+    """Return columns with mean 0 and standard deviation 1 over the support rows; NaN becomes 0, the mean.
+
+    Args:
+        x: rows, the support rows first, [T, rows, columns].
+        shots: number of support rows that count, [T].
+        support: number of support rows with padding.
+    """
+    known = x[:, :support]
+    counts = torch.arange(support, device=x.device) < shots[:, None]
+    known = known.masked_fill(~counts[..., None], torch.nan)
+    mean = known.nanmean(1, keepdim=True).nan_to_num()
+    variance = (known - mean).square().nanmean(1, keepdim=True).nan_to_num()
+    scale = torch.where(variance > 1e-12, variance, 1.0).sqrt()
+    return ((x - mean) / scale).nan_to_num().clamp(-_MOST, _MOST)
+
+
+def widened(x: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Return rows with `width` columns, zeros beyond a table's own, scaled by √(width / columns).
+
+    So the length of a row does not depend on how many columns its table has (Hollmann et al. 2023,
+    arXiv:2207.01848, appendix).
+
+    Args:
+        x: rows, [T, rows, at most width].
+        columns: number of columns of each table, [T].
+        width: number of columns of the result.
+    """
+    missing = width - x.shape[2]
+    x = torch.cat([x, x.new_zeros(*x.shape[:2], missing)], 2) if missing else x
+    inside = torch.arange(width, device=x.device) < columns[:, None]
+    scale = (math.sqrt(width) / columns.to(x.dtype).sqrt())[:, None, None]
+    return x * inside[:, None] * scale
