@@ -82,7 +82,12 @@ class Executor:
 
     def spread(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield the function's result for each item, in order, computed by all workers at once."""
-        return self._workers().map(function, items)
+
+        def compute(item: Item) -> Result:
+            with self.engine.precision():  # of this thread
+                return function(item)
+
+        return self._workers().map(compute, items)
 
     def _workers(self) -> Workers:
         """Return the workers; apply the engine to torch and the learner first, unless it is in use."""

@@ -70,7 +70,7 @@ def _read_choice(path: Path) -> dict[str, Any]:
 def _shared_settings(engine: Engine) -> dict[str, Any]:
     """Return what all candidates have in common."""
     return {
-        "engine": [engine.compile, engine.rematerialise, engine.tf32, engine.plain_attention],
+        "engine": [engine.compile, engine.rematerialise, engine.tf32, engine.bf16, engine.plain_attention],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -27,6 +28,7 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
     compile: bool = False
     rematerialise: bool = False
     tf32: bool = False
+    bf16: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -53,6 +55,7 @@ class Engine:
         compile: whether the meta-gradient is compiled.
         rematerialise: whether the backward pass recomputes inner steps instead of keeping them.
         tf32: whether a GPU may round to TF32 in matrix products and convolutions.
+        bf16: whether a GPU computes in bfloat16 where torch considers it safe (autocast).
         plain_attention: whether attention uses only kernels that have second derivatives.
         seconds_per_task: as measured for the choice; None if nothing was measured.
     """
@@ -64,6 +67,7 @@ class Engine:
     compile: bool = False
     rematerialise: bool = False
     tf32: bool = False
+    bf16: bool = False
     plain_attention: bool = False
     seconds_per_task: float | None = field(default=None, compare=False)
 
@@ -75,6 +79,10 @@ class Engine:
     def in_words(self) -> dict[str, int]:
         """Return the settings that are chosen by measuring."""
         return {"chunk": self.chunk, "workers": self.workers, "threads": self.threads}
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which a thread computes: of bfloat16 where `bf16` says so."""
+        return torch.autocast("cuda", torch.bfloat16) if self.bf16 else nullcontext()
 
     def use(self, learner: Learner[Any]) -> Workers:
         """Apply these settings to torch and the learner, and return the workers."""

@@ -105,6 +105,7 @@ def choose(
         compile=settings.compile,
         rematerialise=settings.rematerialise,
         tf32=settings.tf32,
+        bf16=settings.bf16,
         plain_attention=mode.plain_attention,
     )
     open_settings = settings if mode.together else _one_at_a_time(settings)
@@ -154,6 +155,7 @@ def engine_of_a_test(settings: EngineSettings, learner: Learner[Any], tasks: Tas
         chunk=2 if mode.together else 1,
         keep_memory=tasks.support.x.device.type == "cpu",
         tf32=settings.tf32,
+        bf16=settings.bf16,
         plain_attention=mode.plain_attention,
     )
 

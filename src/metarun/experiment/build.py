@@ -34,7 +34,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import Metric, TaskSource
-from metarun.tasks.types import output_size, targets
+from metarun.tasks.types import output_size, targets_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
     device, dtype = chosen_device(config.device), _dtype(config)
+    if config.engine.bf16 and device.type != "cuda":
+        raise ConfigError(f"engine.bf16=true is for a GPU, this is device={device}: type engine.bf16=false")
     source = build_source(config)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
@@ -68,7 +70,7 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
     needs = needs_of(config, learner_class)
     shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
-    arguments |= {"training_output_size": output_size(source, "train"), "targets": targets(source)}
+    arguments |= {"training_output_size": output_size(source, "train"), "targets": targets_of(source)}
     if needs & {"model", "make_model"}:
         outputs = model_output_size(learner_class, source.output_size)
         check_head(config, source, outputs)

@@ -56,6 +56,11 @@ def check_training(config: Config, source: TaskSource, learner_class: Any) -> No
     """Raise ConfigError if training tasks are not what the learner is trained on."""
     given, wanted = trains_on(source), getattr(learner_class, "trains_on", "episodes")
     algo = config.algo["_target_"]
+    if getattr(source, "for_tests", False) and config.train.steps:
+        raise ConfigError(
+            f"data._target_={config.data['_target_']}: these are a few real tasks, to be tested on: type "
+            f"metarun eval RUN data=sklearn, train.steps=0, or data=tabular_prior to train"
+        )
     if (given, wanted) == ("images", "episodes"):
         raise ConfigError(
             f"data.train_batch={config.data['train_batch']}: algo._target_={algo} is trained on episodes: "

@@ -1,5 +1,6 @@
 """Learners, which map a support set to a predictor (`algo=`); independent of files and Hydra."""
 
+from metarun.learners.baselines.classical import Classical
 from metarun.learners.baselines.finetuning import Finetuning
 from metarun.learners.baselines.head import NewHead
 from metarun.learners.baselines.pretrained import Pretrained
@@ -46,6 +47,7 @@ __all__ = [
     "TIM",
     "AdaptedParameters",
     "BayesClassifier",
+    "Classical",
     "Derivatives",
     "EmbeddingLearner",
     "Finetuning",

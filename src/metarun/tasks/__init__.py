@@ -13,7 +13,17 @@ from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.tables.bundled import BundledTable
 from metarun.tasks.tables.prior import TabularPrior
-from metarun.tasks.types import SPLITS, Examples, Predict, Split, Targets, Tasks, TaskSource, TrainsOn
+from metarun.tasks.types import (
+    SPLITS,
+    Examples,
+    Predict,
+    Split,
+    Targets,
+    Tasks,
+    TaskSource,
+    TrainsOn,
+    targets_of,
+)
 
 __all__ = [
     "SPLITS",
@@ -42,4 +52,5 @@ __all__ = [
     "TaskSource",
     "Tasks",
     "TrainsOn",
+    "targets_of",
 ]

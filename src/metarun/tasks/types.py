@@ -239,7 +239,7 @@ class TaskSource(Protocol):
         output_size: number of model outputs; None: the model returns embeddings, not predictions.
 
     A source may also say `targets`, `training_output_size` where training tasks have another number of
-    classes, and `trains_on` where they are no episodes.
+    classes, `trains_on` where they are no episodes, and `for_tests` where there is nothing to train on.
     """
 
     loss: Loss
@@ -254,7 +254,7 @@ class TaskSource(Protocol):
         """Return episodes first_episode … first_episode + count − 1: same arguments, same bits."""
 
 
-def targets(source: TaskSource) -> Targets:
+def targets_of(source: TaskSource) -> Targets:
     """Return what the targets of a source are; of one that does not say it, what its loss is for."""
     of_loss: dict[Loss, Targets] = {cross_entropy: "classes", binary_cross_entropy: "binary"}
     said: Targets = getattr(source, "targets", None) or of_loss.get(source.loss, "values")

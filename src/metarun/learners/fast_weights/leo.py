@@ -112,6 +112,11 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         """The number of steps of the code and of the head, in the current mode (training or test)."""
         return self.loop.count(self.training) + self.finetuning_steps
 
+    @property
+    def not_to_compile(self) -> str:
+        """Why its meta-gradient cannot be compiled to one graph."""
+        return "the number of classes follows from the labels of a task"
+
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return the heads after the last step."""
         return IterativeLearner.adapt(self, tasks)

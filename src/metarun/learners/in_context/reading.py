@@ -64,6 +64,11 @@ class ReadingLearner(OnePassLearner):
         self.features = size_of(self.model)
         self.outputs_size = output_size * (2 if self.has_scale else 1)
 
+    @property
+    def not_to_compile(self) -> str:
+        """Why its meta-gradient cannot be compiled to one graph."""
+        return "the number of support examples that count follows from the tasks"
+
     @abstractmethod
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Any:
         """Return what the network makes of the support sets.

@@ -121,7 +121,8 @@ def correlated(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
     mixing = draws.normal(causes, x.shape[2]) / causes**0.5
     common = draws.normal(x.shape[1], causes) @ mixing
     share = share[:, None, None]
-    return (1 - share).sqrt() * x + share.sqrt() * common
+    mixed: Tensor = (1 - share).sqrt() * x + share.sqrt() * common
+    return mixed
 
 
 def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
