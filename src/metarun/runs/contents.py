@@ -20,9 +20,11 @@ def are_results(content: Mapping[str, Any]) -> bool:
     final, curve = content.get("final"), content.get("curve")
     if not (isinstance(final, dict) and isinstance(curve, list) and curve):
         return False
+    if not all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in curve):
+        return False
     entries = [
         final,
-        *({k: v for k, v in point.items() if k != "step"} for point in curve if isinstance(point, dict)),
+        *({k: v for k, v in point.items() if k != "step"} for point in curve),
     ]
     measures = content.get("measures", [])
     if not (isinstance(measures, list) and all(_is_measure(measure) for measure in measures)):
@@ -30,7 +32,7 @@ def are_results(content: Mapping[str, Any]) -> bool:
     if measures and {measure["name"] for measure in measures} != set(final):
         return False
     numbers = int | float | None
-    return len(entries) == len(curve) + 1 and all(
+    return all(
         isinstance(score, dict) and all(isinstance(score.get(key), numbers) for key in ("mean", "ci95"))
         for scores in entries
         for score in scores.values()
@@ -38,10 +40,10 @@ def are_results(content: Mapping[str, Any]) -> bool:
 
 
 def _is_measure(value: Any) -> bool:
-    """Return whether this describes a measure: its name, direction and unit."""
+    """Return whether this describes a measure: its name, direction and unit, and whether it selects."""
     return (
         isinstance(value, dict)
-        and value.keys() == {"name", "higher_is_better", "percent"}
+        and value.keys() - {"selects"} == {"name", "higher_is_better", "percent"}
         and isinstance(value["name"], str)
-        and all(isinstance(value[key], bool) for key in ("higher_is_better", "percent"))
+        and all(isinstance(flag, bool) for key, flag in value.items() if key != "name")
     )

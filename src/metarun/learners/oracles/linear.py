@@ -58,6 +58,6 @@ class LinearOracle(Learner[Tensor]):
         """Raise ConfigError where λ should follow from noise that the source does not tell."""
         if self.regularisation is None and "noise" not in tasks.info:
             raise ConfigError(
-                "@learner.regularisation=null takes the noise of each task, which this @source does not tell",
+                "@learner.regularisation=null takes the noise of each task, which this data does not tell",
                 "@learner.regularisation=1, or @source=linear_icl",
             )

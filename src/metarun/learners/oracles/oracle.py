@@ -28,7 +28,7 @@ class Oracle(Learner[Adapted]):
         if missing:
             raise ConfigError(
                 f"{type(self).__name__} needs to know of each task its {', '.join(missing)}, which this "
-                f"@source does not tell",
+                f"data does not tell",
                 self.data,
             )
         return {name: tasks.info[name] for name in self.knows}
