@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class OnePassLearner(Learner[Embedded]):
     def embed(self, x: Tensor) -> Tensor:
         """Map the examples of all tasks, x [T, n, …], to [T, n, features], in one call of the network."""
         features: Tensor = self.model(x.flatten(0, 1))
-        return features.view(*x.shape[:2], -1)
+        return features.view(*x.shape[:2], math.prod(features.shape[1:]))
 
     @property
     def _together(self) -> bool:

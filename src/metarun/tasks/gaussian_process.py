@@ -13,6 +13,7 @@ from metarun.fields import Interval, ordered
 from metarun.tasks.draws import Draws
 from metarun.tasks.kernels import KERNELS, Kernel, covariance
 from metarun.tasks.metrics import mean_squared_error
+from metarun.tasks.products import product
 from metarun.tasks.regression import REGRESSION
 from metarun.tasks.synthetic import Pair, SyntheticSource, stretch
 
@@ -84,7 +85,7 @@ class GaussianProcess(SyntheticSource):
         kernel = covariance(self.kernel, x, x, **{name: task[name] for name in HYPERPARAMETERS})
         extra = task["noise"].square() + _JITTER * task["scale"].square()
         factor = torch.linalg.cholesky(kernel + torch.diag_embed(extra[:, None].expand(x.shape[:2])))
-        y = (factor @ z[..., None]).view(*x.shape[:2], 1)
+        y = product(factor, z[..., None])
         return (x[:, :queries], y[:, :queries]), (x[:, queries:], y[:, queries:])
 
     def _drawn(self, draws: Draws, n: int) -> Pair:

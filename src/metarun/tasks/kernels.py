@@ -19,7 +19,7 @@ def covariance(
 
     Args:
         kernel: `rbf` exp(−r²/2ℓ²); `matern52` (1 + √5 r/ℓ + 5r²/3ℓ²) exp(−√5 r/ℓ);
-            `periodic` exp(−2 sin²(π r/p)/ℓ²), with r the Euclidean distance.
+            `periodic` exp(−2 Σ sin²(π d/p)/ℓ²) over the differences d of entries; r is Euclidean.
         x: [T, n, d].
         other: [T, m, d].
         lengthscale: ℓ, [T].
@@ -27,11 +27,12 @@ def covariance(
         period: p, [T], of `periodic`.
     """
     length, variance = lengthscale[:, None, None], scale.square()[:, None, None]
-    squares = (x[:, :, None] - other[:, None]).square().sum(3)
+    differences = x[:, :, None] - other[:, None]
+    if kernel == "periodic":
+        phases = (math.pi * differences / period[:, None, None, None]).sin()
+        return variance * (-2 * phases.square().sum(3) / length.square()).exp()
+    squares = differences.square().sum(3)
     if kernel == "rbf":
         return variance * (-squares / (2 * length.square())).exp()
-    if kernel == "matern52":
-        r = squares.sqrt() * math.sqrt(5) / length
-        return variance * (1 + r + r.square() / 3) * (-r).exp()
-    phase = math.pi * squares.sqrt() / period[:, None, None]
-    return variance * (-2 * (phase.sin() / length).square()).exp()
+    r = squares.sqrt() * math.sqrt(5) / length
+    return variance * (1 + r + r.square() / 3) * (-r).exp()

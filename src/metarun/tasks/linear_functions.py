@@ -14,6 +14,7 @@ from metarun.errors import ConfigError
 from metarun.fields import Count
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import mean_squared_error
+from metarun.tasks.products import product
 from metarun.tasks.regression import REGRESSION
 from metarun.tasks.synthetic import Pair, SyntheticSource
 
@@ -83,7 +84,7 @@ class LinearFunctions(SyntheticSource):
         x = draws.normal(n, *self.input_shape)
         if "a" in task:
             assert self.units is not None
-            y = math.sqrt(2 / self.units) * ((x @ task["w"]).relu() @ task["a"][..., None])
+            y = math.sqrt(2 / self.units) * product(product(x, task["w"]).relu(), task["a"][..., None])
         else:
-            y = x @ task["w"][..., None]
+            y = product(x, task["w"][..., None])
         return x, y + self.noise * draws.normal(n, 1)

@@ -19,7 +19,7 @@ def perceptron(inputs: int, width: int, outputs: int, depth: int) -> nn.Sequenti
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Map [T, n, width] to [T, heads, n, width / heads]."""
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,6 +34,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = 
     Returns:
         [T, m, heads · d].
     """
+    if keys.shape[2] == 0:
+        return queries.new_zeros(len(queries), queries.shape[2], queries.shape[1] * values.shape[3])
     if mask is not None:
         blind = ~mask.any(3, keepdim=True)
         mask = mask | blind

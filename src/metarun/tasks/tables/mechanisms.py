@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks.draws import Draws
+from metarun.tasks.products import product
 
 Activation = Literal["tanh", "relu", "sine", "absolute", "linear", "step"]
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "relu", "sine", "absolute", "linear", "step")
@@ -28,7 +29,8 @@ class Network:
     """Layers of units, each an activation of a random sum of those before it, plus noise.
 
     Attributes:
-        units: of each layer.
+        columns: largest number of columns of a table.
+        outputs: number of targets.
         most_layers: largest number of layers of a task.
         layers: number of layers of each task, [T].
         causes: units of the first layer that the others depend on, [T].
@@ -39,7 +41,8 @@ class Network:
         correlation: how much of a unit of the first layer is common to all, [T].
     """
 
-    units: int
+    columns: int
+    outputs: int
     most_layers: int
     layers: Tensor
     causes: Tensor
@@ -49,46 +52,48 @@ class Network:
     noise: Tensor
     correlation: Tensor
 
-    def rows(
-        self, draws: Draws, columns: Tensor, rows: int, is_causal: Tensor, outputs: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return columns [T, rows, units] and targets [T, rows, outputs], both with standard deviation 1.
+    @property
+    def units(self) -> int:
+        """The number of units of a layer: enough for columns and targets."""
+        return self.columns + self.outputs
+
+    def rows(self, draws: Draws, columns: Tensor, rows: int, is_causal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return columns [T, rows, columns] and targets [T, rows, outputs]; these have standard deviation 1.
 
         Args:
             draws: random numbers.
             columns: of each table, [T]; a perceptron depends on no others.
             rows: number of rows.
             is_causal: whether columns and targets are any units (else: the first layer, and the last), [T].
-            outputs: number of targets.
         """
-        layer = correlated(draws, draws.normal(rows, self.units), self.correlation)
-        first = layer
+        first = layer = correlated(draws, draws.normal(rows, self.units), self.correlation)
         causes = torch.where(is_causal, self.causes, torch.minimum(self.causes, columns))
         layer = layer * (torch.arange(self.units, device=layer.device) < causes[:, None])[:, None]
-        everything = []
+        layers = []
         for i in range(self.most_layers):
             active = causes if i == 0 else torch.full_like(causes, self.units)
-            after = normalised(self._activated(layer @ self._weights(draws, active)))
+            after = normalised(self._activated(product(layer, self._weights(draws, active))))
             after = after + self.noise[:, None, None] * draws.normal(rows, self.units)
             layer = torch.where((i < self.layers)[:, None, None], after, layer)
-            everything.append(layer)
-        units = torch.cat(everything, 2)
-        order = draws.choose(units.shape[2], units.shape[2])
-        last = draws.choose(self.units, min(outputs, self.units)) + units.shape[2] - self.units
-        places = torch.where(is_causal[:, None], order[:, : last.shape[1]], last)
-        targets = units.gather(2, places[:, None].expand(-1, rows, -1))
-        seen = order[:, last.shape[1] : last.shape[1] + self.units]
-        others = units.gather(2, seen[:, None].expand(-1, rows, -1))
-        # Relevant columns may be anywhere among the table's own.
-        beyond = torch.arange(self.units, device=layer.device) >= columns[:, None]
-        shuffled = (draws.uniform(self.units) + 2 * beyond).argsort(1)
-        first = first.gather(2, shuffled[:, None].expand(-1, rows, -1))
-        x = torch.where(is_causal[:, None, None], others, first)
-        targets = normalised(targets)
-        if targets.shape[2] < outputs:  # narrow tables have few units
-            extra = outputs - targets.shape[2]
-            targets = torch.cat([targets, targets[:, :, :1].expand(-1, -1, extra) - 9], 2)
-        return x, targets
+            layers.append(layer)
+        # A causal table has any units of its layers, without those that only repeat the last one.
+        place = torch.arange(self.most_layers * self.units, device=layer.device)
+        repeated = place // self.units >= self.layers[:, None]
+        order = (draws.uniform(len(place)) + 2 * repeated).argsort(1)
+        of_last = (draws.uniform(self.units)).argsort(1)[:, : self.outputs]
+        units = torch.cat(layers, 2)
+        targets = torch.where(
+            is_causal[:, None, None], _taken(units, order[:, : self.outputs]), _taken(layer, of_last)
+        )
+        # A perceptron's causes may be anywhere among the table's own columns.
+        beyond = torch.arange(self.columns, device=layer.device) >= columns[:, None]
+        shuffled = (draws.uniform(self.columns) + 2 * beyond).argsort(1)
+        x = torch.where(
+            is_causal[:, None, None],
+            _taken(units, order[:, self.outputs : self.units]),
+            _taken(first, shuffled),
+        )
+        return x, normalised(targets)
 
     def _weights(self, draws: Draws, active: Tensor) -> Tensor:
         """Return weights [T, units before, units]; each unit has a parent among the first `active`, [T]."""
@@ -108,6 +113,11 @@ class Network:
         return result
 
 
+def _taken(x: Tensor, columns: Tensor) -> Tensor:
+    """Return the columns [T, k] of x [T, rows, columns]."""
+    return x.gather(2, columns[:, None].expand(-1, x.shape[1], -1))
+
+
 def normalised(x: Tensor) -> Tensor:
     """Return columns with mean 0 and standard deviation 1 over the rows, [T, rows, columns]."""
     x = x - x.mean(1, keepdim=True)
@@ -119,7 +129,7 @@ def correlated(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
     """Return columns of which a share is mixed from a few common causes, share [T]."""
     causes = max(1, x.shape[2] // 4)
     mixing = draws.normal(causes, x.shape[2]) / causes**0.5
-    common = draws.normal(x.shape[1], causes) @ mixing
+    common = product(draws.normal(x.shape[1], causes), mixing)
     share = share[:, None, None]
     mixed: Tensor = (1 - share).sqrt() * x + share.sqrt() * common
     return mixed
@@ -140,7 +150,7 @@ def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
     # Thresholds: the ranks of the first unit, cut where random shares end.
     shares = (0.2 + draws.uniform(most)) * inside
     ends = (shares / shares.sum(1, keepdim=True)).cumsum(1)
-    ranks = units[:, :, 0].argsort(1).argsort(1).double() / rows
+    ranks = units[:, :, 0].argsort(dim=1, stable=True).argsort(1).double() / rows
     by_threshold = (ranks[..., None] >= ends[:, None]).sum(2).clamp(max=most - 1)
     by_threshold = torch.minimum(by_threshold, ways[:, None] - 1)
     shuffled = (draws.uniform(most) + 2 * ~inside).argsort(1)  # the classes inside come first
@@ -148,9 +158,18 @@ def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
     return torch.where((draws.uniform() < 0.5)[:, None], largest, by_threshold)
 
 
-def clouds(draws: Draws, rows: int, columns: int, ways: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a cloud for each class, x [T, rows, columns] and labels [T, rows]."""
-    most = int(ways.max())
+def clouds(
+    draws: Draws, shape: tuple[int, int, int], ways: Tensor, correlation: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return a cloud for each class, x [T, rows, columns] and labels [T, rows].
+
+    Args:
+        draws: random numbers.
+        shape: numbers of rows, of columns and, at most, of classes.
+        ways: number of classes of each table, [T].
+        correlation: see Network.
+    """
+    rows, columns, most = shape
     spread = 0.3 + 1.2 * draws.uniform()[:, None, None]
     relevant = draws.uniform(columns) < (0.2 + 0.8 * draws.uniform())[:, None]
     means = spread * draws.normal(most, columns) * relevant[:, None]
@@ -164,7 +183,7 @@ def categorical(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
     """Return x [T, rows, columns] with a share [T] of the columns turned into two to five levels."""
     chosen = draws.uniform(x.shape[2]) < share[:, None]
     levels = 2 + (4 * draws.uniform(x.shape[2])).long()
-    ranks = x.argsort(1).argsort(1).double() / x.shape[1]
+    ranks = x.argsort(dim=1, stable=True).argsort(1).double() / x.shape[1]
     level = (ranks * levels[:, None]).long()
     values = draws.normal(x.shape[2], 5)  # of each level, in no order
     return torch.where(chosen[:, None], values.gather(2, level.mT).mT, x)

@@ -163,7 +163,8 @@ class TabularPrior:
         """Return columns [T, rows, most features] and targets: classes [T, rows], or values [T, rows, 1]."""
         most = self.features[1]
         network = Network(
-            units=most,
+            columns=most,
+            outputs=self.output_size,
             most_layers=self.layers[1],
             layers=_whole(draws, self.layers),
             causes=_whole(draws, self.causes),
@@ -174,15 +175,14 @@ class TabularPrior:
             correlation=stretch(draws.uniform(), self.correlation),
         )
         is_scm = torch.tensor([m == "scm" for m in self.mechanisms], device=kind.device)[kind]
-        x, units = network.rows(draws, columns, rows, is_scm, outputs=self.output_size)
+        x, units = network.rows(draws, columns, rows, is_scm)
         if self.targets == "values":
             return x, units[:, :, :1]
         labels = classes_of(draws, units, ways)
         if "clusters" in self.mechanisms:
             is_cloud = kind == self.mechanisms.index("clusters")
-            cloud_x, cloud_labels = clouds(
-                draws, rows, most, ways, stretch(draws.uniform(), self.correlation)
-            )
+            shape, correlation = (rows, most, self.classes[1]), stretch(draws.uniform(), self.correlation)
+            cloud_x, cloud_labels = clouds(draws, shape, ways, correlation)
             x = torch.where(is_cloud[:, None, None], cloud_x, x)
             labels = torch.where(is_cloud[:, None], cloud_labels, labels)
         return x, labels
