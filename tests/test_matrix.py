@@ -15,7 +15,7 @@ from metarun.errors import ConfigError
 from metarun.experiment.build import check_fit
 from metarun.experiment.config import read_config
 from metarun.experiment.schema import locate
-from metarun.learners import IterativeLearner
+from metarun.learners import IterativeLearner, ReadingLearner
 from metarun.runs.directory import Run
 from metarun.training.loop import train
 
@@ -38,18 +38,43 @@ NEEDS = {
     "model=wrn28_10": ["data=omniglot", "model.depth=10", "model.widen=1", "data.query=1"],
     "model=linear": ["data=linear_regression"],
     "model=vector": ["data=quadratics"],
+    "model=embedding": ["data=omniglot", "algo=cnp", "model.filters=4"],
 }
 
 
 NODES = {algo: compose_config([f"algo={algo}"]) for algo in OPTIONS["algo"]}
 LEARNERS = {algo: locate("algo", node["algo"]) for algo, node in NODES.items()}
-# Algorithms that have no curve over inner steps; that learn classes alone; that are trained on mini-batches
-# of images; that learn nothing.
+# Algorithms that have no curve over inner steps; that learn classes, or values, alone; that are trained on
+# mini-batches of images; that learn nothing; that read the support set.
 WITHOUT_STEPS = [algo for algo, learner in LEARNERS.items() if not issubclass(learner, IterativeLearner)]
 OF_CLASSES = [algo for algo, learner in LEARNERS.items() if learner.targets == "classes"]
+OF_VALUES = [algo for algo, learner in LEARNERS.items() if learner.targets == "values"]
 ON_IMAGES = [algo for algo, learner in LEARNERS.items() if learner.trains_on == "images"]
 UNTRAINED = [algo for algo, node in NODES.items() if node["train"]["steps"] == 0]
-CLASSES = ("binary_classification", "omniglot")
+WITHOUT_MODEL = [algo for algo, node in NODES.items() if node["model"]["_target_"] is None]
+READING = [algo for algo, learner in LEARNERS.items() if issubclass(learner, ReadingLearner)]
+CLASSES = ("binary_classification", "omniglot", "gaussian_classes", "tabular_prior", "sklearn")
+# What predictors need that know how tasks were drawn.
+DRAWN = {
+    "gp_oracle": ("gp",),
+    "bayes_oracle": ("gaussian_classes",),
+    "ridge_oracle": ("gp", "linear_icl", "harmonic"),
+}
+# Small episodes, and how many numbers of support examples there are to test after.
+EPISODES: dict[str, tuple[list[str], int]] = {
+    "binary_classification": ([], 5),
+    "gaussian_classes": (["data.shot=3"], 3),
+    "gp": (["data.shot=[3,8]"], 1),
+    "harmonic": (["data.shot=12"], 11),
+    "image_completion": (["data.shot=[3,9]", "data.query=10"], 1),
+    "linear_icl": ([], 10),
+    "linear_regression": ([], 10),
+    "omniglot": ([], 1),
+    "quadratics": ([], 10),
+    "sinusoid": ([], 10),
+    "sklearn": (["data.table=iris", "data.width=8", "data.shot=20"], 1),
+    "tabular_prior": (["data.width=8", "data.features=[2,8]", "data.shot=[8,12]", "data.query=8"], 1),
+}
 
 
 def settings_of(algo: str) -> list[str]:
@@ -58,27 +83,40 @@ def settings_of(algo: str) -> list[str]:
     return [*(SHORT if has_rule else []), *(["train.steps=0"] if algo in UNTRAINED else [])]
 
 
+def refusal(algo: str, data: str) -> str:
+    """Why an algorithm cannot learn from this data; empty if it can."""
+    ignores_absent = getattr(LEARNERS[algo], "ignores_absent_classes", algo == "proto_maml")
+    reasons = {
+        "has no classes to be trained on as a whole": algo in ON_IMAGES and data != "omniglot",
+        "its targets are values, and .* learns classes": algo in OF_CLASSES and data not in CLASSES,
+        "its targets are classes, and .* learns values": algo in OF_VALUES and data in CLASSES,
+        "these are a few real tasks, to be tested on": data == "sklearn" and algo not in UNTRAINED,
+        "needs to know of each task|takes the noise of each": data not in DRAWN.get(algo, (data,)),
+        "has no feature maps to compare": algo == "relationnet" and data != "omniglot",
+        "would count the classes that smaller tasks do not have": (
+            data == "tabular_prior" and algo in OF_CLASSES and not ignores_absent
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
 @pytest.mark.parametrize("algo", OPTIONS["algo"])
 @pytest.mark.parametrize("data", OPTIONS["data"])
 def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, data: str) -> None:
-    if data == "omniglot":
+    if data in ("omniglot", "image_completion"):
         request.getfixturevalue("omniglot_root")
     # A model with context parameters, warp layers and a body, wherever an algorithm may ask for them.
     model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
-    model = ["model=linear"] if algo == "nearest" else model
-    words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo), *FASTER.get(algo, [])]
-    of_images = algo in ON_IMAGES or algo == "relationnet"
-    if (algo in OF_CLASSES and data not in CLASSES) or (of_images and data != "omniglot"):
-        with pytest.raises(
-            ConfigError,
-            match=r"its targets are values, and algo\._target_=.* learns classes|"
-            r"has no classes to be trained on as a whole, as algo=baseline is: type data=omniglot|"
-            r"has no feature maps to compare",
-        ):
-            check_fit(read_config(compose_config(words)))
+    model = ["model=linear"] if algo == "nearest" else [] if algo in WITHOUT_MODEL else model
+    episodes, sizes = EPISODES[data]
+    words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo), *FASTER.get(algo, []), *episodes]
+    if reason := refusal(algo, data):
+        with pytest.raises(ConfigError, match=reason):
+            run(tmp_path, words)
         return
     results = run(tmp_path, words)
-    assert len(results.steps) == (1 if algo in WITHOUT_STEPS else 4)
+    steps = (sizes if algo != "sklearn" else 1) if algo in WITHOUT_STEPS else 9 if algo == "leo" else 4
+    assert len(results.steps) == steps
     assert ("accuracy" in results.final) == (data in CLASSES)
 
 
@@ -99,16 +137,15 @@ def test_every_other_option(tmp_path: Path, request: Any, option: str) -> None:
         request.getfixturevalue("omniglot_root")
     learned_start = ["algo=l2l"] if option in ("inner=lstm", "inner=mlp", "inner=metz") else []
     window = ["metagradient.window=1"] if option in ("metagradient=truncated", "metagradient=pes") else []
-    short = [] if "algo=nearest" in needs else SHORT
+    short = [] if {"algo=nearest", "algo=cnp"} & set(needs) else SHORT
     results = run(tmp_path, [option, *needs, *learned_start, *window, *short])
     assert all(math.isfinite(each.mean) for scores in results.steps for each in scores.values())
 
 
 def test_a_learner_without_a_network_and_an_inner_loop(tmp_path: Path) -> None:
     results = run(tmp_path, ["model=none", "inner=none"], algo={"_target_": "lone_learners.ShiftedMean"})
-    (scores,) = results.steps
-    assert results.axis is None
-    assert math.isfinite(scores["loss"].mean)
+    assert (results.axis, len(results.steps)) == ("context examples", 10)
+    assert all(math.isfinite(scores["loss"].mean) for scores in results.steps)
 
 
 def run(folder: Path, overrides: list[str], **nodes: Any) -> Any:
@@ -140,6 +177,7 @@ def test_every_published_set_up_fits_together_and_says_where_it_is_from(name: st
 def test_every_algorithm_from_the_command_line(metarun, tmp_path: Path, algo: str) -> None:
     data = ["data=omniglot", "model.filters=4"] if algo in [*ON_IMAGES, "relationnet"] else []
     data = ["data=binary_classification"] if algo in OF_CLASSES and not data else data
+    data = [f"data={DRAWN[algo][0]}"] if algo in DRAWN else data
     done = metarun(f"algo={algo}", *data, *FEW, *settings_of(algo), *FASTER.get(algo, []), "device=cpu")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
@@ -152,7 +190,13 @@ NETWORK = [*LINES, "model=mlp", "model.hidden=[8]", "outer.lr=0.01"]
 PERCEPTRON = ["model=mlp", "model.hidden=[16]", "outer.lr=0.01"]
 CLOUDS = ["data=binary_classification", "data.dimension=4", *PERCEPTRON]
 # A thousand steps of TIM for each test are for a real one.
-FASTER = {"tim": ["algo.steps=20"]}
+FASTER = {
+    "pfn": ["algo.size=tiny"],
+    "tim": ["algo.steps=20"],
+    "snail": ["algo.scale=16"],
+    "mann": ["algo.controller=20", "algo.places=8", "algo.width=6", "algo.heads=2"],
+    "sklearn": ["algo.method=neighbours"],
+}
 IMPROVES: dict[str, list[str]] = {
     **dict.fromkeys(OF_CLASSES, CLOUDS),
     **dict.fromkeys(ON_IMAGES, PERCEPTRON),
@@ -164,7 +208,11 @@ IMPROVES: dict[str, list[str]] = {
     "cavia": NETWORK,
     "boil": [*NETWORK, "inner.lr=0.1"],
     "l2l": ["inner.steps=10", "outer.lr=0.01", "train.meta_batch=16"],
+    **{algo: [*LINES, "outer.lr=0.003"] for algo in READING},
+    "leo": [*CLOUDS, "algo.finetuning_lr=0.1"],
 }
+# Those that read learn their networks from nothing.
+STEPS = dict.fromkeys(READING, 200)
 
 
 BLOBS = {"_target_": "toy_images.Blobs", "way": 3, "shot": 5, "query": 5, "train_batch": 32}
@@ -185,6 +233,8 @@ def test_every_algorithm_improves_on_its_toy_task(tmp_path: Path, algo: str) -> 
         if algo in ON_IMAGES:
             node["data"] = BLOBS
         curve = train(read_config(node), Run.create(tmp_path / str(steps), node, {}))
-        return float(curve.final["loss"].mean)
+        # A likelihood has no natural zero.
+        return float(curve.final["mse" if algo in READING else "loss"].mean)
 
-    assert final_loss(100) < (0.85 if algo in OF_CLASSES else 0.5) * final_loss(0)
+    steps = STEPS.get(algo, 100)
+    assert final_loss(steps) < (0.85 if algo in OF_CLASSES else 0.5) * final_loss(0)

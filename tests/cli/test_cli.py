@@ -368,7 +368,9 @@ def test_a_users_own_rule_from_outside_the_package(metarun, tmp_path: Path) -> N
 def test_shell_completion_and_config_printing_work(metarun) -> None:
     assert "complete" in metarun("-sc", "install=bash").stdout
     completed = metarun("-sc", "query=bash", COMP_LINE="metarun algo=me", COMP_POINT="15")
-    assert completed.stdout.split() == ["algo=meta_curvature", "algo=metaoptnet", "algo=metasgd"]
+    assert completed.stdout.split() == [
+        *("algo=meta_curvature", "algo=metanet", "algo=metaoptnet", "algo=metasgd")
+    ]
     printed = metarun("--cfg", "job", "algo=metasgd")
     assert yaml.safe_load(printed.stdout)["inner"]["_target_"] == "metarun.rules.LearnedRates"
 

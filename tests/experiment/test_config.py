@@ -43,6 +43,11 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
         "relationnet": ["data=omniglot"],
         "nearest": ["data=binary_classification"],
         **{algo: ["data=omniglot"] for algo in ON_IMAGES},
+        **{
+            algo: ["data=binary_classification"]
+            for algo in ("bayes_oracle", "hypernet_head", "leo", "metanet")
+        },
+        "sklearn": ["algo=sklearn"],
     }
     extra = needs.get(path.stem, [])
     if path.stem == "timm":

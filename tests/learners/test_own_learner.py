@@ -72,8 +72,8 @@ def test_it_is_trained_tested_resumed_and_compared(own: Typed) -> None:
     assert "accuracy (%)" in printed
     assert "adaptation steps" not in printed
     results = json.loads(Path("run/results.json").read_text())
-    assert results["axis"] is None
-    assert len(results["curve"]) == 1
+    assert results["axis"] == "shots"
+    assert [point["step"] for point in results["curve"]] == [1, 2, 3, 4, 5]
     assert results["final"]["accuracy"]["mean"] > 0.75  # before training: 0.72; by chance: 0.5
     assert own("eval", "run", "data.shot=5")[0] == 0
     status, _, said = own("resume", "run", "train.steps=70")

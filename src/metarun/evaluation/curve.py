@@ -98,7 +98,7 @@ class Curve:
         ]
         axis = content.get("axis", "adaptation steps")
         measures = tuple(measures_of(content).values())
-        numbers = tuple(scores["step"] for scores in content["curve"])
+        numbers = tuple(scores.get("step", index) for index, scores in enumerate(content["curve"]))
         at = None if numbers == tuple(range(len(numbers))) else numbers
         transductive = content.get("transductive")
         return cls(content["split"], content["tasks"], steps, measures, axis, transductive, at)

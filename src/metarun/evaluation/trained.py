@@ -105,7 +105,9 @@ def reopen(
         _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
     if any(config.data.get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
         log.warning("split, seed or rotations differ from training: test classes may have been trained on")
-    best, last = run.checkpoints.best(), run.checkpoints.newest()
+    last = run.checkpoints.newest()
+    was_validated = last is None or last.get("selection", {}).get("best") is not None
+    best = run.checkpoints.best() if was_validated else None
     state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")

@@ -40,7 +40,7 @@ class EmbeddingLearner(OnePassLearner):
 
     def learn(self, features: Tensor, tasks: Tasks) -> Any:
         """Make a classifier of the embedded support sets, [T, n, features]."""
-        return self.fit(features, one_hot(tasks.support, features.dtype))
+        return self.fit(features, support_labels(tasks, features.dtype))
 
     def answer(self, predictor: Any, features: Tensor) -> Tensor:
         """Map embeddings [T, n, features] to logits [T, n, classes]."""
@@ -61,10 +61,8 @@ class EmbeddingLearner(OnePassLearner):
         """Raise ConfigError for other targets than classes, padding beside batch norms, or other state."""
         name = type(self).__name__
         check_classes(name, tasks)
-        if tasks.ways is not None and not self.ignores_absent_classes:
-            raise ConfigError(
-                f"{name} would count the classes that smaller tasks do not have", "@learner=protonet"
-            )
+        if not self.ignores_absent_classes:
+            check_all_present(name, tasks)
         super().check(tasks)
 
 
@@ -78,11 +76,27 @@ def check_classes(name: str, tasks: Tasks) -> None:
         )
 
 
+def check_all_present(name: str, tasks: Tasks) -> None:
+    """Raise ConfigError where tasks have different numbers of classes."""
+    if tasks.ways is not None:
+        raise ConfigError(
+            f"{name} would count the classes that smaller tasks do not have", "@learner=protonet"
+        )
+
+
 def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor:
     """Return the labels as [T, n, classes], with zeros for padding; by default as many classes as labels."""
     labels = examples.y if examples.mask is None else examples.y.masked_fill(~examples.mask, 0)
     hot = F.one_hot(labels, classes).to(dtype)
     return hot if examples.mask is None else hot * examples.mask[..., None]
+
+
+def support_labels(tasks: Tasks, dtype: torch.dtype) -> Tensor:
+    """Return the labels of support sets as [T, n, classes], with zeros for padding.
+
+    Where tasks have different numbers of classes, a support set may not show one that it is asked for.
+    """
+    return one_hot(tasks.support, dtype, -1 if tasks.ways is None else int(tasks.ways.max()))
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def describe(scores: Mapping[str, float]) -> str:
-    """Return scores as a text for people."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+    """Return scores as a text for people, the loss under no second name."""
+    shown = {name: value for name, value in scores.items() if name == "loss" or value != scores.get("loss")}
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 
 _bars = True

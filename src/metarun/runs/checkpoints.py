@@ -123,8 +123,6 @@ class Checkpoints:
             MetarunError: it has a format that this version does not read.
         """
         problems = []
-        if step is None and not any(path.exists() for path in (self._best, self._best_before)):
-            return None  # nothing was validated
         for path in (self._best, self._best_before):
             try:
                 state = self._read(path, {"step", "learner"})

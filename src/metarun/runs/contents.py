@@ -20,7 +20,7 @@ def are_results(content: Mapping[str, Any]) -> bool:
     final, curve = content.get("final"), content.get("curve")
     if not (isinstance(final, dict) and isinstance(curve, list) and curve):
         return False
-    if not all(isinstance(point, dict) and isinstance(point.get("step"), int) for point in curve):
+    if not all(isinstance(point, dict) and isinstance(point.get("step", 0), int) for point in curve):
         return False
     entries = [
         final,

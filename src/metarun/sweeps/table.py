@@ -102,6 +102,8 @@ class Group:
         if len(values) == 1:
             (score,) = [outcome.scores[name] for outcome in self.finished if name in outcome.scores]
             return score
+        if any(math.isnan(value) for value in values):
+            return math.nan, math.nan
         return statistics.mean(values), statistics.stdev(values)
 
 

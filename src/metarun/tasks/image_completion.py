@@ -92,8 +92,8 @@ class ImageCompletion:
             from sklearn.datasets import load_digits
         except ImportError as error:
             raise MetarunError(
-                "data.images=digits needs scikit-learn: pip install 'metarun[sklearn]', or type "
-                "data.images=omniglot"
+                "@source.images=digits needs scikit-learn: pip install 'metarun[sklearn]'",
+                "@source.images=omniglot",
             ) from error
         pixels = torch.as_tensor(load_digits().images) / 16 * 255
         order = torch.randperm(len(pixels), generator=Streams(self.seed, self.seeding).generator("split"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class HypernetHead(EmbeddingLearner):
     """
 
     needs = frozenset({"model", "seed", "seeding"})
+    ignores_absent_classes: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -15,7 +15,12 @@ from torch.distributions import Normal, kl_divergence
 from metarun.errors import ConfigError
 from metarun.fields import Size, Steps
 from metarun.learners.embedding import passing, running_changes
-from metarun.learners.embedding_learner import check_classes, class_means, one_hot
+from metarun.learners.embedding_learner import (
+    check_all_present,
+    check_classes,
+    class_means,
+    one_hot,
+)
 from metarun.learners.gradient.graph import graph_for
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import leaves
@@ -218,6 +223,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError for other targets than classes, padding beside batch norms, or other state."""
         check_classes(type(self).__name__, tasks)
+        check_all_present(type(self).__name__, tasks)
         super().check(tasks)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
-from metarun.learners.embedding_learner import class_means, one_hot
+from metarun.learners.embedding_learner import class_means, support_labels
 from metarun.learners.gradient.adaptation import GradientAdaptation
 from metarun.learners.gradient.graph import Graph
 from metarun.learners.gradient.parameters import AdaptedParameters
@@ -85,6 +85,6 @@ class ProtoMAML(GradientAdaptation):
         theta = {n: p.expand(count, *p.shape) for n, p in self.model.named_parameters() if n in start.params}
         with torch.set_grad_enabled(graph != "none"):
             features = self._forward.features(theta, start.shared, tasks.support.x)
-            means = class_means(features, one_hot(tasks.support, features.dtype))
+            means = class_means(features, support_labels(tasks, features.dtype))
             params = {**start.params, WEIGHT: 2 * means, BIAS: -means.square().sum(2)}
         return replace(start, params=params, start=params)
