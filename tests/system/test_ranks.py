@@ -102,6 +102,16 @@ def test_every_task_belongs_to_one_process_and_the_shares_are_even(tasks: int, c
         # Running statistics follow the tasks of all processes. (The gradients of biases before a batch
         # norm are zero but for rounding, which Adam would make large.)
         ["algo=protonet", "data=binary_classification", "model.norm=batch", "model.hidden=[8]", "outer=sgd"],
+        # Padding differs from process to process, and latent variables are drawn with each task's key.
+        [
+            "algo=anp",
+            "data=gp",
+            "data.shot=[2,5]",
+            "algo.width=8",
+            "algo.heads=2",
+            "algo.samples=2",
+            "outer=sgd",
+        ],
         ["algo=simpleshot", "data=omniglot", "model.filters=2", "data.train_batch=6", "outer=sgd"],
     ],
 )

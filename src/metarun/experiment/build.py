@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
 from metarun.experiment.config import Config, check_device, check_made
-from metarun.experiment.fit import check_head, check_targets, check_training, model_output_size, needs_of
+from metarun.experiment.fit import (
+    check_head,
+    check_targets,
+    check_training,
+    model_output_size,
+    needs_of,
+    without_needless_training,
+)
 from metarun.experiment.outer import Outer
 from metarun.experiment.schema import locate, target_fields
 from metarun.experiment.starts import (
@@ -184,6 +191,7 @@ def _dtype(config: Config) -> torch.dtype:
 @with_keys()
 def check_fit(config: Config) -> None:
     """Raise ConfigError if the groups do not fit together; writes no files, and uses no GPU."""
+    config = without_needless_training(config)
     learner = build(config.model_copy(update={"device": "cpu"}), start=True, announce=False).learner
     build_metagradient(config, learner)
     build_outer(config, learner)

@@ -7,9 +7,19 @@ from typing import Any
 
 from metarun.errors import ConfigError
 from metarun.experiment.config import Config, annotated, needed_by
+from metarun.experiment.schema import locate
 from metarun.learners import InnerLoop
 from metarun.tasks import TaskSource
 from metarun.tasks.types import output_size, trains_on
+
+
+def without_needless_training(config: Config) -> Config:
+    """Return the config without meta-steps where a learner has nothing to learn, in a sweep beside others."""
+    target = locate("algo", config.algo)
+    learner_class = target if inspect.isclass(target) else annotated(target)
+    if getattr(learner_class, "learns", True):
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})})
 
 
 def needs_of(config: Config, learner_class: Any) -> set[str]:

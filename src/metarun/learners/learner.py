@@ -26,6 +26,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     Attributes:
         needs: what its constructor is given; None: what its arguments name.
         thread_safe: whether several threads may call it at once, on different tasks; else it has one worker.
+        learns: whether there is anything to train; else it is tested at once.
         trains_on: what its training tasks are; it is validated and tested on episodes.
         for_tests: arguments of its constructor that the training does not use: a test may change them.
         targets: what it can learn to predict, as `TaskSource.targets` says it; None: anything.
@@ -34,6 +35,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     """
 
     needs: ClassVar[frozenset[str] | None] = None
+    learns: ClassVar[bool] = True
     trains_on: ClassVar[TrainsOn] = "episodes"
     for_tests: ClassVar[frozenset[str]] = frozenset()
     targets: ClassVar[Targets | None] = None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from metarun.errors import with_keys
 from metarun.evaluation.curve import Curve
 from metarun.experiment.config import Config
+from metarun.experiment.fit import without_needless_training
 from metarun.fields import seconds
 from metarun.reports.progress import TrainingProgress
 from metarun.runs.directory import Run, resume_command
@@ -47,6 +48,7 @@ def train(
         OutOfTimeError: train.max_time is over; the run can be resumed.
         PrunedError: should_prune returned true.
     """
+    config = without_needless_training(config)
     to_go_on = f"to go on: {resume_command(run.directory)}"
     with signals or StopSignals() as stop_signals:
         limit = config.train.max_time

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class Classical(Learner[list[Any]]):
     Raises:
         MetarunError: scikit-learn is not installed.
     """
+
+    learns: ClassVar[bool] = False
 
     def __init__(
         self, *, method: Method = "linear", output_size: int, targets: Targets, seed: int = 0

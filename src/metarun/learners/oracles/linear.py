@@ -28,6 +28,7 @@ class LinearOracle(Learner[Tensor]):
     """
 
     targets: ClassVar[Targets | None] = "values"
+    learns: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = True
 
     def __init__(self, *, regularisation: Annotated[float, Field(ge=0, lt=1e9)] | None = 0.0) -> None:

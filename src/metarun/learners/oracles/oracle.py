@@ -15,6 +15,7 @@ from metarun.tasks import Tasks
 class Oracle(Learner[Adapted]):
     """Predicts from a support set and what its source tells of how the task was drawn (`Tasks.info`)."""
 
+    learns: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = True
     knows: ClassVar[tuple[str, ...]] = ()
 

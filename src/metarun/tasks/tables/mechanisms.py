@@ -67,7 +67,8 @@ class Network:
             is_causal: whether columns and targets are any units (else: the first layer, and the last), [T].
         """
         first = layer = correlated(draws, draws.normal(rows, self.units), self.correlation)
-        causes = torch.where(is_causal, self.causes, torch.minimum(self.causes, columns))
+        most = torch.where(is_causal, self.units, columns)
+        causes = torch.minimum(self.causes, most)
         layer = layer * (torch.arange(self.units, device=layer.device) < causes[:, None])[:, None]
         layers = []
         for i in range(self.most_layers):
