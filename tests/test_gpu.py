@@ -32,6 +32,16 @@ def test_the_meta_gradient_is_that_of_the_cpu(
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("algo", ["anp", "tnp_d", "rnn", "mann", "snail"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_learner_that_reads_trains_on_the_gpu(metarun, tmp_path: Path, algo: str, bf16: bool) -> None:
+    words = ["device=cuda", "train.steps=20", "train.test_tasks=50", "hydra.run.dir=run", "outer.lr=0.003"]
+    done = metarun(f"algo={algo}", "data=gp", "data.shot=[2,9]", f"engine.bf16={str(bf16).lower()}", *words)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0.5 < results["final"]["coverage"]["mean"] <= 1
+
+
 @pytest.mark.parametrize("algo", ["maml", "simpleshot", "laplacianshot", "tim", "pt_map", "finetune"])
 def test_a_run_trains_and_is_tested_on_the_gpu(
     metarun, tmp_path: Path, algo: str, request: pytest.FixtureRequest

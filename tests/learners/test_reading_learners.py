@@ -169,6 +169,22 @@ def test_a_meta_step_is_the_same_in_any_chunks_and_as_a_loop(name: str, loss_on:
         made.eval()
 
 
+@both
+@pytest.mark.parametrize("name", ALL)
+def test_likelihoods_are_in_float32_where_the_network_computes_in_bfloat16(name: str, targets: str) -> None:
+    size = WAY if targets == "classes" else 1
+    body = Linear(input_shape=(DIMENSION,), output_size=None)
+    made = ALL[name](model=body, output_size=size, targets=targets)
+    tasks = tasks_of(targets, [5, 5]).to(dtype=torch.float32)
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(made.scores(made.adapt(tasks.without_answers()), tasks)["loss"])
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0.05)
+    losses[1].sum().backward()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_task_without_examples_is_predicted_from_what_was_learned_before(name: str) -> None:
     tasks = tasks_of("values", [1, 1])

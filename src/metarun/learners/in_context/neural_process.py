@@ -15,7 +15,7 @@ from metarun.errors import ConfigError
 from metarun.fields import Count, Size, SizeOrNone
 from metarun.learners.in_context.latent import bound, counts, logits_of_mean, sampled
 from metarun.learners.in_context.layers import Attention, masked_mean, perceptron
-from metarun.learners.in_context.reading import ReadingLearner
+from metarun.learners.in_context.reading import ReadingLearner, full_precision
 from metarun.learners.one_pass import Embedded
 from metarun.system.randomness import Streams
 from metarun.tasks import Examples, Predictions, Scores, Tasks
@@ -183,6 +183,7 @@ class NeuralProcess(ReadingLearner):
         """Return predictions of outputs [T, m, …], or their mixture over samples, of [T, m, samples, …]."""
         if outputs.dim() == 3:
             return super().predictions(outputs)
+        outputs = full_precision(outputs)
         if self.kind != "values":
             return logits_of_mean(outputs, self.kind)
         mean, scale = outputs.transpose(2, 3).chunk(2, 2)  # [T, m, out, samples] each
@@ -211,6 +212,7 @@ class NeuralProcess(ReadingLearner):
 
     def _log_likelihoods(self, outputs: Tensor, scored: Examples) -> Tensor:
         """Return Σ log p(y | z) over the scored examples of each task, for each sample, [T, samples]."""
+        outputs = full_precision(outputs)
         if self.kind == "values":
             mean, scale = outputs.chunk(2, 3)
             values = Normal(mean, self.positive(scale), validate_args=False)

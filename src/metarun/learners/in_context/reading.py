@@ -105,6 +105,7 @@ class ReadingLearner(OnePassLearner):
 
     def predictions(self, outputs: Tensor) -> Predictions:
         """Return logits, means, or normal distributions, of outputs [T, m, outputs_size]."""
+        outputs = full_precision(outputs)
         if not self.has_scale:
             return outputs
         mean, scale = outputs.chunk(2, -1)
@@ -145,3 +146,8 @@ class ReadingLearner(OnePassLearner):
 
     def _with_loss(self, tasks: Tasks) -> Tasks:
         return tasks.minimising(negative_log_likelihood) if self.has_scale else tasks
+
+
+def full_precision(outputs: Tensor) -> Tensor:
+    """Return outputs in float32 where the network computed in less: likelihoods need more digits."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
