@@ -161,7 +161,10 @@ def test_and_of_values_beside_ridge_regression(typed: Typed) -> None:
             ["algo=cnp", "engine.compile=true"],
             "the number of support examples that count follows from",
         ),
-        (["algo=cnp", "engine.bf16=true", "device=cpu"], "engine.bf16=true is for a GPU, this is device=cpu"),
+        (
+            ["algo=cnp", "engine.bf16=true", "device=cpu"],
+            "engine.bf16=true is for a GPU, and device=cpu",
+        ),
         (["algo=cnp", "inner=sgd"], "uses no inner, so its keys would have no effect: type inner=none"),
         (
             ["algo=cnp", "data=gp", "model.norm=batch", "model=mlp"],

@@ -178,6 +178,16 @@ def evaluate(
         chunks = executor.map(scores, share.stop - share.start, show)
     if len({len(chunk) for chunk in chunks}) > 1:  # support sets of equal numbers by chance
         chunks = [chunk[-1:] for chunk in chunks]
+    steps = _steps(chunks, ranks)
+    (like,) = batches
+    axis, at = learner.axis if isinstance(learner, IterativeLearner) else None, None
+    if growing and len(steps) > 1:
+        axis, at = fewer_examples.axis(like), tuple(fewer_examples.sizes(like))
+    return Curve(split, tasks, steps, like.measures, axis, learner.is_transductive, at)
+
+
+def _steps(chunks: list[Chunk], ranks: Ranks) -> list[dict[str, Estimate]]:
+    """Return the estimates of each step, over the tasks of all chunks and all processes."""
     names = list(chunks[0][0])
     # A score has one column, a pooled one a column for each of its parts.
     widths = [scores.shape[1] if scores.dim() > 1 else 1 for scores in chunks[0][0].values()]
@@ -188,12 +198,7 @@ def evaluate(
         for parts in zip(*chunks, strict=True)
     ]
     values = ranks.gather(torch.stack(local_values).mT)  # [step, column, task]
-    steps = [
+    return [
         {name: Estimate.of(pooled(part)) for name, part in zip(names, step.split(widths), strict=True)}
         for step in values
     ]
-    (like,) = batches
-    axis, at = learner.axis if isinstance(learner, IterativeLearner) else None, None
-    if growing and len(steps) > 1:
-        axis, at = fewer_examples.axis(like), tuple(fewer_examples.sizes(like))
-    return Curve(split, tasks, steps, like.measures, axis, learner.is_transductive, at)

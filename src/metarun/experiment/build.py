@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
 from metarun.experiment.config import Config, check_device, check_made
 from metarun.experiment.fit import (
     check_head,
+    check_source,
     check_targets,
     check_training,
     model_output_size,
@@ -40,7 +41,7 @@ from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
-from metarun.tasks import Metric, TaskSource
+from metarun.tasks import TaskSource
 from metarun.tasks.types import output_size, targets_of
 
 
@@ -68,8 +69,6 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
     device, dtype = chosen_device(config.device), _dtype(config)
-    if config.engine.bf16 and device.type != "cuda":
-        raise ConfigError(f"engine.bf16=true is for a GPU, this is device={device}: type engine.bf16=false")
     source = build_source(config)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
@@ -148,34 +147,8 @@ def build_source(config: Config) -> TaskSource:
             f"give it a `dtype` argument, or type dtype=float32"
         )
     source: TaskSource = _make("data", config.data, **arguments)
-    target = config.data["_target_"]
-    for name, fits, wanted in _SOURCE:
-        value = getattr(source, name, None)
-        if not fits(value):
-            raise ConfigError(f"data._target_={target}: its {name} is {value!r:.60}, expected {wanted}")
+    check_source(config, source)
     return source
-
-
-def _is_shape(value: object) -> bool:
-    return isinstance(value, Sequence) and all(isinstance(size, int) for size in value)
-
-
-def _are_metrics(value: object) -> bool:
-    if not isinstance(value, Sequence) or not all(isinstance(metric, Metric) for metric in value):
-        return False
-    names = [metric.name for metric in value]
-    return len({*names, "loss", "step"}) == len(names) + 2
-
-
-# The attributes of a task source that learner, model and training use: name, check, what is expected.
-_SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
-    ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
-    ("output_size", lambda value: value is None or isinstance(value, int), "a whole number, or None"),
-    ("loss", callable, "a function of predictions and targets"),
-    ("metrics", _are_metrics, "a tuple of metarun.tasks.Metric, none called loss or step, as in ()"),
-    ("prepare", callable, "a method that takes a device"),
-    ("batch", callable, "a method that returns tasks"),
-)
 
 
 def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:

@@ -177,6 +177,7 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     check_target("outer.optimizer", optimizer, target)
     check("outer.optimizer", optimizer, target_fields(target, ("params", "lr")))
     check_device(node["device"])
+    _check_precision(node)
     try:
         return Config.model_validate(dict(node))
     except ValidationError as error:  # usually keys that do not agree: single keys are checked above
@@ -230,6 +231,16 @@ def _check_has_parts(group: str, node: Mapping[str, Any], fields: Fields) -> Non
     for key, (part, others) in _PARTS[group].items():
         if key in node and key not in fields.types and not fields.open_ended:
             raise ConfigError(f"{group}._target_={node['_target_']} has no {part}: type {others}")
+
+
+def _check_precision(node: Mapping[str, Any]) -> None:
+    """Raise ConfigError for bfloat16 without a GPU."""
+    on_gpu = node["device"].startswith("cuda") or (node["device"] == "auto" and torch.cuda.is_available())
+    if node["engine"].get("bf16") and not on_gpu:
+        raise ConfigError(
+            f"engine.bf16=true is for a GPU, and device={node['device']} is the CPU here: type "
+            f"engine.bf16=false"
+        )
 
 
 def check_device(name: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from metarun.errors import ConfigError
 from metarun.experiment.config import Config, annotated, needed_by
 from metarun.experiment.schema import locate
 from metarun.learners import InnerLoop
-from metarun.tasks import TaskSource
+from metarun.tasks import Metric, TaskSource
 from metarun.tasks.types import output_size, trains_on
 
 
@@ -50,6 +51,37 @@ def needs_of(config: Config, learner_class: Any) -> set[str]:
         without = "with inner=none" if "rule" not in needs else f"without `loop` in algo._target_={algo}"
         raise ConfigError(f"inner.{key}={config.inner[key]}: {without} this key has no effect: leave it out")
     return needs
+
+
+def check_source(config: Config, source: TaskSource) -> None:
+    """Raise ConfigError if a source lacks what learner, model and training use."""
+    target = config.data["_target_"]
+    for name, fits, wanted in _SOURCE:
+        value = getattr(source, name, None)
+        if not fits(value):
+            raise ConfigError(f"data._target_={target}: its {name} is {value!r:.60}, expected {wanted}")
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, Sequence) and all(isinstance(size, int) for size in value)
+
+
+def _are_metrics(value: object) -> bool:
+    if not isinstance(value, Sequence) or not all(isinstance(metric, Metric) for metric in value):
+        return False
+    names = [metric.name for metric in value]
+    return len({*names, "loss", "step"}) == len(names) + 2
+
+
+# The attributes of a task source that learner, model and training use: name, check, what is expected.
+_SOURCE: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+    ("input_shape", _is_shape, "the shape of one example, as in (1, 28, 28)"),
+    ("output_size", lambda value: value is None or isinstance(value, int), "a whole number, or None"),
+    ("loss", callable, "a function of predictions and targets"),
+    ("metrics", _are_metrics, "a tuple of metarun.tasks.Metric, none called loss or step, as in ()"),
+    ("prepare", callable, "a method that takes a device"),
+    ("batch", callable, "a method that returns tasks"),
+)
 
 
 def check_targets(config: Config, source: TaskSource, learner_class: Any) -> None:

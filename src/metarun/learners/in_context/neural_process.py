@@ -128,20 +128,23 @@ class NeuralProcess(ReadingLearner):
                 "@learner.predicts=distribution, or @learner.latent=0",
             )
         self.path, self.latent, self.samples, self.test_samples = path, latent, samples, test_samples
-        pair = self.features + self.output_size
         with Streams(self.seed, self.seeding).drawing("learner"):
-            if path == "mean":
-                self.mean_encoder = PointsEncoder(pair, width, width)
-            if path == "attention":
-                self.values = perceptron(pair, width, width, 2)
-                self.self_attention = Attention(width, heads)
-                self.positions = perceptron(self.features, width, width, 2)
-                self.cross_attention = Attention(width, heads)
-            if latent:
-                attention = heads if path == "attention" else 0
-                self.latent_encoder = PointsEncoder(pair, width, 2 * latent, attention)
-            inputs = self.features + (width if path != "none" else 0) + latent
-            self.decoder = perceptron(inputs, width, self.outputs_size, decoder_depth)
+            self._make_networks(width, heads, decoder_depth)
+
+    def _make_networks(self, width: int, heads: int, decoder_depth: int) -> None:
+        pair, path, latent = self.features + self.output_size, self.path, self.latent
+        if path == "mean":
+            self.mean_encoder = PointsEncoder(pair, width, width)
+        if path == "attention":
+            self.values = perceptron(pair, width, width, 2)
+            self.self_attention = Attention(width, heads)
+            self.positions = perceptron(self.features, width, width, 2)
+            self.cross_attention = Attention(width, heads)
+        if latent:
+            attention = heads if path == "attention" else 0
+            self.latent_encoder = PointsEncoder(pair, width, 2 * latent, attention)
+        inputs = self.features + (width if path != "none" else 0) + latent
+        self.decoder = perceptron(inputs, width, self.outputs_size, decoder_depth)
 
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Read:
         """Return the representations of the support sets, and samples of z at test."""

@@ -103,24 +103,28 @@ class TabularPrior:
         self.metrics = (ACCURACY, CALIBRATION_ERROR) if target == "classes" else REGRESSION
         self.output_size = most_classes if target == "classes" else 1
         self.mechanisms = tuple(m for m in mechanisms if target == "classes" or m != "clusters")
-        for key, (_, most), limit, value in (
-            ("features", features, "width", width),
-            ("classes", classes, "most_classes", most_classes),
+        self._check(most_classes)
+        self._device = torch.device("cpu")
+
+    def _check(self, most_classes: int) -> None:
+        """Raise ConfigError for a range that exceeds a size, or does not go with the target."""
+        for key, interval, limit, value in (
+            ("features", self.features, "width", self.width),
+            ("classes", self.classes, "most_classes", most_classes),
         ):
-            if most > value:
+            if interval[1] > value:
                 raise ConfigError(
-                    f"@source.{key}={list(getattr(self, key))} exceeds @source.{limit}={value}",
-                    f"@source.{limit}={most}",
+                    f"@source.{key}={list(interval)} exceeds @source.{limit}={value}",
+                    f"@source.{limit}={interval[1]}",
                 )
-        if classes[0] < 2:
+        if self.classes[0] < 2:
             raise ConfigError(
-                f"@source.classes={list(classes)}: a table has two or more", "@source.classes=[2,10]"
+                f"@source.classes={list(self.classes)}: a table has two or more", "@source.classes=[2,10]"
             )
         if not self.mechanisms:
             raise ConfigError(
                 "@source.mechanisms=[clusters] has classes alone", "@source.target=classes, or [scm,mlp]"
             )
-        self._device = torch.device("cpu")
 
     def prepare(self, device: torch.device) -> None:
         """Generate tables on this device from now on; there are no files to read."""
