@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reading_zoo import ALL, DIMENSION, SEQUENCES, SETS, WAY, learner, predicted, tasks_of
+from reading_zoo import ALL, DIMENSION, QUERIES, SEQUENCES, SETS, WAY, learner, predicted, tasks_of
 from torch import Tensor
 
 from metarun.engine.executor import Executor
@@ -149,6 +149,28 @@ def loop(made: ReadingLearner, tasks: Tasks) -> dict[str, Tensor]:
             if g is not None:
                 total[name] = total.get(name, torch.zeros(())) + g / len(tasks)
     return total
+
+
+@both
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("np", "np_alone", "anp")])
+def test_the_training_loss_is_the_mean_over_what_it_is_on(name: str, targets: str) -> None:
+    tasks = tasks_of(targets, [5])
+    of = {}
+    for loss_on in ("query", "all"):
+        made = learner(name, targets, loss_on=loss_on).train()
+        try:
+            with torch.no_grad():
+                adapted = made.adapt(tasks.without_answers())
+                of[loss_on] = made.scores(adapted, tasks)["loss"]
+                features = made.embed(tasks.support.x)
+                outputs = made.support_outputs(made.learn(features, tasks), features)
+                on_support = replace(made._with_loss(tasks), query=tasks.support)
+                support = on_support.score(lambda x: made.predictions(outputs))["loss"]  # noqa: B023
+        finally:
+            made.eval()
+    expected = (5 * support + QUERIES * of["query"]) / (5 + QUERIES)
+    torch.testing.assert_close(of["all"], expected, rtol=0, atol=1e-10)
+    assert not torch.allclose(of["all"], of["query"])
 
 
 @both

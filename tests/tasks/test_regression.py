@@ -140,6 +140,21 @@ def test_of_classes_the_first_of_each_are_taken_in_their_order() -> None:
     assert third is tasks
 
 
+def test_of_many_examples_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = [torch.randperm(90, generator=generator).remainder(3).tolist() for _ in range(2)]
+    *_, fewer, whole = with_fewer_examples(tasks := classes(labels))
+    assert whole is tasks
+    for task, y in enumerate(labels):
+        seen = {0: 0, 1: 0, 2: 0}
+        kept = []
+        for place, label in enumerate(y):
+            seen[label] += 1
+            if seen[label] <= 25:
+                kept.append(float(90 * task + place))
+        assert fewer.support.x[task, :, 0].tolist() == kept
+
+
 def test_tasks_of_other_numbers_have_one_size() -> None:
     for tasks in (
         classes([[0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 0, 0]]),
