@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -45,7 +46,7 @@ class TabularPrior:
         target: `classes` or `values`.
         width: entries of x; tables with fewer columns have zeros there.
         most_classes: number of classes that a learner can tell apart; 1 with values.
-        features: [fewest, most] columns of a table.
+        features: [fewest, most] columns of a table, log-uniform: most real tables have few.
         classes: [fewest, most] classes of a table.
         shot: support rows; [fewest, most]: drawn for each table.
         query: query rows.
@@ -136,7 +137,7 @@ class TabularPrior:
         shot = self.train_shot if split == "train" else self.shot
         fewest, most = (shot, shot) if isinstance(shot, int) else shot
         shots = _whole(draws, (fewest, most))
-        columns, ways = _whole(draws, self.features), _whole(draws, self.classes)
+        columns, ways = _by_size(draws, self.features), _whole(draws, self.classes)
         kind = draws.choose(len(self.mechanisms), 1).squeeze(1)
         x, target = self._rows(draws, kind, columns, ways, most + self.query)
         x = categorical(draws, x, stretch(draws.uniform(), self.categorical))
@@ -196,3 +197,10 @@ def _whole(draws: Draws, interval: tuple[int, int]) -> Tensor:
     """Return a whole number of each task, uniform in [fewest, most], [T]."""
     fewest, most = interval
     return fewest + (draws.uniform() * (most - fewest + 1)).long()
+
+
+def _by_size(draws: Draws, interval: tuple[int, int]) -> Tensor:
+    """Return a whole number of each task whose logarithm is uniform, [T]."""
+    fewest, most = interval
+    logs = stretch(draws.uniform(), (math.log(fewest), math.log(most + 1)))
+    return logs.exp().long().clamp(fewest, most)
