@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,10 +14,12 @@ from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import Scoring, mean_squared_error
 from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.regression import REGRESSION
+from metarun.tasks.shots import Shots
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
 Images = Literal["omniglot", "digits"]
 _SIDES = {"omniglot": 28, "digits": 8}
+_KEYS: tuple[tuple[str, Split], ...] = (("shot", "test"), ("train_shot", "train"))
 _DIGITS = {"train": 1200, "validation": 200, "test": 397}
 
 
@@ -60,11 +61,11 @@ class ImageCompletion:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.images, self.query, self.seed, self.seeding, self.dtype = images, query, seed, seeding, dtype
-        self.shot, self.train_shot = shot, train_shot or shot
+        self.shots = Shots(shot, train_shot)
         self.side = _SIDES[images]
         pixels = self.side**2
-        for key, shots in (("shot", self.shot), ("train_shot", self.train_shot)):
-            most = shots if isinstance(shots, int) else shots[1]
+        for key, split in _KEYS:
+            _, most = self.shots.interval(split)
             if most + query > pixels:
                 raise ConfigError(
                     f"@source.{key}={most} and @source.query={query} need {most + query} pixels; there are "
@@ -106,8 +107,7 @@ class ImageCompletion:
             self.prepare(torch.device("cpu"))
         images = self._loaded[split]
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
-        shot = self.train_shot if split == "train" else self.shot
-        fewest, most = (shot, shot) if isinstance(shot, int) else shot
+        _, most = self.shots.interval(split)
         chosen = (draws.uniform() * len(images)).long()
         # Query pixels come first, so that an image has the same ones at any number of shots.
         place = draws.choose(self.side**2, self.side**2)[:, : self.query + most]
@@ -115,10 +115,6 @@ class ImageCompletion:
         row, column = place // self.side, place % self.side
         x = (2 * torch.stack([row, column], 2).to(self.dtype) / (self.side - 1)) - 1
         everything = Examples(x, y)
-        support = everything.take(slice(self.query, None))
-        if fewest < most:
-            shots = fewest + (draws.uniform() * (most - fewest + 1)).long()
-            places = torch.arange(most, device=images.device)
-            support = replace(support, mask=places < shots[:, None]).padded()
+        support = self.shots.keep(everything.take(slice(self.query, None)), draws, split)
         query = everything.take(slice(self.query))
         return Tasks(support, query, {"image": chosen}, scoring=Scoring(self.loss, self.metrics))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from metarun.fields import Count, Counts, Interval, Seed
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import Loss, Metric, Scoring
+from metarun.tasks.shots import Shots
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
 
@@ -52,7 +52,7 @@ class SyntheticSource(ABC):
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.shot, self.query, self.train_shot = shot, query, train_shot or shot
+        self.shots, self.query = Shots(shot, train_shot), query
         self.seed = seed
         self.dtype = dtype
         self._device = torch.device("cpu")
@@ -64,14 +64,11 @@ class SyntheticSource(ABC):
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split."""
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
-        shot = self.train_shot if split == "train" else self.shot
-        fewest, most = (shot, shot) if isinstance(shot, int) else shot
+        _, most = self.shots.interval(split)
         task = self.task(draws)
         query, support = self.examples_of(draws, task, self.query * self.classes, most * self.classes)
         drawn = self._examples(*support)
-        if fewest < most:
-            shots = fewest + (draws.uniform() * (most - fewest + 1)).long()
-            drawn = replace(drawn, mask=self._place_in_class(drawn.y) < shots[:, None]).padded()
+        drawn = self.shots.keep(drawn, draws, split, self._place_in_class(drawn.y))
         return Tasks(drawn, self._examples(*query), task, scoring=Scoring(self.loss, self.metrics))
 
     def examples_of(

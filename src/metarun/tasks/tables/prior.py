@@ -22,6 +22,7 @@ from metarun.tasks.metrics import (
     mean_squared_error,
 )
 from metarun.tasks.regression import REGRESSION
+from metarun.tasks.shots import Shots, keep_first, whole
 from metarun.tasks.synthetic import stretch
 from metarun.tasks.tables.mechanisms import ACTIVATIONS, Activation, Network, categorical, classes_of, clouds
 from metarun.tasks.tables.rows import standardised, widened
@@ -93,7 +94,7 @@ class TabularPrior:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.width, self.features, self.classes = width, features, classes
-        self.shot, self.query, self.train_shot = shot, query, train_shot or shot
+        self.shots, self.query = Shots(shot, train_shot), query
         self.layers, self.causes, self.activations = layers, causes, tuple(activations)
         self.sparsity, self.noise = sparsity, noise
         self.correlation, self.categorical, self.missing = correlation, categorical, missing
@@ -134,10 +135,9 @@ class TabularPrior:
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split."""
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
-        shot = self.train_shot if split == "train" else self.shot
-        fewest, most = (shot, shot) if isinstance(shot, int) else shot
-        shots = _whole(draws, (fewest, most))
-        columns, ways = _by_size(draws, self.features), _whole(draws, self.classes)
+        fewest, most = self.shots.interval(split)
+        shots = whole(draws, (fewest, most))
+        columns, ways = _by_size(draws, self.features), whole(draws, self.classes)
         kind = draws.choose(len(self.mechanisms), 1).squeeze(1)
         x, target = self._rows(draws, kind, columns, ways, most + self.query)
         x = categorical(draws, x, stretch(draws.uniform(), self.categorical))
@@ -150,9 +150,7 @@ class TabularPrior:
         everything = Examples(x, y)
         support = everything.take(slice(most))
         if fewest < most:
-            support = Examples(
-                support.x, support.y, torch.arange(most, device=x.device) < shots[:, None]
-            ).padded()
+            support = keep_first(support, shots)
         info = {"columns": columns, "ways": ways, "mechanism": kind}
         return Tasks(
             support,
@@ -171,8 +169,8 @@ class TabularPrior:
             columns=most,
             outputs=self.output_size,
             most_layers=self.layers[1],
-            layers=_whole(draws, self.layers),
-            causes=_whole(draws, self.causes),
+            layers=whole(draws, self.layers),
+            causes=whole(draws, self.causes),
             activation=draws.choose(len(self.activations), 1).squeeze(1),
             activations=self.activations,
             sparsity=stretch(draws.uniform(), self.sparsity),
@@ -191,12 +189,6 @@ class TabularPrior:
             x = torch.where(is_cloud[:, None, None], cloud_x, x)
             labels = torch.where(is_cloud[:, None], cloud_labels, labels)
         return x, labels
-
-
-def _whole(draws: Draws, interval: tuple[int, int]) -> Tensor:
-    """Return a whole number of each task, uniform in [fewest, most], [T]."""
-    fewest, most = interval
-    return fewest + (draws.uniform() * (most - fewest + 1)).long()
 
 
 def _by_size(draws: Draws, interval: tuple[int, int]) -> Tensor:
