@@ -55,8 +55,9 @@ class LinearFunctions(SyntheticSource):
         super().__init__(**shared)
         for name, value, of in (("nonzero", nonzero, "sparse"), ("units", units, "network")):
             if (function == of) != (value is not None):
+                said = "null" if value is None else value
                 raise ConfigError(
-                    f"@source.{name}={value} and @source.function={function} do not agree",
+                    f"@source.{name}={said} and @source.function={function} do not agree",
                     f"@source.{name}={'3, or another number' if function == of else 'null'}",
                 )
         if nonzero is not None and nonzero > dimension:

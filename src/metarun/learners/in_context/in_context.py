@@ -100,8 +100,9 @@ class InContext(ReadingLearner):
 
     def _check(self, causal: bool, positions: int | None, heads: int) -> None:
         if causal != (positions is not None):
+            said = "null" if positions is None else positions
             raise ConfigError(
-                f"@learner.causal={str(causal).lower()} and @learner.positions={positions} do not agree",
+                f"@learner.causal={str(causal).lower()} and @learner.positions={said} do not agree",
                 f"@learner.positions={'64, or another number of examples' if causal else 'null'}",
             )
         if self.width % heads:
