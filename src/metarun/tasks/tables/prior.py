@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -47,7 +46,7 @@ class TabularPrior:
         target: `classes` or `values`.
         width: entries of x; tables with fewer columns have zeros there.
         most_classes: number of classes that a learner can tell apart; 1 with values.
-        features: [fewest, most] columns of a table, log-uniform: most real tables have few.
+        features: [fewest, most] columns of a table.
         classes: [fewest, most] classes of a table.
         shot: support rows; [fewest, most]: drawn for each table.
         query: query rows.
@@ -137,7 +136,7 @@ class TabularPrior:
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, self._device)
         fewest, most = self.shots.interval(split)
         shots = whole(draws, (fewest, most))
-        columns, ways = _by_size(draws, self.features), whole(draws, self.classes)
+        columns, ways = whole(draws, self.features), whole(draws, self.classes)
         kind = draws.choose(len(self.mechanisms), 1).squeeze(1)
         x, target = self._rows(draws, kind, columns, ways, most + self.query)
         x = categorical(draws, x, stretch(draws.uniform(), self.categorical))
@@ -189,10 +188,3 @@ class TabularPrior:
             x = torch.where(is_cloud[:, None, None], cloud_x, x)
             labels = torch.where(is_cloud[:, None], cloud_labels, labels)
         return x, labels
-
-
-def _by_size(draws: Draws, interval: tuple[int, int]) -> Tensor:
-    """Return a whole number of each task whose logarithm is uniform, [T]."""
-    fewest, most = interval
-    logs = stretch(draws.uniform(), (math.log(fewest), math.log(most + 1)))
-    return logs.exp().long().clamp(fewest, most)
