@@ -14,6 +14,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(gt=0, le=1_000_000)]
 """The size of a layer, a window, or another dimension: at most a million."""
 
+Depth = Annotated[int, Field(ge=1, le=100)]
+"""The number of layers of a network."""
+
 SizeOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
 """A size, where 0 means none."""
 

@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
     for flag in ("halves", "rows"):
         if getattr(options, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(options, flag)}: should be 1 or more")
-    data = Run.open(options.run).config()["data"]
+    config = Run.open(options.run).config()
+    data = config["data"]
     if "most_classes" not in data or "width" not in data:
         raise ConfigError(f"{options.run}: it was trained on {data['_target_']}: expected data=tabular_prior")
 
@@ -47,15 +48,14 @@ def main(arguments: list[str]) -> None:
         words = ["data=sklearn", *(f"data.{key}={value}" for key, value in keys.items())]
         return reopen(options.run, words, options.config_dirs)
 
-    tables = fitting_tables(data)
-    fix(Run.open(options.run).config()["seed"], "test")
-    compared = beside_classical(reopened, tables, options.halves)
+    runs = {table: reopened(table) for table in fitting_tables(data)}
+    fix(config["seed"], "test")
+    compared = beside_classical(runs, options.halves)
     rows: list[Row] = list(chunks_bar("tables", compared, 1 + len(METHODS)))
     print(real_tables(rows, options.halves))
     content = [
         {"predictor": row.name, "tables": {name: curve.as_dict() for name, curve in row.curves.items()}}
         for row in rows
     ]
-    reopened(tables[0]).keep(
-        "-tables", {"halves": options.halves, "rows": options.rows, "predictors": content}
-    )
+    settings = {"halves": options.halves, "rows": options.rows}
+    next(iter(runs.values())).keep("-tables", {**settings, "predictors": content})

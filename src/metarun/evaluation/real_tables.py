@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +33,13 @@ class Row:
     curves: Mapping[Table, Curve]
 
 
-def beside_classical(reopened: Callable[[Table], Trained], tables: list[Table], halves: int) -> Iterator[Row]:
+def beside_classical(runs: Mapping[Table, Trained], halves: int) -> Iterator[Row]:
     """Yield the run's learner, then each classical model, tested on the same halves of the same tables.
 
     Args:
-        reopened: returns the run with the data of a table.
-        tables: the tables.
+        runs: the run, reopened with the data of each table.
         halves: number of random halves of each.
     """
-    runs = {table: reopened(table) for table in tables}
 
     def tested(learner: Learner[Any], trained: Trained, executor: Executor) -> Curve:
         return evaluate(learner, trained.experiment.source, "test", halves, executor)

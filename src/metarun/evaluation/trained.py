@@ -22,7 +22,7 @@ from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
 from metarun.experiment.build import Experiment, build, build_source
 from metarun.experiment.config import Config, read_config
-from metarun.experiment.fit import model_output_size
+from metarun.experiment.fit import model_output_size, without_training
 from metarun.experiment.schema import locate
 from metarun.runs.directory import Run, resume_command
 from metarun.system.ranks import started
@@ -100,7 +100,7 @@ def reopen(
     run = Run.open(directory)
     trained = run.config()
     node = override(trained, overrides, config_dirs, also_open)
-    config = _for_a_test(read_config(node, run.home))
+    config = without_training(read_config(node, run.home))
     if not _is_fresh(trained):
         _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
     if any(config.data.get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
@@ -122,11 +122,6 @@ def reopen(
     experiment.source.prepare(experiment.device)
     engine = _engine(config, trained["engine"], last or state, experiment, changed=bool(overrides))
     return Trained(run, config, experiment, engine, state["step"])
-
-
-def _for_a_test(config: Config) -> Config:
-    """Return the config without a training, so that data may be there for tests alone."""
-    return config.model_copy(update={"train": config.train.model_copy(update={"steps": 0})})
 
 
 def _engine(

@@ -1,18 +1,21 @@
-"""The small networks inside learned rules."""
+"""The small networks inside learned rules and learners."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import nn
 
 
-def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return a perceptron with two hidden ReLU layers."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )
+def perceptron(inputs: int, hidden: int, outputs: int, depth: int = 3) -> nn.Sequential:
+    """Return `depth` linear layers with ReLU between them; hidden layers have `hidden` units."""
+    sizes = [inputs, *[hidden] * (depth - 1), outputs]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def draw(network: nn.Module, generator: torch.Generator) -> None:

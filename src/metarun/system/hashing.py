@@ -34,10 +34,15 @@ def uniform(bits: Tensor) -> Tensor:
     return shift_right(bits, 11).double() * 2.0**-53
 
 
+def box_muller(pairs: Tensor) -> Tensor:
+    """Map pairs of uniform numbers [..., 2] to standard normal ones [...] (Box & Muller 1958)."""
+    radius, angle = pairs.unbind(-1)
+    return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
+
+
 def normal(keys: Tensor, number: int, count: int) -> Tensor:
     """Return `count` standard normal float64 for each key [T] and a stream's number, [T, count]."""
-    radius, angle = uniform(streams(keys, number, 2 * count)).view(len(keys), count, 2).unbind(2)
-    return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
+    return box_muller(uniform(streams(keys, number, 2 * count)).view(len(keys), count, 2))
 
 
 def streams(keys: Tensor, number: int, count: int) -> Tensor:

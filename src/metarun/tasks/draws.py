@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from metarun.system.hashing import GOLDEN, mix, signed, uniform
+from metarun.system.hashing import GOLDEN, box_muller, mix, signed, uniform
 
 
 class Draws:
@@ -42,9 +42,8 @@ class Draws:
         return uniform(self.bits(*shape))
 
     def normal(self, *shape: int) -> Tensor:
-        """Return standard normal float64 (Box & Muller 1958)."""
-        radius, angle = self.uniform(*shape, 2).unbind(-1)
-        return (-2.0 * torch.log1p(-radius)).sqrt() * torch.cos(2.0 * torch.pi * angle)
+        """Return standard normal float64."""
+        return box_muller(self.uniform(*shape, 2))
 
     def choose(self, n: int, k: int, *shape: int) -> Tensor:
         """Return k distinct integers below n in random order, int64 [count, *shape, k]."""

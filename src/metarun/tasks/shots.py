@@ -29,26 +29,26 @@ class Shots:
         shot = self.train_shot if split == "train" and self.train_shot else self.shot
         return (shot, shot) if isinstance(shot, int) else shot
 
-    def keep(self, support: Examples, draws: Draws, split: Split, places: Tensor | None = None) -> Examples:
-        """Return support sets of as many examples as are drawn for each task; the others are padding.
+    def keep(self, support: Examples, draws: Draws, split: Split) -> Examples:
+        """Return support sets of as many examples, of each class, as are drawn; the others are padding.
 
         Args:
             support: of the most examples.
             draws: random numbers, of which none are used where all tasks have the same number.
             split: of the tasks.
-            places: which example each is, [T, n], of its class; None: of all.
         """
         fewest, most = self.interval(split)
         if fewest == most:
             return support
-        return keep_first(support, whole(draws, (fewest, most)), places)
+        shots = whole(draws, (fewest, most))
+        return replace(support, mask=places_in_class(support.y) < shots[:, None]).padded()
 
 
-def keep_first(support: Examples, shots: Tensor, places: Tensor | None = None) -> Examples:
-    """Return the first `shots` [T] examples of each support set; the others are padding."""
-    if places is None:
-        places = torch.arange(len(support), device=shots.device)
-    return replace(support, mask=places < shots[:, None]).padded()
+def places_in_class(y: Tensor) -> Tensor:
+    """Return how many examples of the same class come before each, [T, n]; of values, of all."""
+    if y.is_floating_point():
+        return torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
+    return (y[:, :, None] == y[:, None]).tril(-1).sum(2)
 
 
 def whole(draws: Draws, interval: tuple[int, int]) -> Tensor:

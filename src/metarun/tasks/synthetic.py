@@ -68,7 +68,7 @@ class SyntheticSource(ABC):
         task = self.task(draws)
         query, support = self.examples_of(draws, task, self.query * self.classes, most * self.classes)
         drawn = self._examples(*support)
-        drawn = self.shots.keep(drawn, draws, split, self._place_in_class(drawn.y))
+        drawn = self.shots.keep(drawn, draws, split)
         return Tasks(drawn, self._examples(*query), task, scoring=Scoring(self.loss, self.metrics))
 
     def examples_of(
@@ -83,13 +83,6 @@ class SyntheticSource(ABC):
 
     def _examples(self, x: Tensor, y: Tensor) -> Examples:
         return Examples(x.to(self.dtype), y.to(self.dtype) if y.is_floating_point() else y.long())
-
-    def _place_in_class(self, y: Tensor) -> Tensor:
-        """Return how many examples of the same class come before each, [T, n]; without classes, of all."""
-        if self.targets == "values":
-            return torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
-        same = y[:, :, None] == y[:, None]
-        return same.tril(-1).sum(2)
 
     @abstractmethod
     def task(self, draws: Draws) -> dict[str, Tensor]:

@@ -71,6 +71,14 @@ class Examples:
         mask = None if self.mask is None else self.mask[:, chosen]
         return Examples(self.x[:, chosen], self.y[:, chosen], mask)
 
+    def at(self, index: Tensor) -> Examples:
+        """Return other examples of each task, index [T, k]; all of them count."""
+
+        def gathered(values: Tensor) -> Tensor:
+            return values.gather(1, _like(index, values).expand(*index.shape, *values.shape[2:]))
+
+        return Examples(gathered(self.x), gathered(self.y))
+
     def followed_by(self, others: Examples) -> Examples:
         """Return the examples of both, in this order."""
         mask = None
@@ -101,12 +109,7 @@ class Examples:
         most = int(counts.max())
         first = (~self.mask).long().argsort(dim=1, stable=True)[:, :most]  # the examples that count
         mask = torch.arange(most, device=first.device) < counts[:, None]
-
-        def chosen(values: Tensor) -> Tensor:
-            index = _like(first, values).expand(*first.shape, *values.shape[2:])
-            return values.gather(1, index).masked_fill(~_like(mask, values), 0)
-
-        return Examples(chosen(self.x), chosen(self.y), None if bool(mask.all()) else mask)
+        return replace(self.at(first), mask=None if bool(mask.all()) else mask).padded()
 
     def __len__(self) -> int:
         """Return the number of examples of each task."""

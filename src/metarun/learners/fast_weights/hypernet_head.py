@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
-from metarun.fields import Size
+from metarun.fields import Depth, Size
 from metarun.learners.embedding_learner import EmbeddingLearner, class_means
-from metarun.learners.in_context.layers import perceptron
 from metarun.learners.one_pass import size_of
+from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Seeding, Streams
-
-Depth = Annotated[int, Field(ge=1, le=100)]
 
 
 class HypernetHead(EmbeddingLearner):

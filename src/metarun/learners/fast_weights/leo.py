@@ -24,16 +24,16 @@ from metarun.learners.embedding_learner import (
 from metarun.learners.gradient.graph import graph_for
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import leaves
-from metarun.learners.in_context.layers import perceptron
+from metarun.learners.in_context.latent import sampled
 from metarun.learners.learner import IterativeLearner
 from metarun.learners.one_pass import Embedded, OnePassLearner, size_of
 from metarun.models.dropblock import dropping
 from metarun.rules import Parameters, UpdateRule
-from metarun.system import hashing
+from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Scores, Targets, Tasks
 
-CODE, WEIGHT = "code", "weight"
+CODE = "code"
 _OF_CODE, _OF_WEIGHT = 201, 202  # streams of a task's key
 
 
@@ -147,24 +147,31 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         graph = graph_for("exact")
         support = replace(tasks.support, x=features)
         latent = self._encode(features, one_hot(tasks.support, features.dtype))
-        start = code = self._drawn(latent, tasks.key, _OF_CODE)
-        params: Parameters = {CODE: code}
+        start = self._drawn(latent, tasks.key, _OF_CODE)
+        params: Parameters = {CODE: start}
         state = self.rule.init(params)
-        yield Coded(self._decode(code, tasks.key, 0), code, start, latent)
-        for step in range(self.loop.count(self.training)):
-            examples = self.loop.minibatch(support, step, self.training)
+
+        def decoded(params: Parameters, step: int) -> tuple[Parameters, Tensor]:
             params = leaves(params) if graph == "none" else params
             with torch.enable_grad():
-                weight = self._decode(params[CODE], tasks.key, step)
+                return params, self._decode(params[CODE], tasks.key, step)
+
+        def coded(weight: Tensor) -> Coded:
+            kept = (weight.detach(), params[CODE].detach()) if graph == "none" else (weight, params[CODE])
+            return Coded(*kept, start, latent)
+
+        params, weight = decoded(params, 0)
+        yield coded(weight)
+        for step in range(self.loop.count(self.training)):
+            examples = self.loop.minibatch(support, step, self.training)
+            with torch.enable_grad():
                 losses = tasks.losses(examples.x @ weight.mT, examples)
                 (g,) = torch.autograd.grad(losses.sum(), params[CODE], create_graph=graph == "exact")
             with torch.set_grad_enabled(graph != "none"):
                 state = self.rule.observe(state, examples, losses)
                 params, state = self.rule.update(params, {CODE: g}, state, step)
-                code = params[CODE]
-                weight = self._decode(code, tasks.key, step + 1)
-            yield Coded(weight, code, start, latent)
-        weight = self._decode(code, tasks.key, self.loop.count(self.training))
+            params, weight = decoded(params, step + 1)
+            yield coded(weight)
         for _ in range(self.finetuning_steps):
             if graph == "none":
                 weight = weight.detach().requires_grad_()
@@ -173,7 +180,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
                 (g,) = torch.autograd.grad(losses.sum(), weight, create_graph=graph == "exact")
             with torch.set_grad_enabled(graph != "none"):
                 weight = weight - self.finetuning_rate * g
-            yield Coded(weight, code, start, latent)
+            yield coded(weight)
 
     def _encode(self, features: Tensor, labels: Tensor) -> Normal:
         """Return the distribution of each class's code, [T, classes, latent]."""
@@ -199,9 +206,8 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
             return distribution.loc
         if keys is None:
             raise ConfigError("codes are drawn with the keys of tasks, and these have none")
-        shape = distribution.loc.shape
-        noise = hashing.normal(keys, stream, shape[1] * shape[2]).view(shape).to(distribution.loc.dtype)
-        return distribution.loc + distribution.scale * noise
+        flat = Normal(distribution.loc.flatten(1), distribution.scale.flatten(1), validate_args=False)
+        return sampled(flat, keys, stream, 1).view_as(distribution.loc)
 
     def answer(self, predictor: Coded, features: Tensor) -> Tensor:
         """Map embeddings [T, n, features] to logits [T, n, classes]."""

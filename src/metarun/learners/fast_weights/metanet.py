@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from metarun.errors import ConfigError
 from metarun.fields import Size
 from metarun.learners.embedding_learner import EmbeddingLearner, one_hot
-from metarun.learners.in_context.layers import perceptron
 from metarun.learners.one_pass import size_of
 from metarun.rules.coordinatewise import log_and_sign
+from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
-from metarun.fields import Count, Size
-from metarun.learners.in_context.layers import perceptron
-from metarun.learners.in_context.neural_process import Depth
+from metarun.fields import Count, Depth, Size
 from metarun.learners.in_context.reading import ReadingLearner
 from metarun.learners.in_context.transformer import Cache, NormPlace, Transformer
+from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
 from metarun.tasks import Tasks
 

@@ -1,20 +1,9 @@
-"""Perceptrons, and attention with masks."""
+"""Attention and means with masks."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-def perceptron(inputs: int, width: int, outputs: int, depth: int) -> nn.Sequential:
-    """Return `depth` linear layers with ReLU between them; hidden layers have `width` units."""
-    sizes = [inputs, *[width] * (depth - 1), outputs]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError
-from metarun.fields import Count, Size, SizeOrNone
+from metarun.fields import Count, Depth, Size, SizeOrNone
 from metarun.learners.in_context.latent import bound, counts, logits_of_mean, sampled
-from metarun.learners.in_context.layers import Attention, masked_mean, perceptron
+from metarun.learners.in_context.layers import Attention, masked_mean
 from metarun.learners.in_context.reading import ReadingLearner, full_precision
 from metarun.learners.one_pass import Embedded
+from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
 from metarun.tasks import Examples, Predictions, Scores, Tasks
-
-Depth = Annotated[int, Field(ge=1, le=100)]
 
 # Streams of a task's key: the samples of a test are not those of the training.
 _IN_TRAINING, _AT_TEST = 101, 102

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from metarun.fields import Size
-from metarun.learners.in_context.neural_process import Depth
+from metarun.fields import Depth, Size
 from metarun.learners.in_context.reading import ReadingLearner
 from metarun.system.randomness import Streams
 

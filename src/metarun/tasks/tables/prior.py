@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -21,7 +22,7 @@ from metarun.tasks.metrics import (
     mean_squared_error,
 )
 from metarun.tasks.regression import REGRESSION
-from metarun.tasks.shots import Shots, keep_first, whole
+from metarun.tasks.shots import Shots, whole
 from metarun.tasks.synthetic import stretch
 from metarun.tasks.tables.mechanisms import ACTIVATIONS, Activation, Network, categorical, classes_of, clouds
 from metarun.tasks.tables.rows import standardised, widened
@@ -149,7 +150,8 @@ class TabularPrior:
         everything = Examples(x, y)
         support = everything.take(slice(most))
         if fewest < most:
-            support = keep_first(support, shots)
+            places = torch.arange(most, device=x.device)  # whatever the classes of the rows
+            support = replace(support, mask=places < shots[:, None]).padded()
         info = {"columns": columns, "ways": ways, "mechanism": kind}
         return Tasks(
             support,
