@@ -121,6 +121,12 @@ def test_a_prior_fitted_network_is_tested_beside_classical_models(typed: Typed) 
     linear = {table: curve["final"]["accuracy"]["mean"] for table, curve in predictors[1]["tables"].items()}
     assert min(linear.values()) > 0.7
     assert all(curve["tasks"] == 2 for curve in predictors[0]["tables"].values())
+    status, printed, said = typed("tables", "run", "algo.ensemble=2", "--halves", "2", "--rows", "40")
+    assert status == 0, said
+    both = newest("run")["predictors"]
+    assert isinstance(both, list)
+    assert both[1:] == predictors[1:]
+    assert both[0] != predictors[0]
     status, printed, said = typed("eval", "run", "data=sklearn", "data.table=iris", "train.test_tasks=3")
     assert status == 0, said
 

@@ -33,6 +33,9 @@ EMBEDDING: dict[str, list[str]] = {
     "r2d2-head": ["algo=r2d2", *_HEAD],
     "metaoptnet-head": ["algo=metaoptnet", *_HEAD],
     "logistic-head": ["algo=logistic", *_HEAD],
+    "cnp-gp": ["algo=cnp", "data=gp", "data.shot=[3,46]", "train.meta_batch=16"],
+    "tnp-d-gp": ["algo=tnp_d", "data=gp", "data.shot=[3,46]", "train.meta_batch=16"],
+    "icl-linear": ["algo=icl", "data=linear_icl", "data.shot=40", "train.meta_batch=64"],
 }
 """Cases of learners without inner steps; `floor` leaves them out."""
 

@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
+    parser.add_argument("overrides", nargs="*", help="key=value, as in algo.ensemble=8")
     parser.add_argument("--halves", type=int, default=20, help="random halves of each table (20)")
     parser.add_argument("--rows", type=int, default=128, help="support rows, at most (128)")
     add_config_dirs(parser)
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> None:
     def reopened(table: Table) -> Trained:
         keys = {"table": table, "shot": options.rows, **{key: data[key] for key in ("width", "most_classes")}}
         words = ["data=sklearn", *(f"data.{key}={value}" for key, value in keys.items())]
-        return reopen(options.run, words, options.config_dirs)
+        return reopen(options.run, [*words, *options.overrides], options.config_dirs)
 
     runs = {table: reopened(table) for table in fitting_tables(data)}
     fix(config["seed"], "test")
@@ -57,5 +58,5 @@ def main(arguments: list[str]) -> None:
         {"predictor": row.name, "tables": {name: curve.as_dict() for name, curve in row.curves.items()}}
         for row in rows
     ]
-    settings = {"halves": options.halves, "rows": options.rows}
+    settings = {"halves": options.halves, "rows": options.rows, "overrides": options.overrides}
     next(iter(runs.values())).keep("-tables", {**settings, "predictors": content})

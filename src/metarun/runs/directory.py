@@ -294,6 +294,7 @@ _NEW_IN_GROUPS: dict[str, Any] = {
     "model.halvings": 4,
     "model.strict": True,
     "algo.freeze": None,
+    "algo.ensemble": 1,
     "train.test_curve": True,
     "outer.drop_to": 0.5,
 }

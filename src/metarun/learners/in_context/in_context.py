@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.fields import Count, Depth, Size
+from metarun.learners.in_context.ensemble import views
 from metarun.learners.in_context.reading import ReadingLearner
 from metarun.learners.in_context.transformer import Cache, NormPlace, Transformer
 from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
-from metarun.tasks import Tasks
+from metarun.tasks import Predictions, Tasks
 
 # Width, blocks and heads: those of the code of arXiv:2208.01066.
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
@@ -58,11 +59,16 @@ class InContext(ReadingLearner):
         embedding_depth: layers of the perceptron that makes tokens.
         head_depth: layers of the one that makes predictions.
         norm: see `transformer.Block`.
+        ensemble: predictions of a test are means over so many orders of the columns and classes of a table;
+            see `ensemble.View`. Each costs a pass.
         **shared: see ReadingLearner.
 
     Raises:
-        ConfigError: `positions` is missing or without effect, or the heads do not divide the width.
+        ConfigError: `positions` is missing or without effect, the heads do not divide the width, or an
+            ensemble has no columns to reorder.
     """
+
+    for_tests: ClassVar[frozenset[str]] = frozenset({"ensemble"})
 
     def __init__(
         self,
@@ -77,6 +83,7 @@ class InContext(ReadingLearner):
         embedding_depth: Depth = 1,
         head_depth: Depth = 1,
         norm: NormPlace = "pre",
+        ensemble: Count = 1,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -84,7 +91,12 @@ class InContext(ReadingLearner):
         self.width, depth, heads = width or sizes[0], depth or sizes[1], heads or sizes[2]
         hidden = hidden or 4 * self.width
         self._check(causal, positions, heads)
-        self.causal, self.most = causal, positions
+        self.causal, self.most, self.ensemble = causal, positions, ensemble
+        if ensemble > 1 and any(True for _ in self.model.parameters()):
+            raise ConfigError(
+                f"@learner.ensemble={ensemble}: orders of columns, and the model embeds its inputs",
+                "@learner.ensemble=1, or vectors and model=embedding",
+            )
         with Streams(self.seed, self.seeding).drawing("learner"):
             pair = self.features + self.output_size
             if causal:
@@ -140,6 +152,21 @@ class InContext(ReadingLearner):
     def support_outputs(self, read: Tokens, features: Tensor) -> Tensor:
         """Return the outputs for the support set, [T, n, outputs_size]; causal: from the examples before."""
         return super().support_outputs(read, features) if read.outputs is None else read.outputs
+
+    def learn(self, features: Tensor, tasks: Tasks) -> Any:
+        """Return what the network makes of the support sets; at test, of each view of the ensemble."""
+        if self.training or self.ensemble == 1:
+            return super().learn(features, tasks)
+        read = super().learn
+        found = views(self.ensemble, features, tasks, self.output_size if self.kind == "classes" else None)
+        return [(view, read(view.inputs(features), view.tasks(tasks))) for view in found]
+
+    def answer(self, predictor: Any, features: Tensor) -> Predictions:
+        """Map embeddings [T, m, features] to predictions."""
+        if isinstance(predictor, Tokens):
+            return super().answer(predictor, features)
+        outputs = [view.outputs(self.outputs(read, view.inputs(features))) for view, read in predictor]
+        return self.predictions(torch.stack(outputs, 2))
 
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError as OnePassLearner does, and for a support set with too many examples."""

@@ -7,18 +7,18 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Normal
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Count, Depth, Size, SizeOrNone
-from metarun.learners.in_context.latent import bound, counts, logits_of_mean, sampled
+from metarun.learners.in_context.latent import bound, counts, sampled
 from metarun.learners.in_context.layers import Attention, masked_mean
 from metarun.learners.in_context.reading import ReadingLearner, full_precision
 from metarun.learners.one_pass import Embedded
 from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
-from metarun.tasks import Examples, Predictions, Scores, Tasks
+from metarun.tasks import Examples, Scores, Tasks
 
 # Streams of a task's key: the samples of a test are not those of the training.
 _IN_TRAINING, _AT_TEST = 101, 102
@@ -179,19 +179,6 @@ class NeuralProcess(ReadingLearner):
             known = torch.cat([known[:, :, None].expand(shape), read.samples[:, None].expand(shape)], 3)
         result: Tensor = self.decoder(known)
         return result
-
-    def predictions(self, outputs: Tensor) -> Predictions:
-        """Return predictions of outputs [T, m, …], or their mixture over samples, of [T, m, samples, …]."""
-        if outputs.dim() == 3:
-            return super().predictions(outputs)
-        outputs = full_precision(outputs)
-        if self.kind != "values":
-            return logits_of_mean(outputs, self.kind)
-        mean, scale = outputs.transpose(2, 3).chunk(2, 2)  # [T, m, out, samples] each
-        components = Normal(mean, self.positive(scale), validate_args=False)
-        return MixtureSameFamily(
-            Categorical(logits=torch.zeros_like(mean), validate_args=False), components, validate_args=False
-        )
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
         """Return the loss and the metrics of each task, [T]; in training with z the loss is the bound."""

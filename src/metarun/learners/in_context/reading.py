@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Categorical, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
 from metarun.learners.embedding_learner import one_hot
+from metarun.learners.in_context.latent import logits_of_mean
 from metarun.learners.one_pass import Embedded, OnePassLearner, size_of
 from metarun.system.randomness import Seeding
 from metarun.tasks import Examples, Predictions, Scores, Targets, Tasks
@@ -104,12 +105,23 @@ class ReadingLearner(OnePassLearner):
         return examples.y[..., None].to(dtype) if self.kind == "binary" else examples.y.flatten(2)
 
     def predictions(self, outputs: Tensor) -> Predictions:
-        """Return logits, means, or normal distributions, of outputs [T, m, outputs_size]."""
+        """Return logits, means, or normal distributions, of outputs [T, m, outputs_size].
+
+        Of outputs [T, m, samples, outputs_size], return the mean over the samples: of probabilities, of
+        values, or a mixture of distributions.
+        """
         outputs = full_precision(outputs)
+        if outputs.dim() == 4 and not self.has_scale:
+            return outputs.mean(2) if self.kind == "values" else logits_of_mean(outputs, self.kind)
         if not self.has_scale:
             return outputs
         mean, scale = outputs.chunk(2, -1)
-        return Normal(mean, self.positive(scale), validate_args=False)
+        if outputs.dim() == 3:
+            return Normal(mean, self.positive(scale), validate_args=False)
+        mean, scale = mean.transpose(2, 3), scale.transpose(2, 3)  # [T, m, out, samples]
+        components = Normal(mean, self.positive(scale), validate_args=False)
+        equally = Categorical(logits=torch.zeros_like(mean), validate_args=False)
+        return MixtureSameFamily(equally, components, validate_args=False)
 
     def positive(self, scale: Tensor) -> Tensor:
         """Return standard deviations of the network's outputs for them."""
