@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks import Split, Tasks
-from metarun.tasks.class_episodes import ClassEpisodes
+from metarun.tasks.images.class_episodes import ClassEpisodes
 
 CLASSES: dict[Split, int] = {"train": 12, "validation": 7, "test": 9}
 FIRST = {"train": 0, "validation": 12, "test": 19}

@@ -11,7 +11,7 @@ import pytest
 from metarun.errors import ConfigError, Interrupted, MetarunError, UnfinishedError, with_keys
 from metarun.metagradients import Exact
 from metarun.rules import LearnedRates
-from metarun.tasks.class_episodes import ClassEpisodes
+from metarun.tasks.images.class_episodes import ClassEpisodes
 
 SOURCE = Path(__file__).parents[1] / "src" / "metarun"
 

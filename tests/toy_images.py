@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks import Split
-from metarun.tasks.class_episodes import ClassEpisodes
+from metarun.tasks.images.class_episodes import ClassEpisodes
 
 CLASSES: dict[Split, int] = {"train": 12, "validation": 6, "test": 12}
 

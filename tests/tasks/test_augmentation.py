@@ -11,8 +11,8 @@ from torch import Tensor
 from toy_images import Blobs
 
 from metarun.errors import ConfigError
-from metarun.tasks.augmentation import augment
 from metarun.tasks.draws import Draws
+from metarun.tasks.images.augmentation import augment
 
 
 def images(channels: int = 3) -> Tensor:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tasks_numbered import FIRST, Numbered, where_from
 
 from metarun.errors import ConfigError, with_keys
-from metarun.tasks.class_batches import ClassBatches
 from metarun.tasks.draws import Draws
-from metarun.tasks.query_balance import dirichlet_places
+from metarun.tasks.images.class_batches import ClassBatches
+from metarun.tasks.images.query_balance import dirichlet_places
 
 SIZES = {"way": 3, "shot": 2, "query": 4}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metarun.errors import MetarunError
 from metarun.tasks import BinaryClassification, Examples, Sinusoid, Tasks
-from metarun.tasks.class_episodes import ClassEpisodes
 from metarun.tasks.episodes import episodes, first_episodes
+from metarun.tasks.images.class_episodes import ClassEpisodes
 
 SHAPE = (4, 5, 2, 3)
 

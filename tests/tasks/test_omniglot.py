@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from metarun.errors import MetarunError
-from metarun.tasks import Omniglot, omniglot_images
-from metarun.tasks.omniglot_images import load_images
+from metarun.tasks import Omniglot
+from metarun.tasks.images import omniglot_images
+from metarun.tasks.images.omniglot_images import load_images
 
 
 @pytest.fixture

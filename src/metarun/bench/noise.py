@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks import SPLITS, Split
-from metarun.tasks.class_episodes import ClassEpisodes
+from metarun.tasks.images.class_episodes import ClassEpisodes
 
 
 class Noise(ClassEpisodes):

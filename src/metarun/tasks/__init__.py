@@ -5,10 +5,11 @@ from metarun.tasks.gaussian_classes import GaussianClasses
 from metarun.tasks.gaussian_process import GaussianProcess
 from metarun.tasks.harmonic import Harmonic
 from metarun.tasks.image_completion import ImageCompletion
+from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.omniglot import Omniglot
 from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
-from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.quadratics import Quadratics
 from metarun.tasks.sinusoid import Sinusoid
 from metarun.tasks.tables.bundled import BundledTable
@@ -29,6 +30,7 @@ __all__ = [
     "SPLITS",
     "BinaryClassification",
     "BundledTable",
+    "ClassEpisodes",
     "Examples",
     "GaussianClasses",
     "GaussianProcess",

@@ -11,8 +11,8 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.fields import Count, Counts, Seed
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.draws import Draws
+from metarun.tasks.images.omniglot import Omniglot
 from metarun.tasks.metrics import Scoring, mean_squared_error
-from metarun.tasks.omniglot import Omniglot
 from metarun.tasks.regression import REGRESSION
 from metarun.tasks.shots import Shots
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks

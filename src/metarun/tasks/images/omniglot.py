@@ -11,8 +11,8 @@ from torch import Tensor
 from metarun.errors import ConfigError
 from metarun.fields import Seed
 from metarun.system.randomness import Seeding, Streams
-from metarun.tasks.class_episodes import ClassEpisodes
-from metarun.tasks.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
+from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
 from metarun.tasks.types import Split
 
 # The lake split takes its validation characters from the background set, as many as the random split has.

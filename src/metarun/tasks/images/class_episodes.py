@@ -14,12 +14,12 @@ from torch import Tensor
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.fields import Count, Seed
-from metarun.tasks.augmentation import Change, augment
-from metarun.tasks.class_batches import ClassBatches
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
+from metarun.tasks.images.augmentation import Change, augment
+from metarun.tasks.images.class_batches import ClassBatches
+from metarun.tasks.images.query_balance import Concentration, dirichlet_places
 from metarun.tasks.metrics import ACCURACY, CALIBRATION_ERROR, Loss, Metric, Scoring, cross_entropy
-from metarun.tasks.query_balance import Concentration, dirichlet_places
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
 
 Smoothing = Annotated[float, Field(ge=0, lt=1)]

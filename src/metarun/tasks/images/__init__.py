@@ -1,0 +1,1 @@
+"""Classes of images: where they come from, how they are kept, and the episodes that are drawn from them."""
