@@ -11,6 +11,7 @@ from tasks_numbered import FIRST, Numbered, where_from
 from metarun.errors import ConfigError, with_keys
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.class_batches import ClassBatches
+from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.query_balance import dirichlet_places
 
 SIZES = {"way": 3, "shot": 2, "query": 4}
@@ -21,18 +22,18 @@ SIZES = {"way": 3, "shot": 2, "query": 4}
 def test_an_epoch_has_every_image_once_and_a_batch_depends_on_its_number_alone(
     seed: int, size: int, first: int
 ) -> None:
-    images = torch.arange(12).view(4, 3)
+    pool = Pool.of_equal(torch.arange(12).view(4, 3))
     batches = 12 // size
-    epochs = [ClassBatches(images, size, seed).batch(epoch * batches, batches) for epoch in (0, 1)]
+    epochs = [ClassBatches(pool, size, seed).batch(epoch * batches, batches) for epoch in (0, 1)]
     for epoch in epochs:
         assert len(epoch.x.unique()) == batches * size
         assert torch.equal(epoch.y, epoch.x // 3)
-    alone = ClassBatches(images, size, seed).batch(first + 2, 1)
-    assert torch.equal(ClassBatches(images, size, seed).batch(first, 4).x[2:3], alone.x)
+    alone = ClassBatches(pool, size, seed).batch(first + 2, 1)
+    assert torch.equal(ClassBatches(pool, size, seed).batch(first, 4).x[2:3], alone.x)
 
 
 def test_each_epoch_has_another_order() -> None:
-    first, other = (ClassBatches(torch.arange(600).view(6, 100), 600, seed) for seed in (0, 1))
+    first, other = (ClassBatches(Pool.of_equal(torch.arange(600).view(6, 100)), 600, seed) for seed in (0, 1))
     assert not torch.equal(first.batch(0, 1).x, first.batch(1, 1).x)
     assert not torch.equal(first.batch(0, 1).x, other.batch(0, 1).x)
 
@@ -49,7 +50,7 @@ def test_training_tasks_are_mini_batches_and_the_others_stay_episodes() -> None:
 
 def test_proportions_are_dirichlets() -> None:
     way, total, alpha = 4, 400, 2
-    places = dirichlet_places(Draws(0, 0, 0, 4000), alpha, way, total, 400)
+    places = dirichlet_places(Draws(0, 0, 0, 4000), alpha, torch.full((4000, way), 400), total, 400)
     counts = torch.stack([(places // 400 == label).sum(1) for label in range(way)], 1).double()
     assert (counts.sum(1) == total).all()
     proportions, whole = counts / total, way * alpha
@@ -59,7 +60,7 @@ def test_proportions_are_dirichlets() -> None:
 
 
 def test_counts_are_rounded_proportions_and_full_classes_leave_the_rest_to_others() -> None:
-    places = dirichlet_places(Draws(3, 0, 0, 500), 1, 3, 12, 6)
+    places = dirichlet_places(Draws(3, 0, 0, 500), 1, torch.full((500, 3), 6), 12, 6)
     counts = torch.stack([(places // 6 == label).sum(1) for label in range(3)], 1)
     assert (counts.sum(1) == 12).all()
     assert counts.max() == 6

@@ -45,6 +45,17 @@ class Draws:
         """Return standard normal float64."""
         return box_muller(self.uniform(*shape, 2))
 
-    def choose(self, n: int, k: int, *shape: int) -> Tensor:
-        """Return k distinct integers below n in random order, int64 [count, *shape, k]."""
-        return self.bits(*shape, n).topk(k, dim=-1).indices
+    def choose(self, n: int, k: int, *shape: int, rooms: Tensor | None = None) -> Tensor:
+        """Return k distinct integers below n in random order, int64 [count, *shape, k].
+
+        Args:
+            n: the limit.
+            k: how many.
+            *shape: of the entries that each have k.
+            rooms: a limit of each entry, [count, *shape], at most n; what exceeds it comes last.
+        """
+        bits = self.bits(*shape, n)
+        if rooms is not None:
+            outside = torch.arange(n, device=bits.device) >= rooms[..., None]
+            bits = bits.masked_fill(outside, torch.iinfo(torch.int64).min)
+        return bits.topk(k, dim=-1).indices

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarun.tasks.draws import Draws
+from metarun.tasks.images.pool import Pool
 from metarun.tasks.types import SPLITS, Examples
 
 # Lower streams draw episodes and their keys.
@@ -19,14 +20,14 @@ class ClassBatches:
     epoch, as with torch's `drop_last`.
 
     Args:
-        images: [classes, images, …].
+        pool: the images and their classes.
         size: images of a batch.
         seed: determines the orders.
     """
 
-    def __init__(self, images: Tensor, size: int, seed: int) -> None:
-        self._images, self._size, self._seed = images, size, seed
-        self._count = images.shape[0] * images.shape[1]
+    def __init__(self, pool: Pool, size: int, seed: int) -> None:
+        self._pool, self._size, self._seed = pool, size, seed
+        self._count = len(pool.places)
         self._order: tuple[int, Tensor] | None = None
 
     def batch(self, first: int, count: int) -> Examples:
@@ -37,11 +38,10 @@ class ClassBatches:
             epoch, step = divmod(index, epoch_size)
             places.append(self._of_epoch(epoch)[step * self._size : (step + 1) * self._size])
         chosen = torch.stack(places)
-        classes = chosen // self._images.shape[1]
-        return Examples(self._images[classes, chosen % self._images.shape[1]], classes)
+        return Examples(self._pool.images[self._pool.places[chosen]], self._pool.labels[chosen])
 
     def _of_epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            draws = Draws(self._seed, _STREAM, epoch, 1, self._images.device)
+            draws = Draws(self._seed, _STREAM, epoch, 1, self._pool.counts.device)
             self._order = epoch, draws.choose(self._count, self._count).squeeze(0)
         return self._order[1]

@@ -1,4 +1,4 @@
-"""N-way K-shot episodes from one tensor of images by class, sampled with two index gathers."""
+"""N-way K-shot episodes from the images of each class, sampled with a few index gathers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.images.augmentation import Change, augment
 from metarun.tasks.images.class_batches import ClassBatches
+from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.images.query_balance import Concentration, dirichlet_places
 from metarun.tasks.metrics import ACCURACY, CALIBRATION_ERROR, Loss, Metric, Scoring, cross_entropy
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
@@ -52,7 +53,8 @@ class ClassEpisodes(ABC):
         train_smoothing: label smoothing of the outer loop's loss while training; see `cross_entropy`.
         seed: determines the episodes.
 
-    Subclasses set `images_per_class` and implement `classes` and `load`.
+    Subclasses set `images_per_class` and implement `classes` and `load`; where classes have different numbers
+    of images, they implement `fewest` and `pools` instead of `images_per_class` and `load`.
 
     Attributes:
         training_output_size: number of classes of a training task.
@@ -95,7 +97,8 @@ class ClassEpisodes(ABC):
         self.loss: Loss = cross_entropy
         self.metrics: tuple[Metric, ...] = (ACCURACY, CALIBRATION_ERROR)
         self.output_size = way
-        self._images: dict[Split, Tensor] = {}
+        self._pools: Mapping[Split, Pool] = {}
+        self._device = torch.device("cpu")
         sizes = {"train_way": train_way, "train_shot": train_shot, "train_query": train_query}
         self._check_sizes(sizes)
         self._check_effects(sizes)
@@ -104,16 +107,18 @@ class ClassEpisodes(ABC):
 
     def _check_sizes(self, sizes: Mapping[str, int | None]) -> None:
         """Raise ConfigError for an episode that is larger than its split."""
-        query_key = "train_query" if sizes["train_query"] else "query"
-        in_training = ("train_shot", self.train_shot, query_key, self.train_query)
-        for key, support, query_key, queries in (("shot", self.shot, "query", self.query), in_training):
-            if (images := support + queries) > self.images_per_class:
+        in_training = ("shot", "query")
+        if sizes["train_shot"] or sizes["train_query"]:
+            in_training = ("train_shot", "train_query" if sizes["train_query"] else "query")
+        for split in SPLITS:
+            _, support, queries = self._sizes(split)
+            if (images := support + queries) > self.fewest(split):
+                key, query_key = in_training if split == "train" else ("shot", "query")
                 raise ConfigError(
                     f"@source.{key}={support} and @source.{query_key}={queries} need {images} images a "
-                    f"class; there are {self.images_per_class}",
+                    f"class; there are {self.fewest(split)}",
                     f"@source.{key} and @source.{query_key} with a smaller sum",
                 )
-        for split in SPLITS:
             key = "train_way" if split == "train" and sizes["train_way"] else "way"
             classes = self._sizes(split)[0]
             if classes > self.classes(split):
@@ -144,7 +149,7 @@ class ClassEpisodes(ABC):
                     f"@source.{key}={value} has no effect with @source.train_batch={self.train_batch}",
                     f"@source.{key}=null",
                 )
-        if self.train_batch > (images := self.classes("train") * self.images_per_class):
+        if self.train_batch > (images := self.classes("train") * self.fewest("train")):
             raise ConfigError(
                 f"@source.train_batch={self.train_batch}: there are {images} training images",
                 f"@source.train_batch={images} or less",
@@ -160,12 +165,16 @@ class ClassEpisodes(ABC):
     def classes(self, split: Split) -> int:
         """Return the number of classes of a split, without reading any file."""
 
-    @abstractmethod
+    def fewest(self, split: Split) -> int:  # noqa: ARG002  (here all splits have as many)
+        """Return the number of images of a split's smallest class, without reading any file."""
+        return self.images_per_class
+
     def load(self) -> dict[Split, Tensor]:
         """Return each split's [classes, images, *input_shape]: uint8 (255 means 1) or floats from 0 to 1."""
+        raise NotImplementedError
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the images and keep them on the device.
+    def pools(self) -> Mapping[Split, Pool]:
+        """Return each split's images, with as many classes as `classes` says.
 
         Raises:
             MetarunError: `load` fails, or its images do not match `classes` and `images_per_class`.
@@ -180,52 +189,65 @@ class ClassEpisodes(ABC):
         if not isinstance(loaded, Mapping) or any(split not in loaded for split in SPLITS):
             content = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
             raise MetarunError(f"{name} returns {content}, expected a dict of {', '.join(SPLITS)}")
-        images = {}
+        pools: dict[Split, Pool] = {}
         for split in SPLITS:
             expected = (self.classes(split), self.images_per_class, *self.input_shape)
-            images[split] = as_images(f"{name}: {split}", loaded[split], expected).to(device)
-        self._images = images
+            pools[split] = Pool.of_equal(as_images(f"{name}: {split}", loaded[split], expected))
+        return pools
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the images, and keep them on the device where they fit.
+
+        Raises:
+            MetarunError: they cannot be loaded.
+        """
+        self._device = device
+        self._pools = kept_on(device, self.pools())
         if self.train_batch is not None:
-            self._batches = ClassBatches(images["train"], self.train_batch, self.seed)
+            self._batches = ClassBatches(self._pools["train"], self.train_batch, self.seed)
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split; x in [0, 1].
 
         `info["class"]` [T, way] and `info["image"]` [T, way, query + shot] are indices of classes and images.
         """
-        if not self._images:
+        if not self._pools:
             self.prepare(torch.device("cpu"))
         if split == "train":
             return self._training_tasks(first_episode, count)
         return self._episodes(split, first_episode, count)
 
     def _episodes(self, split: Split, first_episode: int, count: int) -> Tasks:
-        images = self._images[split]
+        pool = self._pools[split]
         way, shot, query = self._sizes(split)
-        draws = Draws(self.seed, SPLITS.index(split), first_episode, count, images.device)
+        draws = Draws(self.seed, SPLITS.index(split), first_episode, count, pool.counts.device)
         classes = draws.choose(self.classes(split), way)  # [T, way]
         # Query images come first, so that an episode has the same query set at any number of shots.
         is_unequal = self.query_balance == "dirichlet" and split != "train"
-        taken = self.images_per_class if is_unequal else query + shot
-        image = draws.choose(self.images_per_class, taken, way)  # [T, way, query + shot]
+        taken = pool.most if is_unequal else query + shot
+        rooms = pool.counts[classes]
+        image = draws.choose(pool.most, taken, way, rooms=None if pool.is_equal else rooms)
         # An inner loop on mini-batches walks the support set in this order, so the order is random.
         order = draws.choose(way * shot, way * shot)  # [T, way · shot]
         queries = torch.cat([image[:, :, :query], image[:, :, query + shot :]], 2)
-        by_class = torch.arange(way * query, device=images.device).expand(count, -1)
+        by_class = torch.arange(way * query, device=image.device).expand(count, -1)
         if is_unequal:  # the same support set, and queries from all other images of the classes
-            by_class = dirichlet_places(draws, self.query_concentration, way, way * query, queries.shape[2])
+            by_class = dirichlet_places(
+                draws, self.query_concentration, rooms - shot, way * query, queries.shape[2]
+            )
 
         def gather(part: Tensor, order: Tensor) -> Examples:
             label = order // part.shape[2]  # place in [way, part] → label
-            x = images[classes.gather(1, label), part.flatten(1).gather(1, order)]
+            x = pool.take(classes.gather(1, label), part.flatten(1).gather(1, order))
             return Examples(self._scaled(x), label)
 
-        return Tasks(
+        tasks = Tasks(
             support=gather(image[:, :, query : query + shot], order),
             query=gather(queries, by_class),
             info={"class": classes, "image": image[:, :, : query + shot]},
             scoring=Scoring(self.loss, self.metrics),
         )
+        return tasks if tasks.query.x.device == self._device else tasks.to(self._device)
 
     def _training_tasks(self, first: int, count: int) -> Tasks:
         if self.train_batch is None:

@@ -13,21 +13,23 @@ from metarun.tasks.draws import Draws
 Concentration = Annotated[int, Field(ge=1, le=1000)]
 
 
-def dirichlet_places(draws: Draws, concentration: int, way: int, total: int, room: int) -> Tensor:
+def dirichlet_places(draws: Draws, concentration: int, rooms: Tensor, total: int, room: int) -> Tensor:
     """Return which images of an episode's classes are queries, sorted, int64 [T, total].
 
     Proportions are from Dirichlet(α, …, α), α = 2 in Veilleux et al. 2021 (arXiv:2204.11181, section 3). A
-    class of proportion p has about p · total queries, at most `room`, rounded so that there are `total`.
+    class of proportion p has about p · total queries, at most as it has room for, rounded so that there are
+    `total`.
 
     Args:
         draws: random numbers of T episodes.
         concentration: α, a whole number: a Gamma(α) variable is then a sum of α exponential ones.
-        way: number of classes.
+        rooms: number of images of each class, int64 [T, way].
         total: number of queries of an episode.
-        room: number of images of a class; places of class c are c · room … (c + 1) · room − 1.
+        room: the largest of them; places of class c are c · room … (c + 1) · room − 1.
     """
-    gammas = -torch.log1p(-draws.uniform(way, concentration)).sum(-1)
+    gammas = -torch.log1p(-draws.uniform(rooms.shape[1], concentration)).sum(-1)
     proportions = gammas / gammas.sum(1, keepdim=True)
     # The n-th image of a class is due as soon as p · total exceeds n; the most overdue ones are taken.
-    due = proportions[..., None] * total - torch.arange(room, device=gammas.device)
+    image = torch.arange(room, device=gammas.device)
+    due = (proportions[..., None] * total - image).masked_fill(image >= rooms[..., None], -torch.inf)
     return due.flatten(1).topk(total).indices.sort(1).values

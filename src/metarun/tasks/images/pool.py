@@ -1,0 +1,81 @@
+"""The images of a split, class by class; classes may have different numbers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.types import Split
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images, and which of them belong to each class.
+
+    Attributes:
+        images: [N, *shape], uint8 (255 means 1) or floats; may be a file that is mapped into memory.
+        places: places in `images` of the first class's images, then the second's, and so on, int64 [M].
+        counts: number of images of each class, int64 [classes].
+    """
+
+    images: Tensor
+    places: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of_equal(cls, images: Tensor) -> Pool:
+        """Return the pool of images [classes, images of a class, *shape]."""
+        classes, each = images.shape[:2]
+        flat = images.flatten(0, 1)
+        places = torch.arange(classes * each, device=images.device)
+        return cls(flat, places, torch.full((classes,), each, device=images.device))
+
+    def of_classes(self, chosen: Tensor) -> Pool:
+        """Return the pool of these classes, int64 [k], in this order."""
+        parts = [self.places[f : f + n] for f, n in zip(self.first[chosen], self.counts[chosen], strict=True)]
+        return replace(self, places=torch.cat([self.places[:0], *parts]), counts=self.counts[chosen])
+
+    @cached_property
+    def most(self) -> int:
+        """The number of images of the largest class."""
+        return int(self.counts.max()) if len(self.counts) else 0
+
+    @cached_property
+    def is_equal(self) -> bool:
+        """Whether all classes have the same number of images."""
+        return bool((self.counts == self.most).all())
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Where each class begins in `places`, int64 [classes]."""
+        return self.counts.cumsum(0) - self.counts
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The class of each place, int64 [M]."""
+        return torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
+
+    def take(self, classes: Tensor, index: Tensor) -> Tensor:
+        """Return images by class and index in the class, both int64 [*any], as [*any, *shape]."""
+        return self.images[self.places[self.first[classes] + index]]
+
+
+def kept_on(device: torch.device, pools: Mapping[Split, Pool]) -> dict[Split, Pool]:
+    """Return the pools on a device; on a GPU only where they take less than half of its free memory.
+
+    Splits may share their images, which are then moved once.
+    """
+    distinct = {pool.images.data_ptr(): pool.images for pool in pools.values()}
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(images.nbytes for images in distinct.values()) > free / 2:
+            return dict(pools)
+    moved = {pointer: images.to(device) for pointer, images in distinct.items()}
+    return {
+        split: Pool(moved[pool.images.data_ptr()], pool.places.to(device), pool.counts.to(device))
+        for split, pool in pools.items()
+    }
