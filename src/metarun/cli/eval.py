@@ -10,6 +10,7 @@ from metarun.evaluation.trained import OPEN, reopen
 from metarun.reports.progress import chunks_bar
 from metarun.reports.table import curve_table
 from metarun.system.randomness import fix
+from metarun.tasks.description import class_names
 
 _ALSO_OPEN = ("train.test_tasks", "train.test_curve", "engine.workers")
 
@@ -36,4 +37,5 @@ def main(arguments: list[str]) -> None:
         over_examples=config.train.test_curve,
     )
     print(curve_table(curve))
-    trained.keep("", {"overrides": options.overrides, **curve.as_dict()})
+    names = class_names(experiment.source, "test")
+    trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names})

@@ -102,7 +102,7 @@ def reopen(
     node = override(trained, overrides, config_dirs, also_open)
     config = without_training(read_config(node, run.home))
     if not _is_fresh(trained):
-        _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config)
+        _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config, run.home)
     if any(config.data.get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
         log.warning("split, seed or rotations differ from training: test classes may have been trained on")
     last = run.checkpoints.newest()
@@ -111,7 +111,7 @@ def reopen(
     state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
-    experiment = build(config)
+    experiment = build(config, home=run.home)
     try:
         experiment.learner.load_state_dict(state["learner"])
     except RuntimeError as error:  # torch's, for a state that does not fit
@@ -205,9 +205,17 @@ def _apply(
         node["strategy"] = "auto"  # the training's strategy may contradict this chunk
 
 
-def _check_shapes(trained: Config, now: Config) -> None:
+def _check_shapes(trained: Config, now: Config, home: str) -> None:
     """Raise ConfigError if the data does not fit the network that was trained."""
-    trained_source, source = build_source(trained), build_source(now)
+    if now.data == trained.data:
+        return
+    source = build_source(now, home)
+    try:
+        trained_source = build_source(trained, home)
+    except (
+        ConfigError
+    ):  # its files are no longer there; if the network does not fit, its weights will not load
+        return
     has_head = model_output_size(locate("algo", now.algo), source.output_size) is not None
     for name in ("input_shape", "output_size") if has_head else ("input_shape",):
         if getattr(trained_source, name) != getattr(source, name):

@@ -62,14 +62,14 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
     Args:
         config: of the experiment.
         start: whether to load the weights that model.init_from names, as a training does once.
-        home: the folder that a relative model.init_from starts from.
+        home: the folder that relative paths in the config start from.
         announce: whether to log which weights are loaded.
 
     Raises:
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
     device, dtype = chosen_device(config.device), _dtype(config)
-    source = build_source(config)
+    source = build_source(config, home)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
     check_training(config, source, learner_class)
@@ -138,9 +138,15 @@ def _build_model(
 
 
 @with_keys()
-def build_source(config: Config) -> TaskSource:
-    """Build the task source; nothing is read from disk yet."""
-    arguments = _wanted("data", config.data, {"dtype": _dtype(config), "seeding": config.seeding})
+def build_source(config: Config, home: str = "") -> TaskSource:
+    """Build the task source; no images are read from disk yet.
+
+    Args:
+        config: of the experiment.
+        home: the folder that relative paths in the config start from, where they exist there.
+    """
+    offered = {"dtype": _dtype(config), "seeding": config.seeding, "home": home}
+    arguments = _wanted("data", config.data, offered)
     if "dtype" not in arguments and config.dtype != "float32":
         raise ConfigError(
             f"dtype={config.dtype}: {config.data['_target_']} always makes float32: "

@@ -82,7 +82,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     ),
     "metagradient": (),
     "model": ("input_shape", "output_size"),
-    "data": ("dtype", "seeding"),
+    "data": ("dtype", "seeding", "home"),
     "inner": ("input_shape", "output_size"),
 }
 

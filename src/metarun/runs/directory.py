@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from metarun.errors import ConfigError, MetarunError, OutOfTimeError, PrunedError
+from metarun.runs.added import ADDED_LATER, HAD_DTYPE, NEW_IN_GROUPS, NO
 from metarun.runs.changes import differences, kept, may_change
 from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.contents import are_results, is_plain
@@ -96,11 +97,11 @@ class Run:
 
         A key that a later metarun added is ignored if its value stands for what was done before.
         """
-        different = differences(self.config(), _ADDED_LATER | dict(config))
+        different = differences(self.config(), ADDED_LATER | dict(config))
         return {
             key: values
             for key, values in different.items()
-            if values != (None, _NEW_IN_GROUPS.get(key, values))
+            if values != (None, NEW_IN_GROUPS.get(key, values))
         }
 
     def changed(self, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -124,11 +125,11 @@ class Run:
 
     def _identity(self) -> str:
         """Return a digest of the config values that may not change."""
-        config = kept(_HAD_DTYPE | self._config())
+        config = kept(HAD_DTYPE | self._config())
         # A key added later counts only if its value is not the old behaviour: older configs may lack it.
-        old = _ADDED_LATER | _NEW_IN_GROUPS
+        old = ADDED_LATER | NEW_IN_GROUPS
         hashed = {
-            key: value for key, value in config.items() if key in _HAD_DTYPE or old.get(key, _NO) != value
+            key: value for key, value in config.items() if key in HAD_DTYPE or old.get(key, NO) != value
         }
         return hashlib.sha256(as_json(hashed).encode()).hexdigest()
 
@@ -159,7 +160,7 @@ class Run:
         """
         config = self._config()
         # In the order of the file: the digest of a run's checkpoints depends on it.
-        return config | {key: value for key, value in _ADDED_LATER.items() if key not in config}
+        return config | {key: value for key, value in ADDED_LATER.items() if key not in config}
 
     def _config(self) -> dict[str, Any]:
         """Return the content of config.yaml."""
@@ -171,6 +172,17 @@ class Run:
         if not isinstance(config, dict) or not is_plain(config):
             raise MetarunError(f"{path} holds no config: restore it from a copy")
         return config
+
+    def describe(self, data: Mapping[str, Any]) -> None:
+        """Add to the manifest what the run's data turned out to be; warn where it was another before."""
+        original = self.manifest()
+        known = original.get("data", data)
+        if not data or known == data:
+            if data and "data" not in original:
+                self.write_json("manifest.json", {**original, "data": data})
+            return
+        different = ", ".join(differences(known, data)) or "order"
+        log.warning("the data has changed since the run began (%s): its bits will be others", different)
 
     def manifest(self) -> dict[str, Any]:
         """Return the content of manifest.json, needed to repeat the run; {} if the file is missing."""
@@ -277,26 +289,3 @@ def resume_command(directory: Path) -> str:
     """Return the command that resumes a run or a sweep, with the directory quoted for the shell."""
     name = str(directory)
     return f"metarun resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
-
-
-# What runs of older versions did, whose configs lack these keys.
-_NO = object()
-_NEW_IN_GROUPS: dict[str, Any] = {
-    "data.resize": "lanczos",
-    "data.train_way": None,
-    "data.train_query": None,
-    "data.train_batch": None,
-    "data.train_augment": [],
-    "data.train_smoothing": 0.0,
-    "data.query_balance": "equal",
-    "data.query_concentration": 2,
-    "model.init_from": None,
-    "model.halvings": 4,
-    "model.strict": True,
-    "algo.freeze": None,
-    "algo.ensemble": 1,
-    "train.test_curve": True,
-    "outer.drop_to": 0.5,
-}
-_HAD_DTYPE = {"dtype": "float32"}
-_ADDED_LATER = {**_HAD_DTYPE, "seeding": "shared"}

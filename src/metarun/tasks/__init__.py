@@ -6,6 +6,7 @@ from metarun.tasks.gaussian_process import GaussianProcess
 from metarun.tasks.harmonic import Harmonic
 from metarun.tasks.image_completion import ImageCompletion
 from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.folder import ImageFolder
 from metarun.tasks.images.omniglot import Omniglot
 from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
@@ -36,6 +37,7 @@ __all__ = [
     "GaussianProcess",
     "Harmonic",
     "ImageCompletion",
+    "ImageFolder",
     "LinearFunctions",
     "LinearRegression",
     "Loss",

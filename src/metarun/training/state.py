@@ -20,6 +20,7 @@ from metarun.runs.directory import Run, resume_command
 from metarun.runs.signals import stop
 from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
+from metarun.tasks.description import class_names, described
 from metarun.tasks.episodes import first_episodes
 from metarun.tasks.prefetch import Prefetcher
 from metarun.training.computation import Computation
@@ -65,6 +66,8 @@ class Training:
         )
         self.outer = build_outer(config, self.learner)
         self.source.prepare(self.experiment.device)
+        if self.ranks.first:
+            self.run.describe(described(self.source))
         first = {split: first_episodes(self.source, split, self.experiment.dtype) for split in SPLITS}
         for tasks in first.values():  # any of them may be padded
             self.learner.check(tasks)
@@ -282,7 +285,9 @@ class Training:
         if self.skipped.all:
             ended["skipped"] = self.skipped.all
         validation = self.selection.best
-        results = {"checkpoint_step": best["step"], "validation": validation, **ended, **curve.as_dict()}
+        names = class_names(self.source, "test")
+        step = best["step"]
+        results = {"checkpoint_step": step, "validation": validation, **ended, **curve.as_dict(), **names}
         if self.ranks.first:
             self.run.write_json("results.json", results)
         return curve

@@ -1,0 +1,26 @@
+"""Keys that configs of older runs lack, with the values that stand for what was done then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NO = object()
+NEW_IN_GROUPS: dict[str, Any] = {
+    "data.resize": "lanczos",
+    "data.train_way": None,
+    "data.train_query": None,
+    "data.train_batch": None,
+    "data.train_augment": [],
+    "data.train_smoothing": 0.0,
+    "data.query_balance": "equal",
+    "data.query_concentration": 2,
+    "model.init_from": None,
+    "model.halvings": 4,
+    "model.strict": True,
+    "algo.freeze": None,
+    "algo.ensemble": 1,
+    "train.test_curve": True,
+    "outer.drop_to": 0.5,
+}
+HAD_DTYPE = {"dtype": "float32"}
+ADDED_LATER = {**HAD_DTYPE, "seeding": "shared"}

@@ -1,0 +1,19 @@
+"""What a source of real data tells about it: for a run's manifest, and for its results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarun.tasks.types import Split, TaskSource
+
+
+def described(source: TaskSource) -> dict[str, Any]:
+    """Return what a prepared source says of its data, as plain values; {} if it says nothing."""
+    describe = getattr(source, "described", None)
+    return {} if describe is None else dict(describe())
+
+
+def class_names(source: TaskSource, split: Split) -> dict[str, list[str]]:
+    """Return the names of a split's classes as `{"classes": …}`, for results; {} if they have no names."""
+    names = getattr(source, "names", None)
+    return {} if names is None else {"classes": list(names(split))}

@@ -1,0 +1,232 @@
+"""Which images a user has: class folders, or a csv of paths and labels."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from metarun.errors import ConfigError
+from metarun.tasks.types import SPLITS, Split
+
+_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_COLUMNS = ("path", "label", "split")
+_AT_MOST = 50_000_000  # characters of a csv file, which is read whole
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images, sorted by class and then by name.
+
+    Attributes:
+        root: the folder that their paths start from.
+        paths: of the images, relative to it.
+        labels: the class of each image.
+        names: of the classes.
+        splits: the split of each class; None: they are still to be divided.
+        stamps: size and time of each file, by which a changed file is noticed.
+    """
+
+    root: Path
+    paths: list[str]
+    labels: list[int]
+    names: list[str]
+    splits: list[Split] | None
+    stamps: list[tuple[int, int]] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.paths)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the names, sizes and times of all files."""
+        digest = hashlib.sha256()
+        for path, stamp in zip(self.paths, self.stamps, strict=True):
+            digest.update(os.fsencode(path) + b"\0%d %d\n" % stamp)
+        return digest.hexdigest()
+
+    def read(self, index: int) -> bytes:
+        """Return the content of an image's file."""
+        return (self.root / self.paths[index]).read_bytes()
+
+
+def listed(root: Path, levels: int = 1) -> Listing:
+    """Return the images below a folder of classes, or of a csv file with the columns path, label and split.
+
+    A folder may hold a folder for each class, or folders train, val (or valid, validation) and test that do.
+
+    Args:
+        root: the folder, or the csv file, whose paths start from its own folder.
+        levels: how many folders below one another name a class.
+
+    Raises:
+        ConfigError: there is no such folder or file, it holds no class, or splits share a class.
+    """
+    if root.is_dir():
+        return _of_folder(root, levels)
+    if not root.exists():
+        raise ConfigError(
+            f"@source.root={root}: there is no such folder or file",
+            "@source.root=FOLDER, a folder of classes",
+        )
+    return _of_csv(root)
+
+
+def _of_folder(root: Path, levels: int) -> Listing:
+    below = {name.lower(): name for name in _folders(root)}
+    splits = {_FOLDERS[name]: folder for name, folder in below.items() if name in _FOLDERS}
+    if "train" in splits and "test" in splits:
+        found: dict[Split | None, _Files] = {
+            split: _files_by_class(root, splits[split], levels) for split in SPLITS if split in splits
+        }
+        return _listing(root, found, f"{root}: its folders {', '.join(sorted(splits.values()))}")
+    return _listing(root, {None: _files_by_class(root, "", levels)}, str(root))
+
+
+def _folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+_Files = dict[str, dict[str, tuple[int, int]]]
+"""Class → path → size and time."""
+
+
+def _files_by_class(root: Path, start: str, levels: int) -> _Files:
+    """Return the images below a folder by class: the names of the first folders below it."""
+    classes: _Files = {}
+    for path, stamp in _images(root, start, set()):
+        inside = Path(path).relative_to(start) if start else Path(path)
+        if len(inside.parts) > levels:
+            classes.setdefault("/".join(inside.parts[:levels]), {})[path] = stamp
+    return classes
+
+
+def _images(root: Path, folder: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the path, relative to root, and the stamp of every image below a folder; links are followed.
+
+    A link to a folder that holds it is left out, or there would be no end.
+    """
+    status = (root / folder).stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    with os.scandir(root / folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        try:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _images(root, path, above | {here})
+            elif entry.is_file() and _looks_like_an_image(entry.name):
+                status = entry.stat()
+                yield path, (status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            raise ConfigError(f"{root / path} cannot be read ({error.strerror})") from error
+
+
+def _looks_like_an_image(name: str) -> bool:
+    """Return whether Pillow has a format for files with this ending."""
+    from PIL import Image
+
+    return os.path.splitext(name)[1].lower() in Image.registered_extensions()  # noqa: PTH122  (for each file)
+
+
+def _of_csv(file: Path) -> Listing:
+    rows = list(_rows(file))
+    has_splits = any(split for _, _, split in rows)
+    files: dict[Split | None, _Files] = {split: {} for split in SPLITS} if has_splits else {None: {}}
+    folder = file.parent.resolve()
+    for line, (path, label, split) in enumerate(rows, 2):
+        where = f"{file}, line {line}"
+        target = (folder / path).resolve()
+        if not target.is_relative_to(folder):
+            raise ConfigError(f"{where}: {path} is outside of {folder}", "paths below the csv file's folder")
+        if split.lower() not in _FOLDERS if has_splits else False:
+            raise ConfigError(
+                f"{where}: the split {split or 'is empty'}: expected train, val or test in every line"
+            )
+        try:
+            status = target.stat()
+        except OSError as error:
+            raise ConfigError(f"{where}: {path} cannot be read ({error.strerror})") from error
+        of_split = files[_FOLDERS[split.lower()] if has_splits else None]
+        of_split.setdefault(label, {})[path] = (status.st_size, status.st_mtime_ns)
+    return _listing(folder, files, f"{file}: its splits")
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield path, label and split of each line of a csv file."""
+    try:
+        if file.stat().st_size > _AT_MOST:
+            raise ConfigError(f"{file} has more than {_AT_MOST:,} bytes: is it a csv file?")
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not a text in UTF-8 (byte {error.start})") from error
+    expected = "a first line with the columns path,label or path,label,split"
+    try:
+        dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
+    except csv.Error:
+        raise ConfigError(f"{file} has no columns separated by commas: expected {expected}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    if not {"path", "label"} <= set(columns):
+        raise ConfigError(f"{file} has the columns {', '.join(columns)}: expected {expected}")
+    reader.fieldnames = columns
+    try:
+        for line, row in enumerate(reader, 2):
+            path, label, split = ((row.get(name) or "").strip() for name in _COLUMNS)
+            if not path or not label:
+                raise ConfigError(f"{file}, line {line}: expected a path and a label")
+            yield path, label, split
+    except csv.Error as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def _listing(root: Path, found: Mapping[Split | None, _Files], where: str) -> Listing:
+    """Return the listing of the files of each split, or of the split None."""
+    of_class = [(split, name) for split, classes in found.items() for name in classes]
+    if not of_class:
+        raise ConfigError(
+            f"{root} holds no folder with images",
+            "@source.root=FOLDER, with a folder of images for each class",
+        )
+    twice = _repeated(name for _, name in of_class)
+    if twice:
+        raise ConfigError(
+            f"{where} share the class {twice}, and a learner is tested on classes that it has not seen",
+            "@source.root=FOLDER with one folder for each class, to be divided by class",
+        )
+    of_class.sort(key=lambda pair: os.fsencode(pair[1]))
+    files = [found[split][name] for split, name in of_class]
+    splits = [split for split, _ in of_class if split is not None]
+    return Listing(
+        root,
+        [path for classes in files for path in sorted(classes, key=os.fsencode)],
+        [label for label, classes in enumerate(files) for _ in classes],
+        [name for _, name in of_class],
+        splits or None,
+        [classes[path] for classes in files for path in sorted(classes, key=os.fsencode)],
+    )
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

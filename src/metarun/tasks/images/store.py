@@ -1,0 +1,289 @@
+"""Images decoded once into a file that is mapped into memory, so that jobs share it and it may exceed memory.
+
+A store is a file of fixed records, one for each image, and a description at its end. It is made block by
+block: a process that is killed loses one block. Every block has a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarun.errors import MetarunError
+from metarun.system.files import cache_directory, lock, naming
+from metarun.tasks.images.decoding import LeftOutError, Look, decode
+
+log = logging.getLogger("metarun")
+
+_MAGIC = b"metarun1"
+_BLOCK = 512  # images at most
+_BLOCK_BYTES = 2**26
+# Increased whenever the same files would give other pixels.
+_VERSION = 1
+
+
+class Files(Protocol):
+    """Encoded images."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def fingerprint(self) -> str:
+        """Return what changes when one of them does."""
+
+    def read(self, index: int) -> bytes:
+        """Return the content of one file."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Prepared images.
+
+    Attributes:
+        path: of the file.
+        images: uint8 [n, channels, size, size], mapped into memory; those that were left out are zeros.
+        left_out: why, by place.
+    """
+
+    path: Path
+    images: Tensor
+    left_out: dict[int, str]
+
+
+class DamagedStoreError(Exception):
+    """A store whose content is not what was written."""
+
+
+def prepared(name: str, files: Files, look: Look) -> Store:
+    """Return the store of these files, made now where it is missing or the files have changed.
+
+    Processes that start at once make it once.
+
+    Args:
+        name: of the store's file, in the cache.
+        files: the images.
+        look: how they are stored.
+
+    Raises:
+        MetarunError: the cache's folder cannot be written.
+    """
+    path = store_path(name)
+    description = describe(files, look)
+    if store := opened(path, description):
+        return store
+    try:
+        with lock(path):
+            if store := opened(path, description):  # made by another process by now
+                return store
+            _make(path, files, look, description)
+    except OSError as error:
+        raise MetarunError(
+            f"{error.filename or path} cannot be written ({error.strerror}): images are decoded into it; "
+            f"METARUN_CACHE=FOLDER names another folder"
+        ) from error
+    store = opened(path, description)
+    assert store is not None
+    return store
+
+
+def store_path(name: str) -> Path:
+    """Return where the store of this name is, or would be."""
+    return cache_directory() / "images" / f"{name}.images"
+
+
+def describe(files: Files, look: Look) -> dict[str, Any]:
+    """Return what a store must have been made of, to be used."""
+    return {
+        "version": _VERSION,
+        "fingerprint": files.fingerprint(),
+        "images": len(files),
+        "shape": list(look.shape),
+        "fit": look.fit,
+        "block": max(1, min(_BLOCK, _BLOCK_BYTES // _record(look.shape))),
+    }
+
+
+def _record(shape: Sequence[int]) -> int:
+    """Return the bytes of one image."""
+    return math.prod(shape)
+
+
+def opened(path: Path, description: dict[str, Any]) -> Store | None:
+    """Return the store, or None where it is missing, damaged, or made of other files."""
+    try:
+        content = _read_description(path)
+    except (OSError, DamagedStoreError):
+        return None
+    if any(content.get(key) != value for key, value in description.items()):
+        return None
+    shape = (content["images"], *content["shape"])
+    # Copy on write: torch refuses read-only memory, and nothing is written.
+    pixels = np.memmap(path, np.uint8, "c", len(_MAGIC), shape)
+    left_out = {int(place): why for place, why in content["left_out"].items()}
+    return Store(path, torch.from_numpy(pixels), left_out)
+
+
+def check_store(path: Path) -> int:
+    """Return the number of images of a store, after comparing every block with its checksum.
+
+    Raises:
+        DamagedStoreError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    content = _read_description(path)
+    with path.open("rb") as file:
+        intact = _intact(file, content["checksums"], content)
+    if intact < len(content["checksums"]):
+        raise DamagedStoreError(f"{path} is damaged in block {intact}: delete it, and it is made again")
+    return int(content["images"])
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    """Return the JSON at the end of a store: its bytes, their length in 8 bytes, and the magic number."""
+    tail = 8 + len(_MAGIC)
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - tail))
+        end = file.read(tail)
+        length = int.from_bytes(end[:8], "little")
+        if end[8:] != _MAGIC or not 0 < length <= size - tail:
+            raise DamagedStoreError(f"{path} is not a store of metarun")
+        file.seek(size - tail - length)
+        try:
+            content = json.loads(file.read(length))
+        except ValueError as error:
+            raise DamagedStoreError(f"{path} is damaged") from error
+    expected = len(_MAGIC) + content["images"] * _record(content["shape"]) + length + tail
+    if size != expected:
+        raise DamagedStoreError(f"{path} has {size} bytes, expected {expected}")
+    result: dict[str, Any] = content
+    return result
+
+
+class _Journal:
+    """What is known of the blocks that a `.part` file has, one line of JSON each.
+
+    Args:
+        path: of the journal.
+        description: of the store; a journal of another one is not used.
+    """
+
+    def __init__(self, path: Path, description: dict[str, Any]) -> None:
+        self.path, self.blocks = path, list[dict[str, Any]]()
+        self._description = description
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            if lines and json.loads(lines[0]) == description:
+                for line in lines[1:]:
+                    self.blocks.append(json.loads(line))
+        except (FileNotFoundError, ValueError):  # ValueError: the last line is cut off; those before it count
+            pass
+
+    @property
+    def checksums(self) -> list[int]:
+        """The checksum of each block."""
+        return [block["checksum"] for block in self.blocks]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why, by place, images were left out."""
+        return {place: why for block in self.blocks for place, why in block["left_out"].items()}
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first blocks."""
+        del self.blocks[count:]
+        self._append("w", self._description, *self.blocks)
+
+    def add(self, pixels: bytes, left_out: dict[int, str]) -> None:
+        """Write down a block that is on the disk."""
+        named = {str(place): why for place, why in left_out.items()}
+        self.blocks.append({"checksum": zlib.crc32(pixels), "left_out": named})
+        self._append("a", self.blocks[-1])
+
+    def _append(self, mode: str, *entries: dict[str, Any]) -> None:
+        with naming(self.path), self.path.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in entries)
+            _to_disk(file)
+
+
+def _to_disk(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _make(path: Path, files: Files, look: Look, description: dict[str, Any]) -> None:
+    """Decode the files into a `.part` file, going on where an earlier attempt stopped; then rename it."""
+    part = path.with_suffix(".part")
+    journal = _Journal(path.with_suffix(".journal"), description)
+    block = description["block"]
+    with naming(part), part.open("r+b" if part.exists() else "w+b") as file:
+        done = _intact(file, journal.checksums, description)
+        journal.keep(done)
+        file.seek(0)
+        file.write(_MAGIC)
+        file.seek(done * block * _record(look.shape), os.SEEK_CUR)
+        file.truncate()
+        bar = tqdm(
+            total=len(files),
+            initial=min(done * block, len(files)),
+            desc=f"preparing {path.stem} (once)",
+            unit=" images",
+            disable=None,
+            leave=False,
+        )
+        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(done * block, len(files), block):
+                places = range(start, min(start + block, len(files)))
+                pixels, left_out = _decoded(files, look, places, pool)
+                file.write(pixels)
+                _to_disk(file)
+                journal.add(pixels, left_out)
+                bar.update(len(places))
+        content = {**description, "checksums": journal.checksums, "left_out": journal.left_out}
+        end = json.dumps(content).encode()
+        file.write(end + len(end).to_bytes(8, "little") + _MAGIC)
+        _to_disk(file)
+    part.replace(path)
+    journal.path.unlink(missing_ok=True)
+
+
+def _intact(file: BinaryIO, checksums: Sequence[int], description: dict[str, Any]) -> int:
+    """Return how many blocks of a file are as they were written."""
+    record, block = _record(description["shape"]), description["block"]
+    file.seek(len(_MAGIC))
+    for number, checksum in enumerate(checksums):
+        size = record * min(block, description["images"] - number * block)
+        if zlib.crc32(file.read(size)) != checksum:
+            return number
+    return len(checksums)
+
+
+def _decoded(
+    files: Files, look: Look, places: Sequence[int], pool: ThreadPoolExecutor
+) -> tuple[bytes, dict[int, str]]:
+    """Return the pixels of some files, and why some of them are left out."""
+
+    def one(place: int) -> tuple[bytes, str]:
+        try:
+            return decode(files.read(place), look).tobytes(), ""
+        except LeftOutError as reason:
+            return bytes(_record(look.shape)), str(reason)
+        except OSError as error:
+            return bytes(_record(look.shape)), f"cannot be read ({error.strerror or error})"
+
+    found = list(pool.map(one, places))
+    left_out = {place: why for place, (_, why) in zip(places, found, strict=True) if why}
+    return b"".join(pixels for pixels, _ in found), left_out
