@@ -118,11 +118,12 @@ class ClassEpisodes(ABC):
                     f"class; there are {self.fewest(split)}",
                     f"@source.{shot_key} and @source.{query_key} with a smaller sum",
                 )
-            if way > self.classes(split):
+            if way > (classes := self.classes(split)):
                 told, besides = self._few(split)
+                has = f"{classes} class{'' if classes == 1 else 'es'}"
                 raise ConfigError(
-                    f"@source.{key}={way}: the {split} split has {self.classes(split)} classes{told}",
-                    f"@source.{key}={self.classes(split)} or less{besides}",
+                    f"@source.{key}={way}: the {split} split has {has}{told}",
+                    f"@source.{key}={classes} or less{besides}",
                 )
 
     def _keys(self, split: Split) -> tuple[str, str, str]:

@@ -152,20 +152,21 @@ def check_store(path: Path) -> int:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """Return the JSON at the end of a store: its bytes, their length in 8 bytes, and the magic number."""
-    tail = 8 + len(_MAGIC)
+    """Return the JSON at the end of a store: its bytes, their checksum and length, and the magic number."""
+    tail = 4 + 8 + len(_MAGIC)
     with path.open("rb") as file:
+        begins_well = file.read(len(_MAGIC)) == _MAGIC
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - tail))
         end = file.read(tail)
-        length = int.from_bytes(end[:8], "little")
-        if end[8:] != _MAGIC or not 0 < length <= size - tail:
+        length = int.from_bytes(end[4:12], "little")
+        if not begins_well or end[12:] != _MAGIC or not 0 < length <= size - tail:
             raise DamagedStoreError(f"{path} is not a store of metarun")
         file.seek(size - tail - length)
-        try:
-            content = json.loads(file.read(length))
-        except ValueError as error:
-            raise DamagedStoreError(f"{path} is damaged") from error
+        text = file.read(length)
+    if zlib.crc32(text) != int.from_bytes(end[:4], "little"):
+        raise DamagedStoreError(f"{path} is damaged at its end: delete it, and it is made again")
+    content = json.loads(text)
     expected = len(_MAGIC) + content["images"] * _record(content["shape"]) + length + tail
     if size != expected:
         raise DamagedStoreError(f"{path} has {size} bytes, expected {expected}")
@@ -254,7 +255,7 @@ def _make(path: Path, files: Files, look: Look, description: dict[str, Any]) -> 
                 bar.update(len(places))
         content = {**description, "checksums": journal.checksums, "left_out": journal.left_out}
         end = json.dumps(content).encode()
-        file.write(end + len(end).to_bytes(8, "little") + _MAGIC)
+        file.write(end + zlib.crc32(end).to_bytes(4, "little") + len(end).to_bytes(8, "little") + _MAGIC)
         _to_disk(file)
     part.replace(path)
     journal.path.unlink(missing_ok=True)
