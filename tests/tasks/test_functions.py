@@ -115,12 +115,26 @@ def test_a_sparse_function_depends_on_few_entries_and_a_network_bends() -> None:
     assert tasks.query.y.square().mean().item() == pytest.approx(3, rel=0.1)
 
 
+def test_a_curriculum_grows_the_training_tasks_alone() -> None:
+    grown, whole = (LinearFunctions(shot=9, query=9, curriculum=c) for c in ((2, 10), None))
+    for split, number, entries in (("train", 0, 2), ("train", 19, 3), ("train", 900, 5), ("test", 0, 5)):
+        tasks, plain = (source.batch(split, number, 1) for source in (grown, whole))  # type: ignore[arg-type]
+        x = tasks.query.x.clone()
+        assert torch.equal(x[..., :entries], plain.query.x[..., :entries])
+        assert not x[..., entries:].any()
+        torch.testing.assert_close(tasks.query.y, (x @ plain.info["w"].float()[..., None]))
+    batch = grown.batch("train", 15, 10)
+    assert torch.equal(batch.support.x[5], grown.batch("train", 20, 1).support.x[0])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"function": "sparse"}, r"nonzero=None and function=sparse do not agree"),
         ({"units": 3}, r"units=3 and function=linear do not agree"),
         ({"function": "sparse", "nonzero": 9}, r"nonzero=9 exceeds dimension=5"),
+        ({"curriculum": (6, 10)}, r"curriculum=\[6, 10\]: expected at most 5 entries"),
+        ({"curriculum": (2, 0)}, r"curriculum=\[2, 0\]: expected at most 5 entries, and one more after ev"),
     ],
 )
 def test_keys_of_linear_functions_that_do_not_agree(keys: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.train_smoothing": 0.0,
     "data.query_balance": "equal",
     "data.query_concentration": 2,
+    "data.curriculum": None,
     "model.init_from": None,
     "model.halvings": 4,
     "model.strict": True,

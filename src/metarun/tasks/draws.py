@@ -19,16 +19,21 @@ class Draws:
     """Random numbers for `count` consecutive episodes; every result is [count, *shape].
 
     Each call uses the next counters, so an episode depends on the order of calls.
+
+    Attributes:
+        count: number of episodes.
+        stream: which of the seed's streams they are of.
+        episodes: their numbers, int64 [count].
     """
 
     def __init__(
         self, seed: int, stream: int, first_episode: int, count: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.count = count
+        self.count, self.stream = count, stream
+        self.episodes = torch.arange(first_episode, first_episode + count, device=device)
         self._counter = 0
         origin = mix(mix(torch.tensor([signed(seed)], device=device) + GOLDEN) + signed(stream * GOLDEN))
-        episodes = torch.arange(first_episode + 1, first_episode + count + 1, device=device)
-        self._keys = mix(origin + episodes * GOLDEN)
+        self._keys = mix(origin + (self.episodes + 1) * GOLDEN)
 
     def bits(self, *shape: int) -> Tensor:
         """Return 64 random bits per entry, as int64 [count, *shape]."""

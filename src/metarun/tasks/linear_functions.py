@@ -11,12 +11,13 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from metarun.errors import ConfigError
-from metarun.fields import Count
+from metarun.fields import Count, Steps
 from metarun.tasks.draws import Draws
 from metarun.tasks.metrics import mean_squared_error
 from metarun.tasks.products import product
 from metarun.tasks.regression import REGRESSION
 from metarun.tasks.synthetic import Pair, SyntheticSource
+from metarun.tasks.types import SPLITS
 
 
 class LinearFunctions(SyntheticSource):
@@ -32,6 +33,8 @@ class LinearFunctions(SyntheticSource):
         nonzero: entries of w that are not zero, of `sparse`; null otherwise.
         units: h, of `network`; null otherwise.
         noise: standard deviation of the normal noise on y.
+        curriculum: [first, every]: the first training tasks have `first` entries of x that are not zero, and
+            one more after every so many tasks (the paper, appendix A.2); null: all from the beginning.
         **shared: shot, query, train_shot and seed (SyntheticSource).
 
     Raises:
@@ -50,6 +53,7 @@ class LinearFunctions(SyntheticSource):
         nonzero: Count | None = None,
         units: Count | None = None,
         noise: NonNegativeFloat = 0.0,
+        curriculum: tuple[Count, Steps] | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -65,7 +69,13 @@ class LinearFunctions(SyntheticSource):
                 f"@source.nonzero={nonzero} exceeds @source.dimension={dimension}",
                 f"@source.nonzero={dimension}",
             )
-        self.input_shape = (dimension,)
+        if curriculum is not None and (curriculum[0] > dimension or curriculum[1] == 0):
+            raise ConfigError(
+                f"@source.curriculum={list(curriculum)}: expected at most {dimension} entries, and one more "
+                f"after every 1 or more tasks",
+                f"@source.curriculum=[{(dimension + 1) // 2},64000]",
+            )
+        self.input_shape, self.curriculum = (dimension,), curriculum
         self.function, self.nonzero, self.units, self.noise = function, nonzero, units, noise
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
@@ -78,11 +88,18 @@ class LinearFunctions(SyntheticSource):
         if self.nonzero is not None:
             chosen = draws.choose(d, self.nonzero)
             parts["w"] = parts["w"] * torch.zeros_like(parts["w"]).scatter_(1, chosen, 1.0)
+        if self.curriculum is not None:
+            first, every = self.curriculum
+            in_training = draws.stream == SPLITS.index("train")
+            parts["active"] = first + draws.episodes // every if in_training else draws.episodes * 0 + d
         return {**parts, "noise": parts["w"].new_full((draws.count,), self.noise)}
 
     def examples(self, draws: Draws, task: Mapping[str, Tensor], n: int) -> Pair:
         """Return x [T, n, d] and y [T, n, 1]."""
         x = draws.normal(n, *self.input_shape)
+        if "active" in task:
+            entries = torch.arange(x.shape[2], device=x.device)
+            x = x * (entries < task["active"][:, None])[:, None]
         if "a" in task:
             assert self.units is not None
             y = math.sqrt(2 / self.units) * product(product(x, task["w"]).relu(), task["a"][..., None])
