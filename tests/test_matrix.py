@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from picture_files import class_folders
 
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, groups
@@ -53,7 +54,8 @@ ON_IMAGES = [algo for algo, learner in LEARNERS.items() if learner.trains_on == 
 UNTRAINED = [algo for algo, node in NODES.items() if node["train"]["steps"] == 0]
 WITHOUT_MODEL = [algo for algo, node in NODES.items() if node["model"]["_target_"] is None]
 READING = [algo for algo, learner in LEARNERS.items() if issubclass(learner, ReadingLearner)]
-CLASSES = ("binary_classification", "omniglot", "gaussian_classes", "tabular_prior", "sklearn")
+CLASSES = ("binary_classification", "folder", "omniglot", "gaussian_classes", "tabular_prior", "sklearn")
+OF_IMAGES = ("folder", "omniglot")
 # What predictors need that know how tasks were drawn.
 DRAWN = {
     "gp_oracle": ("gp",),
@@ -63,6 +65,7 @@ DRAWN = {
 # Small episodes, and how many numbers of support examples there are to test after.
 EPISODES: dict[str, tuple[list[str], int]] = {
     "binary_classification": ([], 5),
+    "folder": (["data.size=28", "data.channels=1", "data.query=3", "data.shares=[0.34,0.33,0.33]"], 1),
     "gaussian_classes": (["data.shot=3"], 3),
     "gp": (["data.shot=[3,8]"], 1),
     "harmonic": (["data.shot=12"], 11),
@@ -77,6 +80,13 @@ EPISODES: dict[str, tuple[list[str], int]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen classes of pictures of noise, four to six of each."""
+    root = tmp_path_factory.mktemp("pictures")
+    return class_folders(root, {f"class {i}": 4 + i % 3 for i in range(15)}, side=28)
+
+
 def settings_of(algo: str) -> list[str]:
     """What makes an algorithm short."""
     has_rule = NODES[algo]["inner"]["_target_"] is not None
@@ -87,12 +97,12 @@ def refusal(algo: str, data: str) -> str:
     """Why an algorithm cannot learn from this data; empty if it can."""
     ignores_absent = getattr(LEARNERS[algo], "ignores_absent_classes", algo == "proto_maml")
     reasons = {
-        "has no classes to be trained on as a whole": algo in ON_IMAGES and data != "omniglot",
+        "has no classes to be trained on as a whole": algo in ON_IMAGES and data not in OF_IMAGES,
         "its targets are values, and .* learns classes": algo in OF_CLASSES and data not in CLASSES,
         "its targets are classes, and .* learns values": algo in OF_VALUES and data in CLASSES,
         "these are a few real tasks, to be tested on": data == "sklearn" and algo not in UNTRAINED,
         "needs to know of each task|takes the noise of each": data not in DRAWN.get(algo, (data,)),
-        "has no feature maps to compare": algo == "relationnet" and data != "omniglot",
+        "has no feature maps to compare": algo == "relationnet" and data not in OF_IMAGES,
         "would count the classes that smaller tasks do not have": (
             data == "tabular_prior" and algo in OF_CLASSES and not ignores_absent
         ),
@@ -106,9 +116,12 @@ def test_every_algorithm_on_every_data(tmp_path: Path, request: Any, algo: str, 
     if data in ("omniglot", "image_completion"):
         request.getfixturevalue("omniglot_root")
     # A model with context parameters, warp layers and a body, wherever an algorithm may ask for them.
-    model = ["model.filters=4"] if data == "omniglot" else ["model=mlp"]
+    model = ["model.filters=4"] if data in OF_IMAGES else ["model=mlp"]
     model = ["model=linear"] if algo == "nearest" else [] if algo in WITHOUT_MODEL else model
     episodes, sizes = EPISODES[data]
+    if data == "folder":
+        batch = ["data.train_batch=8"] if algo in ON_IMAGES else []
+        episodes = [*episodes, f"data.root={request.getfixturevalue('pictures')}", *batch]
     words = [f"algo={algo}", f"data={data}", *model, *settings_of(algo), *FASTER.get(algo, []), *episodes]
     if reason := refusal(algo, data):
         with pytest.raises(ConfigError, match=reason):

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from picture_files import class_folders
 
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, Option
@@ -24,7 +25,9 @@ ALONE = {"_target_": "lone_learners.ShiftedMean"}
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
-def test_every_option_composes_checks_and_builds(path: Path) -> None:
+def test_every_option_composes_checks_and_builds(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needs = {
         "conv4": ["model=conv4", "data=omniglot"],
         "timm": ["algo=nearest", "data=omniglot", "model.pretrained=false"],
@@ -48,8 +51,12 @@ def test_every_option_composes_checks_and_builds(path: Path) -> None:
             for algo in ("bayes_oracle", "hypernet_head", "leo", "metanet")
         },
         "sklearn": ["algo=sklearn"],
+        "folder": ["data.root=pictures", "data.way=2", "data.query=1"],
     }
     extra = needs.get(path.stem, [])
+    monkeypatch.chdir(tmp_path)
+    if path.stem == "folder":
+        class_folders(tmp_path / "pictures", dict.fromkeys("abcdefghij", 2))
     if path.stem == "timm":
         pytest.importorskip("timm")
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

@@ -18,8 +18,8 @@ from scipy.stats import chisquare
 
 from metarun.errors import ConfigError, MetarunError
 from metarun.tasks import SPLITS, ImageFolder
-from metarun.tasks.images.folder import divided
-from metarun.tasks.images.listing import Listing, listed
+from metarun.tasks.division import divided
+from metarun.tasks.images.listing import listed
 
 COUNTS = {f"class_{i:02}": 6 + i % 4 for i in range(15)}
 
@@ -154,9 +154,7 @@ def test_the_seed_divides_the_classes(root: Path) -> None:
 )
 def test_shares_are_about_what_was_asked_for(total: int, parts: tuple[int, int, int], seed: int) -> None:
     shares = tuple(part / sum(parts) for part in parts)
-    names = [str(i) for i in range(total)]
-    listing = Listing(Path(), names, list(range(total)), names, None, [(0, 0)] * total)
-    found = Counter(divided(listing, shares, torch.Generator().manual_seed(seed)))  # type: ignore[arg-type]
+    found = Counter(divided(total, None, shares, torch.Generator().manual_seed(seed)))  # type: ignore[arg-type]
     for split, share in zip(SPLITS, shares, strict=True):
         assert abs(found[split] - share * total) <= 2
         assert (found[split] > 0) == (share > 0) or total < 3
@@ -177,7 +175,7 @@ def test_bad_files_and_small_classes_are_named_and_left_out(tmp_path: Path, logg
         or "damaged" in said
     )
     assert "a/bomb.png is more than 178,956,970 pixels" in said
-    assert any("too few images in small" in line for line in logged)
+    assert any("too few images of small" in line for line in logged)
     described = made.described()
     assert sum(described["left_out"].values()) == 10
     assert described["left_out_files"]["a/ink.jpg"] == "in CMYK: convert it to RGB"

@@ -34,6 +34,13 @@ def data_directory() -> Path:
     return Path(folder).expanduser() if folder else cache_directory() / "data"
 
 
+def found(path: str, home: str) -> Path:
+    """Return a path that a user typed: below `home` if it is there, else below the current folder."""
+    here = Path(path).expanduser()
+    there = Path(home, here)
+    return there if there.exists() else here
+
+
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Let only one process at a time create path; the operating system releases the lock on a crash.

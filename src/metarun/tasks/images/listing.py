@@ -11,16 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from metarun.errors import ConfigError
+from metarun.tasks.division import NAMES
 from metarun.tasks.types import SPLITS, Split
 
-_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 _COLUMNS = ("path", "label", "split")
 _AT_MOST = 50_000_000  # characters of a csv file, which is read whole
 
@@ -85,7 +78,7 @@ def listed(root: Path, levels: int = 1) -> Listing:
 
 def _of_folder(root: Path, levels: int) -> Listing:
     below = {name.lower(): name for name in _folders(root)}
-    splits = {_FOLDERS[name]: folder for name, folder in below.items() if name in _FOLDERS}
+    splits = {NAMES[name]: folder for name, folder in below.items() if name in NAMES}
     if "train" in splits and "test" in splits:
         found: dict[Split | None, _Files] = {
             split: _files_by_class(root, splits[split], levels) for split in SPLITS if split in splits
@@ -155,7 +148,7 @@ def _of_csv(file: Path) -> Listing:
         target = (folder / path).resolve()
         if not target.is_relative_to(folder):
             raise ConfigError(f"{where}: {path} is outside of {folder}", "paths below the csv file's folder")
-        if split.lower() not in _FOLDERS if has_splits else False:
+        if split.lower() not in NAMES if has_splits else False:
             raise ConfigError(
                 f"{where}: the split {split or 'is empty'}: expected train, val or test in every line"
             )
@@ -163,7 +156,7 @@ def _of_csv(file: Path) -> Listing:
             status = target.stat()
         except OSError as error:
             raise ConfigError(f"{where}: {path} cannot be read ({error.strerror})") from error
-        of_split = files[_FOLDERS[split.lower()] if has_splits else None]
+        of_split = files[NAMES[split.lower()] if has_splits else None]
         of_split.setdefault(label, {})[path] = (status.st_size, status.st_mtime_ns)
     return _listing(folder, files, f"{file}: its splits")
 

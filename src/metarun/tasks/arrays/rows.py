@@ -1,0 +1,168 @@
+"""From the columns of a file to inputs, labels, targets and tasks, by stated rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarun.errors import ConfigError, did_you_mean
+from metarun.tasks.arrays.files import MISSING, Column
+
+_INPUTS = ("x", "X", "features", "data", "inputs")
+_LABELS = ("y", "label", "labels", "class", "target", "targets")
+_MOST_VALUES = 50
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a file.
+
+    Attributes:
+        x: inputs, [n, *shape]; floats with NaN where a value is missing, or uint8.
+        names: of the inputs' columns, where they are columns.
+        y: labels or targets, as they are in the file; targets are [n, d].
+        group: the task of each row, as texts, or None.
+        split: the name of each row's split, or None.
+    """
+
+    x: NDArray[np.float64] | NDArray[np.uint8]
+    names: list[str]
+    y: Column
+    group: list[str] | None
+    split: list[str] | None
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns are what; None: the usual names."""
+
+    features: Sequence[str] | None
+    target: str | None
+    task: str | None
+    split: str | None
+
+
+def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
+    """Return the rows of a file.
+
+    Columns of numbers are inputs as they are; a column of at most 50 different texts becomes an input for
+    each of them, 0 or 1. Rows without a label, a target or a task are left out.
+
+    Raises:
+        ConfigError: a column is missing, or is text of too many kinds.
+    """
+    for role, name in (("target", roles.target), ("task", roles.task), ("split", roles.split)):
+        _check_there(path, columns, role, [name] if name else [])
+    target = roles.target or next((name for name in _LABELS if name in columns), None)
+    if target is None:
+        raise ConfigError(
+            f"{path} has {_named(columns)}, of which none is called {', '.join(_LABELS)}",
+            "@source.target=NAME",
+        )
+    others = [name for name in (target, roles.task, roles.split) if name]
+    y = columns[target]
+    group = _texts(path, roles.task, columns) if roles.task else None
+    split = _texts(path, roles.split, columns) if roles.split else None
+    x, names = _inputs(path, columns, roles, others)
+    known: NDArray[np.bool_] = _is_known(y)
+    if group is not None:
+        known = known * np.array([each is not None for each in group])
+    if not known.any():
+        raise ConfigError(f"{path}: no row has a {target}")
+    kept = np.flatnonzero(known)
+
+    def of_kept(texts: list[str | None] | None) -> list[str] | None:
+        return None if texts is None else [texts[i] or "" for i in kept]
+
+    return Rows(x[kept], names, y[kept], of_kept(group), of_kept(split))
+
+
+def _inputs(
+    path: Path, columns: Mapping[str, Column], roles: Roles, others: Sequence[str]
+) -> tuple[NDArray[np.float64] | NDArray[np.uint8], list[str]]:
+    """Return the inputs, and their names where they are columns."""
+    _check_there(path, columns, "features", roles.features or [])
+    chosen = list(roles.features or [])
+    if not chosen:
+        whole = [
+            name for name in _INPUTS if name in columns and name not in others and columns[name].ndim > 1
+        ]
+        chosen = whole[:1] or [name for name in columns if name not in others]
+    if not chosen:
+        raise ConfigError(f"{path} has {_named(columns)}, and no column is left for inputs")
+    if len(chosen) == 1 and columns[chosen[0]].ndim > 1:
+        return _numbers(path, chosen[0], columns[chosen[0]]), []
+    parts: list[NDArray[np.float64]] = []
+    names: list[str] = []
+    for name in chosen:
+        column = columns[name]
+        if column.ndim != 1:
+            raise ConfigError(
+                f"{path}: {name} is {list(column.shape)}, and there are other inputs",
+                f"@source.features=[{name}]",
+            )
+        if column.dtype == object:
+            kinds = sorted({text for text in column if text is not None})
+            if len(kinds) > _MOST_VALUES:
+                raise ConfigError(
+                    f"{path}: {name} has {len(kinds)} different texts; at most {_MOST_VALUES} become inputs",
+                    "@source.features=[…] without it",
+                )
+            parts += [(column == kind).astype(np.float64) for kind in kinds]
+            names += [f"{name}={kind}" for kind in kinds]
+        else:
+            parts.append(column.astype(np.float64))
+            names.append(name)
+    if not parts:
+        raise ConfigError(f"{path}: {', '.join(chosen)} hold nothing")
+    return np.stack(parts, 1), names
+
+
+def _numbers(path: Path, name: str, array: Column) -> NDArray[np.float64] | NDArray[np.uint8]:
+    if array.dtype == object:
+        raise ConfigError(f"{path}: {name} holds texts: expected numbers")
+    if array[0].size == 0:
+        raise ConfigError(f"{path}: {name} is {list(array.shape)}: expected numbers for each row")
+    return np.asarray(array) if array.dtype == np.uint8 else array.astype(np.float64)
+
+
+def _is_known(y: Column) -> NDArray[np.bool_]:
+    if y.dtype == object:
+        return np.array([text is not None for text in y], dtype=bool)
+    if y.dtype.kind == "f":
+        finite: NDArray[np.bool_] = np.isfinite(y.reshape(len(y), -1)).all(1)
+        return finite
+    return np.ones(len(y), dtype=bool)
+
+
+def _texts(path: Path, name: str, columns: Mapping[str, Column]) -> list[str | None]:
+    """Return a column as texts; whole numbers without their point."""
+    column = columns[name]
+    if column.ndim != 1:
+        raise ConfigError(f"{path}: {name} is {list(column.shape)}: expected one entry for each row")
+    return [text_of(value) for value in column.tolist()]
+
+
+def text_of(value: object) -> str | None:
+    """Return a label as a text, None if it is missing."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return None if text.lower() in MISSING else text
+
+
+def _check_there(path: Path, columns: Mapping[str, Column], role: str, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in columns:
+            raise ConfigError(
+                f"@source.{role}={name}: {path} has {_named(columns)}{did_you_mean(name, columns)}",
+                f"@source.{role}=NAME, one of these",
+            )
+
+
+def _named(columns: Mapping[str, Column]) -> str:
+    return ", ".join(list(columns)[:10]) + (f" and {len(columns) - 10} more" if len(columns) > 10 else "")

@@ -1,0 +1,104 @@
+"""Classes with names and with different numbers of images, divided between the splits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.division import some
+from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.pool import Pool
+from metarun.tasks.types import SPLITS, Split
+
+log = logging.getLogger("metarun")
+
+
+class NamedClasses(ClassEpisodes):
+    """Episodes of classes that have names; those with too few images for their split are left out.
+
+    Subclasses call `has` before they call the constructor.
+
+    Raises:
+        ConfigError: an episode needs more classes than a split has.
+    """
+
+    def has(self, class_names: Sequence[str], split_of: Sequence[Split], counts: Tensor) -> None:
+        """Say which classes there are.
+
+        Args:
+            class_names: of all classes.
+            split_of: the split of each class.
+            counts: number of images of each class, int64 [classes].
+        """
+        self.class_names, self.split_of, self.counts = list(class_names), list(split_of), counts
+        # Without training classes it is there to be tested on.
+        self.for_tests = "train" not in self.split_of
+
+    def _needed(self, split: Split) -> int:
+        """Return the number of images that a class of a split must have."""
+        if split == "train" and self.train_batch is not None:
+            return 0  # the outputs of a network are counted before any file is read
+        _, shot, query = self._sizes(split)
+        return shot + query
+
+    def chosen(self, split: Split) -> Tensor:
+        """Return the classes of a split that have enough images, int64 [n], in their order."""
+        enough = self.counts >= self._needed(split)
+        of_split = torch.tensor([named == split for named in self.split_of])
+        return (enough & of_split).nonzero().squeeze(1)
+
+    def names(self, split: Split) -> list[str]:
+        """Return the names of a split's classes, in the order of `info["class"]`."""
+        return [self.class_names[c] for c in self.chosen(split).tolist()]
+
+    def classes(self, split: Split) -> int:
+        """Return the number of classes of a split that have enough images."""
+        return len(self.chosen(split))
+
+    def fewest(self, split: Split) -> int:
+        """Return the number of images of a split's smallest class."""
+        counts = self.counts[self.chosen(split)]
+        return int(counts.min()) if len(counts) else self._needed(split)
+
+    def images(self, split: Split) -> int:
+        """Return the number of images of a split."""
+        return int(self.counts[self.chosen(split)].sum())
+
+    def small(self) -> list[str]:
+        """Return the names of classes that have too few images for their split."""
+        kept = {c for split in SPLITS for c in self.chosen(split).tolist()}
+        return [name for c, name in enumerate(self.class_names) if c not in kept]
+
+    def divided_pools(self, images: Tensor, labels: Tensor, used: Tensor) -> dict[Split, Pool]:
+        """Return each split's pool, after counting what there is of each class.
+
+        Args:
+            images: [n, *input_shape].
+            labels: the class of each image, int64 [n], in ascending order.
+            used: which images are used, bool [n].
+
+        Raises:
+            ConfigError: too few classes are left.
+        """
+        self.counts = torch.bincount(labels[used], minlength=len(self.class_names))
+        self._check_sizes()
+        if small := self.small():
+            log.warning("data: too few images of %s: left out", some(small))
+        everything = Pool(images, used.nonzero().squeeze(1), self.counts)
+        return {split: everything.of_classes(self.chosen(split)) for split in SPLITS}
+
+    def described(self) -> dict[str, Any]:
+        """Return what the data turned out to be, as plain values for a run's manifest."""
+        return {
+            "classes": {split: self.classes(split) for split in SPLITS},
+            "images": {split: self.images(split) for split in SPLITS},
+            "small_classes": self.small(),
+        }
+
+    def _few(self, split: Split) -> tuple[str, str]:
+        told = f" of {self.split_of.count(split)} with {self._needed(split)} images or more"
+        return told, ", or other @source.shares"

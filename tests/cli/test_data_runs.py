@@ -1,0 +1,207 @@
+"""A user's own images on the command line: looked at, prepared, trained on, resumed, tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from picture_files import class_folders, encoded, pixels, write
+from PIL import Image
+
+from metarun.config.options import CONF
+
+Typed = Callable[..., tuple[int, str, str]]
+
+COUNTS = {f"kind {i}": 4 + i % 3 for i in range(12)}
+SIZES = ["data.size=8", "data.way=2", "data.query=3", "data.shares=[0.5,0.25,0.25]"]
+DRAWN = ["folder", "data.root=pictures", *SIZES, "--out", "x.png"]
+FOLDER = ["data=folder", "data.root=pictures", *SIZES]
+FEW = [
+    *("algo=protonet", "model=mlp", "model.hidden=[8]", "device=cpu", "engine.chunk=4", "train.meta_batch=2"),
+    *("train.steps=6", "train.validate_every=3", "train.validation_tasks=8", "train.test_tasks=20"),
+    "train.checkpoint_every=2",
+]
+
+
+@pytest.fixture
+def typed_here(typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """metarun in a folder with pictures/, and a cache of its own."""
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    class_folders(tmp_path / "pictures", COUNTS, side=8)
+    return typed
+
+
+def trained(typed: Typed, *words: str) -> dict[str, Any]:
+    status, printed, said = typed(*FEW, *FOLDER, "hydra.run.dir=run", *words)
+    assert status == 0, said
+    assert "accuracy (%)" in printed
+    results: dict[str, Any] = json.loads(Path("run/results.json").read_text())
+    return results
+
+
+def test_a_run_keeps_the_names_of_its_classes_and_what_was_left_out(typed_here: Typed) -> None:
+    write(Path("pictures/kind 3/empty.png"), b"")
+    results = trained(typed_here)
+    assert len(results["classes"]) == 3
+    assert set(results["classes"]) <= set(COUNTS)
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["data"]["left_out"] == {"an empty file": 1}
+    assert manifest["data"]["left_out_files"] == {"kind 3/empty.png": "an empty file"}
+    assert sum(manifest["data"]["classes"].values()) == 12
+    status, _, said = typed_here("eval", "run")
+    assert status == 0, said
+    (kept,) = Path("run/evaluations").iterdir()
+    tested = json.loads(kept.read_text())
+    assert (tested["classes"], tested["final"]) == (results["classes"], results["final"])
+
+
+def test_a_relative_folder_is_found_from_anywhere(typed_here: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(typed_here)
+    shutil.rmtree("run")
+    assert typed_here(*FEW, *FOLDER, "hydra.run.dir=run", "train.max_time=0.001")[0] == 124
+    home = Path.cwd()
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    status, _, said = typed_here("resume", "../run", "train.max_time=null")
+    assert status == 0, said
+    assert json.loads((home / "run" / "results.json").read_text())["final"] == whole["final"]
+    assert typed_here("eval", "../run")[0] == 0
+
+
+def test_a_run_is_tested_on_another_folder_all_of_whose_classes_are_new(typed_here: Typed) -> None:
+    trained(typed_here)
+    class_folders(Path("new"), dict.fromkeys("xyz", 9), side=30)
+    shutil.rmtree("pictures")  # what it was trained on may be elsewhere
+    words = ["data.root=new", "data.shares=[0,0,1]", "data.way=3", "data.shot=2"]
+    status, _, said = typed_here("eval", "run", *words)
+    assert status == 0, said
+    (kept,) = Path("run/evaluations").iterdir()
+    assert json.loads(kept.read_text())["classes"] == ["x", "y", "z"]
+
+
+def test_images_that_change_under_a_run_are_noticed(typed_here: Typed, logged: list[str]) -> None:
+    trained(typed_here, "train.max_time=1h")
+    shutil.rmtree("run/evaluations", ignore_errors=True)
+    Path("run/results.json").unlink()
+    write(Path("pictures/kind 1/new.png"), encoded(pixels(5)))
+    assert typed_here("resume", "run")[0] == 0
+    assert any("the data has changed since the run began (fingerprint, images." in line for line in logged)
+
+
+def test_mini_batches_of_all_classes(typed_here: Typed) -> None:
+    words = ["algo=baseline", "data.train_batch=8"]
+    status, _, said = typed_here(
+        *FEW,
+        *words[:2],
+        "data=folder",
+        "data.root=pictures",
+        *SIZES,
+        "inner.test_steps=2",
+        "hydra.run.dir=run",
+    )
+    assert status == 0, said
+
+
+def test_data_is_listed_and_told_about(typed: Typed, typed_here: Typed) -> None:
+    status, printed, _ = typed("data", "list")
+    assert status == 0
+    assert [line.split()[0] for line in printed.splitlines()] == sorted(
+        path.stem for path in (CONF / "data").glob("*.yaml")
+    )
+    status, printed, _ = typed("data", "info", "folder", "data.root=pictures", *SIZES)
+    assert status == 0
+    assert "classes   12 (train 6, validation 3, test 3)" in printed
+    assert "prepared  not yet" in printed
+    assert not Path("cache").exists()
+    status, printed, _ = typed("data", "info", "sinusoid")
+    assert (status, printed) == (0, "inputs   [1]\ntargets  values\n")
+
+
+def test_data_is_prepared_and_verified(typed_here: Typed) -> None:
+    words = ["folder", "data.root=pictures", *SIZES]
+    status, _, said = typed_here("data", "verify", *words)
+    assert (status, said) == (
+        1,
+        "metarun: folder: pictures is not prepared: type metarun data prepare, or train\n",
+    )
+    status, printed, _ = typed_here("data", "prepare", *words)
+    assert status == 0
+    assert "left out  nothing" in printed
+    assert typed_here("data", "verify", *words)[0] == 0
+    (store,) = Path("cache/images").glob("*.images")
+    content = bytearray(store.read_bytes())
+    content[50] ^= 1
+    store.write_bytes(content)
+    status, _, said = typed_here("data", "verify", *words)
+    assert status == 1
+    assert "is damaged in block 0: delete it, and it is made again" in said
+    store.unlink()
+    write(Path("pictures/kind 1/cut.png"), encoded(pixels(1))[:200])
+    assert typed_here("data", "prepare", *words)[0] == 0
+    status, printed, said = typed_here("data", "verify", *words)
+    assert status == 1
+    assert "kind 1/cut.png: damaged" in printed
+    os.utime("pictures/kind 2/000.png", (1, 1))
+    assert "has changed since it was prepared" in typed_here("data", "verify", *words)[2]
+
+
+def test_episodes_are_drawn_as_a_picture(typed_here: Typed) -> None:
+    words = [
+        "folder",
+        "data.root=pictures",
+        *SIZES,
+        "--out",
+        "episodes.png",
+        "--episodes",
+        "2",
+        "--split",
+        "test",
+    ]
+    status, printed, said = typed_here("data", "show", *words)
+    assert status == 0, said
+    assert printed == "episodes.png: 2 episodes of test, support above query\n"
+    from metarun.tasks import ImageFolder
+
+    source = ImageFolder(root="pictures", size=8, way=2, shot=1, query=3, shares=(0.5, 0.25, 0.25))
+    tasks = source.batch("test", 0, 2)
+    with Image.open("episodes.png") as image:
+        assert image.size == (4 + 2 * 68, 2 * (16 + 4 * 68 + 8 + 12))
+        first = torch.tensor(list(image.crop((4, 20, 68, 84)).get_flattened_data())).view(64, 64, 3)
+    label = tasks.support.y[0].tolist().index(0)
+    expected = (tasks.support.x[0, label] * 255).round().permute(1, 2, 0)
+    assert torch.equal(first[4::8, 4::8], expected.long())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info"], "no dataset is named: expected a dataset"),
+        (["info", "fodler"], "fodler: expected a dataset; did you mean folder?; choose from"),
+        (["show", "folder", "data.root=pictures", *SIZES], "--out is missing: type --out FILE.png"),
+        (
+            ["info", *DRAWN],
+            "--out is for metarun data",
+        ),
+        (["show", "sinusoid", "--out", "x.png"], "sinusoid: its inputs are [1], and a picture shows images"),
+        (["show", *DRAWN[:-1], "x.nix"], "Pillow writes no such files"),
+        (
+            ["show", *DRAWN, "--episodes", "0"],
+            "--episodes 0: should be",
+        ),
+        (["info", "folder"], "data.root is missing: type data.root=FOLDER, a folder of classes"),
+        (["info", "folder", "data.root=pictures", "data.sice=8"], "data.sice"),
+        (["forget", "folder"], "invalid choice: 'forget'"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_in_one_line(
+    typed_here: Typed, words: list[str], message: str
+) -> None:
+    status, _, said = typed_here("data", *words)
+    assert (status, said.count("\n")) == (2, 1), said
+    assert message in said
