@@ -173,8 +173,8 @@ def test_and_of_values_beside_ridge_regression(typed: Typed) -> None:
         ),
         (["algo=cnp", "inner=sgd"], "uses no inner, so its keys would have no effect: type inner=none"),
         (
-            ["algo=cnp", "data=gp", "model.norm=batch", "model=mlp"],
-            "would count the padding of smaller tasks",
+            ["algo=cnp", "data=gp", "model.norm=batch", "model=mlp", "engine.chunk=4"],
+            "engine.chunk=4: tasks of different sizes are computed one after another, since its batch norms",
         ),
         (["algo=leo", "data=sinusoid"], "its targets are values, and algo._target_="),
         (["algo=leo", *TABLES], "LEO would count the classes that smaller tasks do not have: type algo=prot"),

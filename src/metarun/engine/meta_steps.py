@@ -7,6 +7,7 @@ from typing import Any
 
 from metarun.engine.compiled import Compiled
 from metarun.engine.executor import Executor
+from metarun.engine.parts import part_of
 from metarun.errors import ConfigError, MetarunError
 from metarun.learners import Learner
 from metarun.metagradients import MetaGradient, MetaStep, Progress
@@ -41,13 +42,14 @@ def meta_steps(  # noqa: PLR0917  (together they define one meta-step)
     weight = 1 / (meta_batch_size or len(tasks))
 
     def begin(chunk: slice) -> tuple[Windows, MetaStep | None]:
-        windows = metagradient.windows(learner, tasks.part(chunk), progress, weight)
+        part = part_of(learner, tasks.part(chunk))
+        windows = metagradient.windows(learner, part, progress, weight)
         return windows, next(windows, None)
 
     def compile_new(chunks: Sequence[slice]) -> None:
         if isinstance(metagradient, Compiled):
             for chunk in chunks:
-                metagradient.prepare(learner, tasks.part(chunk), progress, weight)
+                metagradient.prepare(learner, part_of(learner, tasks.part(chunk)), progress, weight)
 
     first_steps = executor.map(begin, len(tasks), prepare=compile_new)
     chunks = [windows for windows, _ in first_steps]

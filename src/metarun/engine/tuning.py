@@ -14,6 +14,7 @@ import torch
 
 from metarun.engine.measuring import Timing, measure
 from metarun.engine.memory import CPU_BYTES, bytes_kept, too_large
+from metarun.engine.parts import part_of
 from metarun.engine.remembered import chosen_before, describe, keep_choice
 from metarun.engine.settings import Engine, EngineSettings
 from metarun.engine.ways import find_way
@@ -96,7 +97,7 @@ def choose(
     learner.rematerialise = settings.rematerialise
     with _in_one_line("trained"):
         mode = find_way(settings, metagradient, learner, tasks, costliest)
-        compute = lambda part: metagradient.gradients(learner, part, costliest, 1.0)
+        compute = lambda part: metagradient.gradients(learner, part_of(learner, part), costliest, 1.0)
         work = Work(learner, tasks, compute, describe(learner, tasks, metagradient))
         task_bytes = bytes_kept(compute, tasks.part(slice(1)))
     base = Engine(
@@ -129,14 +130,14 @@ def choose_for_evaluation(
     """
 
     def compute(part: Tasks) -> None:
-        for _ in islice(learner.curve(part), _STEPS_MEASURED):
+        for _ in islice(learner.curve(part_of(learner, part)), _STEPS_MEASURED):
             pass
 
     with learner.evaluating():
         with _in_one_line("tested"):
             work = Work(learner, tasks, compute, describe(learner, tasks))
             # If the learner was only trained one task after another, it is scored so, too.
-            one_by_one = trained_by.chunk == 1 and not learner.is_known
+            one_by_one = (trained_by.chunk == 1 and not learner.is_known) or bool(learner.apart(tasks))
             base = replace(trained_by, chunk=1, threads=1, workers=1, compile=False)
             task = tasks.part(slice(1))
             open_settings = _one_at_a_time(settings) if one_by_one else settings
@@ -183,7 +184,7 @@ def fit_to_memory(engine: Engine, learner: Learner[Any], tasks: Tasks) -> Engine
     """
     with learner.evaluating():
         task = tasks.part(slice(1))
-        scored = lambda part: list(islice(learner.curve(part), _STEPS_MEASURED))
+        scored = lambda part: list(islice(learner.curve(part_of(learner, part)), _STEPS_MEASURED))
         task_bytes = bytes_kept(scored, task) + task.bytes
     fitting = _budget(task.support.x.device) // (task_bytes * engine.workers)
     return replace(engine, chunk=max(1, min(engine.chunk, fitting)))

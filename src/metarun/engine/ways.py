@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+from metarun.engine.parts import part_of
 from metarun.engine.settings import EngineSettings, use_attention
 from metarun.errors import ConfigError, MetarunError, in_one_line
 from metarun.learners import Learner
@@ -50,9 +51,12 @@ def find_way(
         ConfigError: no way works, or none that the settings allow.
         MetarunError: raised by the learner itself.
     """
+    apart = learner.apart(tasks)
+    if apart:
+        _check_apart(settings, apart)
     if learner.is_known:
-        return Way()
-    one_by_one = settings.strategy == "per_task" or settings.chunk == 1 or len(tasks) == 1
+        return Way(together=not apart)
+    one_by_one = apart or settings.strategy == "per_task" or settings.chunk == 1 or len(tasks) == 1
     # Even if the settings demand batches, one task at a time is tried, so that the error can suggest it.
     batching = [False] if one_by_one else [True, False]
     modes = [Way(together, plain) for together in batching for plain in (False, True)]
@@ -60,7 +64,8 @@ def find_way(
     for mode in modes:
         use_attention(plain=mode.plain_attention)
         try:
-            _try(metagradient, learner, tasks.part(slice(2 if mode.together else 1)), progress or Progress())
+            few = part_of(learner, tasks.part(slice(2 if mode.together else 1)))
+            _try(metagradient, learner, few, progress or Progress())
         except MetarunError:
             raise
         except Exception as error:  # torch or a user's class may raise anything
@@ -86,6 +91,16 @@ def _try(
     with learner.evaluating():
         for _ in learner.curve(tasks):
             pass
+
+
+def _check_apart(settings: EngineSettings, reason: str) -> None:
+    """Raise ConfigError where the settings demand chunks of tasks that must be computed apart."""
+    if settings.chunk not in ("auto", 1) or settings.strategy == "batched":
+        typed = "strategy=batched" if settings.strategy == "batched" else f"chunk={settings.chunk}"
+        raise ConfigError(
+            f"@engine.{typed}: tasks of different sizes are computed one after another, since {reason}",
+            "@engine.chunk=auto @engine.strategy=auto, or @model.norm=group",
+        )
 
 
 def _report_slower(settings: EngineSettings, mode: Way, error: Exception) -> None:

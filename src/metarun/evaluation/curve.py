@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarun.engine.executor import Executor, ShowProgress
+from metarun.engine.parts import part_of
 from metarun.learners import IterativeLearner, Learner
 from metarun.system.ranks import Ranks
 from metarun.tasks import Measure, Split, Tasks, TaskSource, fewer_examples
@@ -172,7 +173,7 @@ def evaluate(
         batch = episodes(source, split, share.start + chunk.start, chunk.stop - chunk.start)
         batches[:] = [batch.part(slice(1))]
         parts = with_fewer_examples(batch) if growing else [batch]
-        return [scores for part in parts for scores in learner.curve(part)]
+        return [scores for part in parts for scores in learner.curve(part_of(learner, part))]
 
     with learner.evaluating():
         chunks = executor.map(scores, share.stop - share.start, show)

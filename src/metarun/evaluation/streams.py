@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarun.engine.executor import Executor, ShowProgress
+from metarun.errors import ConfigError
 from metarun.evaluation.curve import Estimate
 from metarun.learners import AdaptedParameters, GradientAdaptation
 from metarun.tasks import Measure, Tasks, TaskSource
@@ -87,6 +88,8 @@ def _follow(
     """Return the scores by name, [tasks + 1, tasks, streams], and how to read them."""
     count = streams.stop - streams.start
     batch = episodes(source, "test", streams.start * tasks, count * tasks)
+    if reason := learner.apart(batch):
+        raise ConfigError(f"these tasks have different sizes, and {reason}", "@model.norm=group")
     stream_tasks = [batch.part(slice(first, None, tasks)) for first in range(tasks)]
     with torch.no_grad():
         adapted = next(learner.trajectory(stream_tasks[0].without_answers()))

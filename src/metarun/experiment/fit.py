@@ -11,7 +11,7 @@ from metarun.experiment.config import Config, annotated, needed_by
 from metarun.experiment.schema import locate
 from metarun.learners import InnerLoop
 from metarun.tasks import Metric, TaskSource
-from metarun.tasks.types import output_size, trains_on
+from metarun.tasks.types import output_size, targets_of, trains_on
 
 
 def without_needless_training(config: Config) -> Config:
@@ -107,6 +107,11 @@ def check_training(config: Config, source: TaskSource, learner_class: Any) -> No
         raise ConfigError(
             f"data._target_={config.data['_target_']}: these are a few real tasks, to be tested on: type "
             f"metarun eval RUN data=sklearn, train.steps=0, or data=tabular_prior to train"
+        )
+    ignores_absent = getattr(learner_class, "ignores_absent_classes", True)
+    if getattr(source, "may_lack_classes", False) and targets_of(source) == "classes" and not ignores_absent:
+        raise ConfigError(
+            f"algo._target_={algo} would count the classes that smaller tasks do not have: type algo=protonet"
         )
     if (given, wanted) == ("images", "episodes"):
         raise ConfigError(

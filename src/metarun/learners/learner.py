@@ -112,6 +112,13 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         """Whether it needs no check to work for many tasks at once, with derivatives of every order."""
         return False
 
+    def apart(self, tasks: Tasks) -> str:  # noqa: ARG002
+        """Say why tasks of different sizes must be computed one after another; empty where they need not be.
+
+        A task alone has no padding, and its classes are all there are.
+        """
+        return ""
+
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError where a few real tasks show that this learner would mix tasks."""
 

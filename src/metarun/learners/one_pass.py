@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metarun.errors import ConfigError
 from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
 from metarun.learners.learner import Learner
-from metarun.learners.soundness import check_forward, check_layers
+from metarun.learners.soundness import PADDED_NORMS, check_forward, check_layers
 from metarun.models.dropblock import dropping
 from metarun.tasks import Predictions, Tasks
 
@@ -123,14 +123,13 @@ class OnePassLearner(Learner[Embedded]):
         has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
         return self.transductive if has_norms else None
 
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: batch norms."""
+        has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
+        return PADDED_NORMS if has_norms and tasks.is_padded else ""
+
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError for padding beside batch norms, or a network that keeps other state."""
-        padded = tasks.support.mask is not None or tasks.query.mask is not None
-        if padded and self.is_transductive is not None:
-            raise ConfigError(
-                "model: its batch norms would count the padding of smaller tasks",
-                "@model.norm=group, or another",
-            )
+        """Raise ConfigError for a network that keeps other state than running statistics."""
         check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
 
 

@@ -51,14 +51,11 @@ def has_batch_norms(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def check_padding(model: nn.Module) -> None:
-    """Raise ConfigError for a batch norm, whose statistics would count padding examples."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ConfigError(
-                f"model: {name} is a batch norm, which would count the padding of smaller tasks",
-                "@model.norm=group, or another",
-            )
+PADDED_NORMS = "its batch norms would count the padding of smaller tasks"
+"""Why a learner cannot compute tasks of different sizes together."""
+
+PADDED_QUERIES = "it learns from query sets, and would learn from the padding of smaller ones"
+"""Another reason."""
 
 
 def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:

@@ -145,6 +145,11 @@ class Tasks:
         """Return the number of tasks T."""
         return self.support.x.shape[0]
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether some examples may not count."""
+        return self.support.mask is not None or self.query.mask is not None
+
     def tensors(self) -> list[Tensor]:
         """Return all tensors, in a fixed order."""
         tensors: list[Tensor] = []
@@ -168,6 +173,10 @@ class Tasks:
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Return the tasks on a device, with floating-point tensors in a dtype."""
         return map_tensors(self, lambda t: t.to(device, dtype if t.is_floating_point() else None))
+
+    def packed(self) -> Self:
+        """Return the tasks with as little padding as they allow; one task alone has none."""
+        return replace(self, support=self.support.packed(), query=self.query.packed())
 
     def without_answers(self) -> Self:
         """Return the tasks as a learner may see them: with zeros as the targets of the query set."""
@@ -242,7 +251,8 @@ class TaskSource(Protocol):
         output_size: number of model outputs; None: the model returns embeddings, not predictions.
 
     A source may also say `targets`, `training_output_size` where training tasks have another number of
-    classes, `trains_on` where they are no episodes, and `for_tests` where there is nothing to train on.
+    classes, `trains_on` where they are no episodes, `for_tests` where there is nothing to train on, and
+    `may_lack_classes` where a support set may lack a class of its task.
     """
 
     loss: Loss

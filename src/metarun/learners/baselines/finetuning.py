@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from metarun.learners.baselines.head import check_learns_nothing, soft_cross_entropy
-from metarun.learners.baselines.pretrained import Pretrained, check_no_padding
+from metarun.learners.baselines.pretrained import Pretrained
 from metarun.learners.embedding import Pass, TaskNorm, passing
 from metarun.learners.embedding_learner import class_means, one_hot
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.task_forward import TaskForward
 from metarun.learners.one_pass import Embedded
+from metarun.learners.soundness import PADDED_QUERIES
 from metarun.rules import Parameters, UpdateRule
 from metarun.system.randomness import Seeding
 from metarun.tasks import Examples, Tasks
@@ -141,11 +142,11 @@ class Finetuning(Pretrained):
         has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
         return self.transductive or (False if has_norms else None)
 
-    def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError as Pretrained does, and for padding in a query set that is learned from."""
-        if self.transductive:
-            check_no_padding(type(self).__name__, tasks)
-        super().check(tasks)
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        if self.transductive and tasks.query.mask is not None:
+            return PADDED_QUERIES
+        return super().apart(tasks)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._forward.forget_copies()

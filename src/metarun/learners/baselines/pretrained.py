@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metarun.errors import ConfigError
 from metarun.learners.embedding import passing, running_changes
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.one_pass import Embedded, size_of
@@ -102,11 +101,3 @@ class Pretrained(EmbeddingLearner):
             super().check(tasks)
         else:
             check_forward(self.model, tasks.query.x[0], tasks.query.x[-1])
-
-
-def check_no_padding(name: str, tasks: Tasks) -> None:
-    """Raise ConfigError where padding would be taken for query examples."""
-    if tasks.query.mask is not None:
-        raise ConfigError(
-            f"{name} learns from the query set, and would learn from its padding", "@learner=protonet"
-        )

@@ -25,9 +25,9 @@ from metarun.learners.gradient.task_forward import TaskForward
 from metarun.learners.learner import IterativeLearner
 from metarun.learners.second_derivatives import check_second_derivatives, mend_weight_norm
 from metarun.learners.soundness import (
+    PADDED_NORMS,
     check_forward,
     check_layers,
-    check_padding,
     check_replacement,
     has_batch_norms,
 )
@@ -267,10 +267,12 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         """Whether the model is a sequence of known layers, which work with every execution strategy."""
         return self._forward.known
 
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: batch norms."""
+        return PADDED_NORMS if tasks.is_padded and has_batch_norms(self.model) else ""
+
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where the model would mix tasks, or examples with padding."""
-        if tasks.support.mask is not None or tasks.query.mask is not None:
-            check_padding(self.model)
+        """Raise ConfigError where the model would mix tasks."""
         if not self._forward.known:
             check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
             check_replacement(self.model, tasks.support.x[0])

@@ -102,11 +102,8 @@ class MatchingNet(EmbeddingLearner):
             h = h + queries
         return h.view_as(features)
 
-    def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError as `EmbeddingLearner` does, and for padding in a full context."""
-        super().check(tasks)
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: also for a full context."""
         if self.support_lstm is not None and tasks.support.mask is not None:
-            raise ConfigError(
-                "@learner.full_context=true would read the padding of smaller tasks",
-                "@learner.full_context=false",
-            )
+            return "its full context would read the padding of smaller tasks"
+        return super().apart(tasks)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from metarun.fields import Steps
-from metarun.learners.baselines.pretrained import check_no_padding
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.similarities import squared_distances
+from metarun.learners.soundness import PADDED_QUERIES
 from metarun.tasks import Tasks
 
 
@@ -55,7 +55,6 @@ class SoftKMeans(EmbeddingLearner):
             prototypes = sums / (classifier.counts + shares.sum(1)[..., None])
         return -squared_distances(features, prototypes)
 
-    def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError as EmbeddingLearner does, and for padding in a query set."""
-        check_no_padding(type(self).__name__, tasks)
-        super().check(tasks)
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        return PADDED_QUERIES if tasks.query.mask is not None else super().apart(tasks)

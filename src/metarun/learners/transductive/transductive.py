@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metarun.learners.baselines.pretrained import check_no_padding
 from metarun.learners.baselines.transformed import Transformed
+from metarun.learners.soundness import PADDED_QUERIES
 from metarun.tasks import Tasks
 
 
@@ -21,10 +21,9 @@ class Transductive(Transformed):
         """True: a prediction depends on the other query examples."""
         return True
 
-    def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError as EmbeddingLearner does, and for padding in a query set."""
-        check_no_padding(type(self).__name__, tasks)
-        super().check(tasks)
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        return PADDED_QUERIES if tasks.query.mask is not None else super().apart(tasks)
 
 
 def predicted(scores: Tensor) -> Tensor:

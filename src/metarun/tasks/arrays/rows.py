@@ -70,7 +70,7 @@ def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
     x, names = _inputs(path, columns, roles, others)
     known: NDArray[np.bool_] = _is_known(y)
     if group is not None:
-        known = known * np.array([each is not None for each in group])
+        known[[i for i, each in enumerate(group) if each is None]] = False
     if not known.any():
         raise ConfigError(f"{path}: no row has a {target}")
     kept = np.flatnonzero(known)
@@ -134,8 +134,7 @@ def _is_known(y: Column) -> NDArray[np.bool_]:
     if y.dtype == object:
         return np.array([text is not None for text in y], dtype=bool)
     if y.dtype.kind == "f":
-        finite: NDArray[np.bool_] = np.isfinite(y.reshape(len(y), -1)).all(1)
-        return finite
+        return np.asarray(np.isfinite(y.reshape(len(y), -1)).all(1), dtype=bool)
     return np.ones(len(y), dtype=bool)
 
 

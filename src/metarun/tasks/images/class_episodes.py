@@ -12,20 +12,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from metarun.errors import ConfigError, MetarunError, in_one_line
+from metarun.errors import MetarunError, in_one_line
 from metarun.fields import Count, Seed
+from metarun.tasks.division import Share
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.images.augmentation import Change, augment
+from metarun.tasks.images.checks import CONCENTRATION, check_effects, check_sizes
 from metarun.tasks.images.class_batches import ClassBatches
 from metarun.tasks.images.pool import Pool, kept_on
-from metarun.tasks.images.query_balance import Concentration, dirichlet_places
+from metarun.tasks.images.query_balance import Concentration
+from metarun.tasks.images.sampling import Picked, Sampler, Sizes, fixed, noisy, variable
 from metarun.tasks.metrics import ACCURACY, CALIBRATION_ERROR, Loss, Metric, Scoring, cross_entropy
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
 
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
-_CONCENTRATION = 2
 # Streams below draw episodes, their keys, and the orders of mini-batches.
 _AUGMENTING = 2 * len(SPLITS) + 1
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
@@ -45,6 +47,12 @@ class ClassEpisodes(ABC):
             query · way images are of the classes in random proportions (Veilleux, Boudiaf, Piantanida &
             Ben Ayed 2021, arXiv:2204.11181).
         query_concentration: α of those proportions, which are from a symmetric Dirichlet distribution.
+        sampler: `fixed`: every episode has these sizes; `variable`: they are the most, and each has others,
+            by Meta-Dataset's rule; see `sampling.variable`.
+        fewest_way: variable: classes per episode, at least.
+        most_support: variable: support images per episode, at most.
+        imbalance: fixed: how unequal the numbers of support images of the classes are; see `sampling.fixed`.
+        label_noise: share of the support images whose label is that of another class of the episode.
         train_shot: support images per class while training; None: `shot`.
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
@@ -82,7 +90,12 @@ class ClassEpisodes(ABC):
         train_augment: Sequence[Change] = (),
         train_smoothing: Smoothing = 0.0,
         query_balance: Literal["equal", "dirichlet"] = "equal",
-        query_concentration: Concentration = _CONCENTRATION,
+        query_concentration: Concentration = CONCENTRATION,
+        sampler: Sampler = "fixed",
+        fewest_way: Way = 5,
+        most_support: Count = 500,
+        imbalance: Share = 0.0,
+        label_noise: Share = 0.0,
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -91,6 +104,9 @@ class ClassEpisodes(ABC):
         self.train_batch = train_batch
         self.trains_on: TrainsOn = "episodes" if train_batch is None else "images"
         self.query_balance, self.query_concentration = query_balance, query_concentration
+        self.sampler: Sampler = sampler
+        self.fewest_way, self.most_support = fewest_way, most_support
+        self.imbalance, self.label_noise = imbalance, label_noise
         self.train_augment, self.train_smoothing = tuple(train_augment), train_smoothing
         self.seed = seed
         self.dtype = dtype
@@ -100,78 +116,33 @@ class ClassEpisodes(ABC):
         self._pools: Mapping[Split, Pool] = {}
         self._device = torch.device("cpu")
         sizes = {"train_way": train_way, "train_shot": train_shot, "train_query": train_query}
-        self._typed_sizes = sizes
-        self._check_sizes()
-        self._check_effects(sizes)
+        self.typed_sizes = sizes
+        check_sizes(self)
+        check_effects(self)
         if train_batch is not None:
             self.training_output_size = self.classes("train")
 
-    def _check_sizes(self) -> None:
-        """Raise ConfigError for an episode that is larger than its split."""
-        for split in SPLITS[2:] if getattr(self, "for_tests", False) else SPLITS:
-            way, support, queries = self._sizes(split)
-            key, shot_key, query_key = self._keys(split)
-            are_batches = split == "train" and self.train_batch is not None
-            if (images := support + queries) > self.fewest(split) and not are_batches:
-                raise ConfigError(
-                    f"@source.{shot_key}={support} and @source.{query_key}={queries} need {images} images a "
-                    f"class; there are {self.fewest(split)}",
-                    f"@source.{shot_key} and @source.{query_key} with a smaller sum",
-                )
-            if way > (classes := self.classes(split)):
-                told, besides = self._few(split)
-                has = f"{classes} class{'' if classes == 1 else 'es'}"
-                raise ConfigError(
-                    f"@source.{key}={way}: the {split} split has {has}{told}",
-                    f"@source.{key}={classes} or less{besides}",
-                )
-
-    def _keys(self, split: Split) -> tuple[str, str, str]:
-        """Return the keys of a split's way, shot and query."""
-        typed = self._typed_sizes
-        if split != "train":
-            return "way", "shot", "query"
-        way, query = (f"train_{key}" if typed[f"train_{key}"] else key for key in ("way", "query"))
-        has_own = typed["train_shot"] or typed["train_query"]
-        return way, "train_shot" if has_own else "shot", query
-
-    def _few(self, split: Split) -> tuple[str, str]:  # noqa: ARG002
+    def few(self, split: Split) -> tuple[str, str]:  # noqa: ARG002
         """Return what to add to a message that a split has too few classes, and to its remedy."""
         return "", ""
-
-    def _check_effects(self, sizes: Mapping[str, int | None]) -> None:
-        """Raise ConfigError for keys that have no effect; sizes are those of training episodes."""
-        if self.query_balance == "equal" and self.query_concentration != _CONCENTRATION:
-            raise ConfigError(
-                f"@source.query_concentration={self.query_concentration} has no effect with "
-                f"@source.query_balance=equal",
-                "@source.query_balance=dirichlet, or leave it out",
-            )
-        if self.train_augment and len(self.input_shape) != 3:
-            raise ConfigError(
-                f"@source.train_augment={list(self.train_augment)} changes images [channels, height, "
-                f"width], the data has {list(self.input_shape)}",
-                "@source.train_augment=[]",
-            )
-        if self.train_batch is None:
-            return
-        for key, value in sizes.items():
-            if value is not None:
-                raise ConfigError(
-                    f"@source.{key}={value} has no effect with @source.train_batch={self.train_batch}",
-                    f"@source.{key}=null",
-                )
-        if self.train_batch > (images := self.images("train")):
-            raise ConfigError(
-                f"@source.train_batch={self.train_batch}: there are {images} training images",
-                f"@source.train_batch={images} or less",
-            )
 
     def _sizes(self, split: Split) -> tuple[int, int, int]:
         """Return way, shot and query of a split's episodes."""
         if split == "train":
             return self.training_output_size, self.train_shot, self.train_query
         return self.way, self.shot, self.query
+
+    def sizes(self, split: Split) -> Sizes:
+        """Return all sizes of a split's episodes."""
+        way, shot, query = self._sizes(split)
+        is_unequal = self.query_balance == "dirichlet" and split != "train"
+        concentration = self.query_concentration if is_unequal else None
+        return Sizes(way, shot, query, self.fewest_way, self.most_support, concentration, self.imbalance)
+
+    def needed(self, split: Split) -> int:
+        """Return the number of images that a class of a split must have."""
+        sizes = self.sizes(split)
+        return 2 if self.sampler == "variable" else sizes.most_shot + sizes.query
 
     @abstractmethod
     def classes(self, split: Split) -> int:
@@ -235,32 +206,24 @@ class ClassEpisodes(ABC):
 
     def _episodes(self, split: Split, first_episode: int, count: int) -> Tasks:
         pool = self._pools[split]
-        way, shot, query = self._sizes(split)
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, pool.counts.device)
-        classes = draws.choose(self.classes(split), way)  # [T, way]
-        # Query images come first, so that an episode has the same query set at any number of shots.
-        is_unequal = self.query_balance == "dirichlet" and split != "train"
-        taken = pool.most if is_unequal else query + shot
-        rooms = pool.counts[classes]
-        image = draws.choose(pool.most, taken, way, rooms=None if pool.is_equal else rooms)
-        # An inner loop on mini-batches walks the support set in this order, so the order is random.
-        order = draws.choose(way * shot, way * shot)  # [T, way · shot]
-        queries = torch.cat([image[:, :, :query], image[:, :, query + shot :]], 2)
-        by_class = torch.arange(way * query, device=image.device).expand(count, -1)
-        if is_unequal:  # the same support set, and queries from all other images of the classes
-            by_class = dirichlet_places(
-                draws, self.query_concentration, rooms - shot, way * query, queries.shape[2]
-            )
+        sample = variable if self.sampler == "variable" else fixed
+        drawn = sample(pool, draws, self.sizes(split))
 
-        def gather(part: Tensor, order: Tensor) -> Examples:
-            label = order // part.shape[2]  # place in [way, part] → label
-            x = pool.take(classes.gather(1, label), part.flatten(1).gather(1, order))
-            return Examples(self._scaled(x), label)
+        def examples(picked: Picked) -> Examples:
+            x = self._scaled(pool.take(drawn.classes.gather(1, picked.label), picked.index))
+            return Examples(x, picked.label, picked.mask).padded()
 
+        support = examples(drawn.support)
+        if self.label_noise:
+            ways = self.sizes(split).way if drawn.ways is None else drawn.ways
+            wrong = noisy(support.y, ways, self.label_noise, draws)
+            support = replace(support, y=wrong).padded()
         tasks = Tasks(
-            support=gather(image[:, :, query : query + shot], order),
-            query=gather(queries, by_class),
-            info={"class": classes, "image": image[:, :, : query + shot]},
+            support,
+            examples(drawn.query),
+            drawn.info,
+            ways=drawn.ways,
             scoring=Scoring(self.loss, self.metrics),
         )
         return tasks if tasks.query.x.device == self._device else tasks.to(self._device)

@@ -175,7 +175,7 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
     except csv.Error:
         raise ConfigError(f"{file} has no columns separated by commas: expected {expected}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
-    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    columns = [" ".join(name.lower().split()) for name in reader.fieldnames or []]
     if not {"path", "label"} <= set(columns):
         raise ConfigError(f"{file} has the columns {', '.join(columns)}: expected {expected}")
     reader.fieldnames = columns

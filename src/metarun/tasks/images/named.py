@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarun.tasks.division import some
+from metarun.tasks.images.checks import check_sizes
 from metarun.tasks.images.class_episodes import ClassEpisodes
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.types import SPLITS, Split
@@ -22,9 +23,14 @@ class NamedClasses(ClassEpisodes):
 
     Subclasses call `has` before they call the constructor.
 
+    Attributes:
+        unit: what the images are called in messages.
+
     Raises:
         ConfigError: an episode needs more classes than a split has.
     """
+
+    unit: ClassVar[str] = "images"
 
     def has(self, class_names: Sequence[str], split_of: Sequence[Split], counts: Tensor) -> None:
         """Say which classes there are.
@@ -38,16 +44,15 @@ class NamedClasses(ClassEpisodes):
         # Without training classes it is there to be tested on.
         self.for_tests = "train" not in self.split_of
 
-    def _needed(self, split: Split) -> int:
+    def needed(self, split: Split) -> int:
         """Return the number of images that a class of a split must have."""
         if split == "train" and self.train_batch is not None:
             return 0  # the outputs of a network are counted before any file is read
-        _, shot, query = self._sizes(split)
-        return shot + query
+        return super().needed(split)
 
     def chosen(self, split: Split) -> Tensor:
         """Return the classes of a split that have enough images, int64 [n], in their order."""
-        enough = self.counts >= self._needed(split)
+        enough = self.counts >= self.needed(split)
         of_split = torch.tensor([named == split for named in self.split_of])
         return (enough & of_split).nonzero().squeeze(1)
 
@@ -62,7 +67,7 @@ class NamedClasses(ClassEpisodes):
     def fewest(self, split: Split) -> int:
         """Return the number of images of a split's smallest class."""
         counts = self.counts[self.chosen(split)]
-        return int(counts.min()) if len(counts) else self._needed(split)
+        return int(counts.min()) if len(counts) else self.needed(split)
 
     def images(self, split: Split) -> int:
         """Return the number of images of a split."""
@@ -85,9 +90,9 @@ class NamedClasses(ClassEpisodes):
             ConfigError: too few classes are left.
         """
         self.counts = torch.bincount(labels[used], minlength=len(self.class_names))
-        self._check_sizes()
+        check_sizes(self)
         if small := self.small():
-            log.warning("data: too few images of %s: left out", some(small))
+            log.warning("data: too few %s of %s: left out", self.unit, some(small))
         everything = Pool(images, used.nonzero().squeeze(1), self.counts)
         return {split: everything.of_classes(self.chosen(split)) for split in SPLITS}
 
@@ -99,6 +104,7 @@ class NamedClasses(ClassEpisodes):
             "small_classes": self.small(),
         }
 
-    def _few(self, split: Split) -> tuple[str, str]:
-        told = f" of {self.split_of.count(split)} with {self._needed(split)} images or more"
+    def few(self, split: Split) -> tuple[str, str]:
+        """Return what to add to a message that a split has too few classes, and to its remedy."""
+        told = f" of {self.split_of.count(split)} with {self.needed(split)} {self.unit} or more"
         return told, ", or other @source.shares"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field, NonNegativeFloat
@@ -69,6 +69,7 @@ class TabularPrior:
     """
 
     output_size: int
+    may_lack_classes: ClassVar[bool] = True  # a support set may not show each class
 
     def __init__(
         self,

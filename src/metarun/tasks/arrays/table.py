@@ -1,0 +1,91 @@
+"""The rows of a file, sorted by class or by task, and divided between the splits."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.system.randomness import Streams
+from metarun.tasks.arrays.rows import Rows
+from metarun.tasks.arrays.scaling import Scale, scaled
+from metarun.tasks.division import NAMES, Shares, divided
+from metarun.tasks.types import Split
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows, sorted by class or by task.
+
+    Attributes:
+        path: of the file.
+        rows: in the file's order.
+        order: the rows, sorted by class or task, int64 [n].
+        labels: the class or task of each sorted row, int64 [n].
+        names: of the classes or tasks.
+        split_of: the split of each.
+        x: the inputs in that order, [n, *shape].
+    """
+
+    path: Path
+    rows: Rows
+    order: NDArray[np.int64]
+    labels: Tensor
+    names: list[str]
+    split_of: list[Split]
+    x: Tensor
+
+    def facts(self) -> dict[str, Any]:
+        """Return what people want to know of the file."""
+        lines: dict[str, Any] = {"file": str(self.path.resolve()), "rows": f"{len(self.labels):,}"}
+        if self.rows.names:
+            lines["columns"] = ", ".join(self.rows.names[:20]) + (" …" if len(self.rows.names) > 20 else "")
+        return lines
+
+    def described(self) -> dict[str, Any]:
+        """Return what identifies the file, for a run's manifest."""
+        digest = hashlib.sha256(self.x.numpy().tobytes() + self.labels.numpy().tobytes())
+        return {"file": str(self.path.resolve()), "fingerprint": digest.hexdigest(), "rows": len(self.labels)}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rows become tasks: the shares of the splits, what draws them, and how inputs are scaled."""
+
+    shares: Shares
+    streams: Streams
+    scale: Scale
+    dtype: torch.dtype
+
+
+def table_of(path: Path, rows: Rows, groups: list[str], rules: Rules) -> Table:
+    """Return the rows sorted by their groups, which are divided between the splits."""
+    names, inverse = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+    own = None if rows.split is None else _own_splits(path, groups, rows.split, names.tolist())
+    split_of = divided(len(names), own, rules.shares, rules.streams.generator("split"))
+    order = np.argsort(inverse, kind="stable")
+    in_training = np.array([split == "train" for split in split_of])[inverse]
+    x = scaled(rows.x, in_training, rules.scale, rules.dtype)[torch.from_numpy(order)]
+    labels = torch.from_numpy(inverse[order].astype(np.int64))
+    return Table(path, rows, order, labels, names.tolist(), split_of, x)
+
+
+def _own_splits(path: Path, groups: list[str], splits: list[str], names: list[str]) -> list[Split]:
+    """Return the split of each group, of the splits of its rows."""
+    found: dict[str, Split] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if split.lower() not in NAMES:
+            raise ConfigError(f"{path}: the split {split or 'is empty'}: expected train, val or test")
+        if found.setdefault(group, NAMES[split.lower()]) != NAMES[split.lower()]:
+            raise ConfigError(
+                f"{path}: {group} is in several splits, and a learner is tested on what it has not seen",
+                "@source.split=null, to divide by class or by task",
+            )
+    return [found[name] for name in names]

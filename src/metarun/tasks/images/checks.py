@@ -1,0 +1,103 @@
+"""Checks of episodes of classes: whether they fit into their splits, and whether every key has an effect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metarun.errors import ConfigError
+from metarun.tasks.types import SPLITS, Split
+
+if TYPE_CHECKING:
+    from metarun.tasks.images.class_episodes import ClassEpisodes
+
+CONCENTRATION = 2
+"""α of the Dirichlet distribution where nothing else is typed."""
+
+
+def check_sizes(source: ClassEpisodes) -> None:
+    """Raise ConfigError for an episode that is larger than its split."""
+    for split in SPLITS[2:] if getattr(source, "for_tests", False) else SPLITS:
+        sizes = source.sizes(split)
+        key, shot_key, query_key = _keys(source, split)
+        are_batches = split == "train" and source.train_batch is not None
+        if (images := source.needed(split)) > source.fewest(split) and not are_batches:
+            raise ConfigError(
+                f"@source.{shot_key}={sizes.most_shot} and @source.{query_key}={sizes.query} need {images} "
+                f"images a class; there are {source.fewest(split)}",
+                f"@source.{shot_key} and @source.{query_key} with a smaller sum",
+            )
+        way = sizes.way
+        if source.sampler == "variable":
+            key, way = "fewest_way", sizes.fewest_way
+        if way > (classes := source.classes(split)):
+            told, besides = source.few(split)
+            has = f"{classes} class{'' if classes == 1 else 'es'}"
+            raise ConfigError(
+                f"@source.{key}={way}: the {split} split has {has}{told}",
+                f"@source.{key}={classes} or less{besides}" if classes > 1 else f"more classes{besides}",
+            )
+
+
+def _keys(source: ClassEpisodes, split: Split) -> tuple[str, str, str]:
+    """Return the keys of a split's way, shot and query."""
+    typed = source.typed_sizes
+    if split != "train":
+        return "way", "shot", "query"
+    way, query = (f"train_{key}" if typed[f"train_{key}"] else key for key in ("way", "query"))
+    has_own = typed["train_shot"] or typed["train_query"]
+    return way, "train_shot" if has_own else "shot", query
+
+
+def check_effects(source: ClassEpisodes) -> None:
+    """Raise ConfigError for keys that have no effect."""
+    if source.query_balance == "equal" and source.query_concentration != CONCENTRATION:
+        raise ConfigError(
+            f"@source.query_concentration={source.query_concentration} has no effect with "
+            f"@source.query_balance=equal",
+            "@source.query_balance=dirichlet, or leave it out",
+        )
+    if source.sampler == "variable":
+        _check_variable(source)
+    if source.train_augment and len(source.input_shape) != 3:
+        raise ConfigError(
+            f"@source.train_augment={list(source.train_augment)} changes images [channels, height, "
+            f"width], the data has {list(source.input_shape)}",
+            "@source.train_augment=[]",
+        )
+    if source.train_batch is None:
+        return
+    for key, value in source.typed_sizes.items():
+        if value is not None:
+            raise ConfigError(
+                f"@source.{key}={value} has no effect with @source.train_batch={source.train_batch}",
+                f"@source.{key}=null",
+            )
+    if source.train_batch > (images := source.images("train")):
+        raise ConfigError(
+            f"@source.train_batch={source.train_batch}: there are {images} training images",
+            f"@source.train_batch={images} or less",
+        )
+
+
+def _check_variable(source: ClassEpisodes) -> None:
+    """Raise ConfigError for what a variable sampler does not know, or cannot be."""
+    for key, value, unused in (
+        ("query_balance", source.query_balance, "equal"),
+        ("imbalance", source.imbalance, 0),
+    ):
+        if value != unused:
+            raise ConfigError(
+                f"@source.{key}={value} has no effect with @source.sampler=variable",
+                f"@source.{key}={unused}",
+            )
+    most = max(source.way, source.training_output_size)
+    if source.fewest_way > min(source.way, source.training_output_size):
+        raise ConfigError(
+            f"@source.fewest_way={source.fewest_way} exceeds the most classes, @source.way={source.way}",
+            "@source.way=50",
+        )
+    if source.most_support < 2 * most:
+        raise ConfigError(
+            f"@source.most_support={source.most_support}: {most} classes may have two images each",
+            f"@source.most_support={2 * most} or more",
+        )

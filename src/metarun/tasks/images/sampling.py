@@ -1,0 +1,171 @@
+"""Which classes and which of their images make an episode: the rules of samplers, apart from any dataset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarun.tasks.draws import Draws
+from metarun.tasks.images.pool import Pool
+from metarun.tasks.images.query_balance import dirichlet_places
+
+Sampler = Literal["fixed", "variable"]
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Examples of T episodes.
+
+    Attributes:
+        label: the place of an example's class among those of its episode, int64 [T, n].
+        index: which of the class's images it is, int64 [T, n].
+        mask: [T, n], false at padding; None: all count.
+    """
+
+    label: Tensor
+    index: Tensor
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """T episodes.
+
+    Attributes:
+        classes: of each episode, int64 [T, way].
+        support: see Picked.
+        query: see Picked.
+        info: what was drawn besides, [T, …] by name.
+        ways: number of classes of each episode, where they differ, int64 [T].
+    """
+
+    classes: Tensor
+    support: Picked
+    query: Picked
+    info: Mapping[str, Tensor] = field(default_factory=dict)
+    ways: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Way, shot and query of an episode; with a variable sampler, at most so many.
+
+    Attributes:
+        way: classes.
+        shot: support images of a class.
+        query: query images of a class.
+        fewest_way: variable: classes, at least.
+        most_support: variable: support images of all classes together, at most.
+        concentration: fixed: α of a Dirichlet distribution of the query classes; None: equal numbers.
+        imbalance: fixed: how far a class's support images may be from `shot`, as a share of it.
+    """
+
+    way: int
+    shot: int
+    query: int
+    fewest_way: int = 5
+    most_support: int = 500
+    concentration: int | None = None
+    imbalance: float = 0.0
+
+    @property
+    def most_shot(self) -> int:
+        """The largest number of support images of a class."""
+        return self.shot + math.floor(self.imbalance * self.shot)
+
+
+def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
+    """Return episodes of `way` classes with `shot` and `query` images of each.
+
+    With an imbalance i a class has between shot · (1 − i) and shot · (1 + i) support images, at least one,
+    drawn uniformly ("random imbalance", Ochal et al. 2021, arXiv:2101.02523, section 3).
+    """
+    way, shot, query = sizes.way, sizes.most_shot, sizes.query
+    classes = draws.choose(len(pool.counts), way)  # [T, way]
+    # Query images come first, so that an episode has the same query set at any number of shots.
+    taken = query + shot if sizes.concentration is None else pool.most
+    rooms = pool.counts[classes]
+    image = draws.choose(pool.most, taken, way, rooms=None if pool.is_equal else rooms)
+    # An inner loop on mini-batches walks the support set in this order, so the order is random.
+    order = draws.choose(way * shot, way * shot)  # [T, way · shot]
+    support = _at(image[:, :, query : query + shot], order)
+    queries = torch.cat([image[:, :, :query], image[:, :, query + shot :]], 2)
+    by_class = torch.arange(way * query, device=image.device).expand(len(order), -1)
+    if sizes.concentration is not None:  # the same support set, and queries from all other images
+        by_class = dirichlet_places(draws, sizes.concentration, rooms - shot, way * query, queries.shape[2])
+    info = {"class": classes, "image": image[:, :, : query + shot]}
+    if sizes.imbalance:
+        least = max(1, math.ceil(sizes.shot * (1 - sizes.imbalance)))
+        shots = least + (draws.uniform(way) * (shot - least + 1)).long()
+        counts = order % shot < shots.gather(1, support.label)
+        support, info = replace(support, mask=counts), {**info, "shot": shots}
+    return Drawn(classes, support, _at(queries, by_class), info)
+
+
+def _at(part: Tensor, order: Tensor) -> Picked:
+    """Return the images at places [T, n] of a part [T, way, images]."""
+    return Picked(order // part.shape[2], part.flatten(1).gather(1, order))
+
+
+def variable(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
+    """Return episodes of different numbers of classes and images, by Meta-Dataset's rule.
+
+    Triantafillou et al. 2020, arXiv:1903.03096, section 3.2 and appendix: the way is uniform; a class has
+    q = min(query, min_c ⌊|c| / 2⌋) query images; with β ~ U(0, 1) the support set has the size
+    S = min(most_support, Σ_c ⌊β min(shot, |c| − q) + 1⌋), and with α_c ~ U(log ½, log 2) a class has
+    min(⌊S′ |c| exp α_c / Σ |c| exp α_c⌋ + 1, |c| − q) of it, S′ = S − way. Their sizes: way 5 to 50, shot
+    100, query 10, most_support 500.
+    """
+    most_way = min(sizes.way, len(pool.counts))
+    fewest = min(sizes.fewest_way, most_way)
+    ways = fewest + (draws.uniform() * (most_way - fewest + 1)).long()  # [T]
+    classes = draws.choose(len(pool.counts), most_way)
+    inside = torch.arange(most_way, device=classes.device) < ways[:, None]  # [T, way]
+    rooms = pool.counts[classes]
+    halves = torch.where(inside, rooms // 2, sizes.query)
+    queries = halves.amin(1).clamp(max=sizes.query)  # [T]
+    left = rooms - queries[:, None]
+    beta = draws.uniform()[:, None]
+    each = (beta * left.clamp(max=sizes.shot) + 1).floor().long() * inside
+    size = each.sum(1).clamp(max=sizes.most_support)
+    weights = rooms * torch.exp(math.log(0.5) + draws.uniform(most_way) * math.log(4)) * inside
+    share = weights / weights.sum(1, keepdim=True)
+    shots = torch.minimum((share * (size - ways)[:, None]).floor().long() + 1, left) * inside  # [T, way]
+    most_shot = min(sizes.most_support, pool.most)
+    taken = min(pool.most, sizes.query + most_shot)
+    image = draws.choose(pool.most, taken, most_way, rooms=rooms)  # [T, way, taken]
+    place = torch.arange(taken, device=classes.device)
+    is_query = place < (queries[:, None] * inside)[..., None]
+    first = queries[:, None, None]
+    is_support = (place >= first) & (place < first + shots[..., None])
+    mixed = draws.uniform(most_way * taken).view_as(is_support)
+    in_order = 1 - torch.arange(most_way * taken, device=classes.device).view(most_way, taken) / (
+        most_way * taken
+    )
+    support = _picked(image, is_support, mixed, min(sizes.most_support, most_way * most_shot))
+    query = _picked(image, is_query, in_order.expand_as(mixed), most_way * sizes.query)
+    info = {"class": classes, "image": image, "shot": shots, "query": queries}
+    return Drawn(classes, support, query, info, ways)
+
+
+def _picked(image: Tensor, chosen: Tensor, priority: Tensor, most: int) -> Picked:
+    """Return the chosen images [T, way, n], those of the highest priority, above 0, first; then padding."""
+    priority = (priority * chosen).flatten(1)
+    order = priority.topk(min(most, priority.shape[1]), 1).indices
+    mask = chosen.flatten(1).gather(1, order)
+    label = order // image.shape[2]
+    index = image.flatten(1).gather(1, order)
+    return Picked(label * mask, index * mask, mask)
+
+
+def noisy(label: Tensor, ways: Tensor | int, share: float, draws: Draws) -> Tensor:
+    """Return labels [T, n] of which a share, on average, has become another class of its episode."""
+    is_wrong = draws.uniform(label.shape[1]) < share
+    others = (ways if isinstance(ways, int) else ways[:, None]) - 1
+    shift = 1 + (draws.uniform(label.shape[1]) * others).long()
+    return torch.where(is_wrong, (label + shift) % (others + 1), label)
