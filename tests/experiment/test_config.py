@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from picture_files import class_folders
 
@@ -52,9 +53,12 @@ def test_every_option_composes_checks_and_builds(
         },
         "sklearn": ["algo=sklearn"],
         "folder": ["data.root=pictures", "data.way=2", "data.query=1"],
+        "arrays": ["data.file=rows.npz", "model=mlp"],
     }
     extra = needs.get(path.stem, [])
     monkeypatch.chdir(tmp_path)
+    if path.stem == "arrays":
+        np.savez("rows.npz", x=np.zeros((300, 3)), y=np.arange(300) % 30)
     if path.stem == "folder":
         class_folders(tmp_path / "pictures", dict.fromkeys("abcdefghij", 2))
     if path.stem == "timm":

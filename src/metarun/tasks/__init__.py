@@ -8,6 +8,7 @@ from metarun.tasks.image_completion import ImageCompletion
 from metarun.tasks.images.class_episodes import ClassEpisodes
 from metarun.tasks.images.folder import ImageFolder
 from metarun.tasks.images.omniglot import Omniglot
+from metarun.tasks.images.published.datasets import CUB, FC100, CifarFS, MiniImageNet, TieredImageNet
 from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
@@ -28,9 +29,12 @@ from metarun.tasks.types import (
 )
 
 __all__ = [
+    "CUB",
+    "FC100",
     "SPLITS",
     "BinaryClassification",
     "BundledTable",
+    "CifarFS",
     "ClassEpisodes",
     "Examples",
     "GaussianClasses",
@@ -43,6 +47,7 @@ __all__ = [
     "Loss",
     "Measure",
     "Metric",
+    "MiniImageNet",
     "Omniglot",
     "Predict",
     "Predictions",
@@ -55,6 +60,7 @@ __all__ = [
     "Targets",
     "TaskSource",
     "Tasks",
+    "TieredImageNet",
     "TrainsOn",
     "targets_of",
 ]

@@ -22,7 +22,7 @@ from metarun.tasks.images.class_episodes import Smoothing, Way
 from metarun.tasks.images.named import NamedClasses
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.sampling import Sampler
-from metarun.tasks.types import Split
+from metarun.tasks.types import Split, TaskSource
 
 _WAY = 5
 
@@ -80,7 +80,7 @@ def arrays(
     seeding: Seeding = "streams",
     home: str = "",
     dtype: torch.dtype = torch.float32,
-) -> ArrayClasses | ArrayTasks:
+) -> TaskSource:
     """Return the tasks of a file of numbers: classification, or regression where `task` names a column.
 
     Classification: an episode has `way` classes, `shot` and `query` rows of each. Regression: a task is drawn

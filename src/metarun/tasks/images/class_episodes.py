@@ -112,7 +112,7 @@ class ClassEpisodes(ABC):
         self.dtype = dtype
         self.loss: Loss = cross_entropy
         self.metrics: tuple[Metric, ...] = (ACCURACY, CALIBRATION_ERROR)
-        self.output_size = way
+        self.output_size: int | None = way
         self._pools: Mapping[Split, Pool] = {}
         self._device = torch.device("cpu")
         sizes = {"train_way": train_way, "train_shot": train_shot, "train_query": train_query}

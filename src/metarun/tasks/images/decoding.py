@@ -44,14 +44,16 @@ class Look:
         return self.channels, self.size, self.size
 
 
-def decode(content: bytes, look: Look) -> NDArray[np.uint8]:
-    """Return an image as uint8 [channels, size, size].
+def decode(content: bytes | NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
+    """Return an image as uint8 [channels, size, size], of a file's content or of pixels [height, width, 3].
 
     Transparent parts become white, and a photograph is turned as its camera was held.
 
     Raises:
         LeftOutError: the file is empty, damaged, animated, huge, or has colours that would come out wrong.
     """
+    if not isinstance(content, bytes):
+        return _stored(Image.fromarray(content), look)
     if not content:
         raise LeftOutError("an empty file")
     try:

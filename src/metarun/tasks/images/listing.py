@@ -37,6 +37,7 @@ class Listing:
     names: list[str]
     splits: list[Split] | None
     stamps: list[tuple[int, int]] = field(repr=False)
+    in_order: bool = False
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -83,7 +83,7 @@ class NamedClasses(ClassEpisodes):
 
         Args:
             images: [n, *input_shape].
-            labels: the class of each image, int64 [n], in ascending order.
+            labels: the class of each image, int64 [n].
             used: which images are used, bool [n].
 
         Raises:
@@ -93,7 +93,9 @@ class NamedClasses(ClassEpisodes):
         check_sizes(self)
         if small := self.small():
             log.warning("data: too few %s of %s: left out", self.unit, some(small))
-        everything = Pool(images, used.nonzero().squeeze(1), self.counts)
+        places = used.nonzero().squeeze(1)
+        by_class = labels[places].argsort(stable=True)
+        everything = Pool(images, places[by_class], self.counts)
         return {split: everything.of_classes(self.chosen(split)) for split in SPLITS}
 
     def described(self) -> dict[str, Any]:

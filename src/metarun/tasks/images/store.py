@@ -19,6 +19,7 @@ from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,7 +37,15 @@ _VERSION = 1
 
 
 class Files(Protocol):
-    """Encoded images."""
+    """Images that are still to be decoded, or resized.
+
+    Attributes:
+        in_order: whether they are read fastest one after another.
+    """
+
+    @property
+    def in_order(self) -> bool:
+        """See above."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -44,8 +53,8 @@ class Files(Protocol):
     def fingerprint(self) -> str:
         """Return what changes when one of them does."""
 
-    def read(self, index: int) -> bytes:
-        """Return the content of one file."""
+    def read(self, index: int) -> bytes | NDArray[np.uint8]:
+        """Return the content of one file, or pixels [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -276,10 +285,12 @@ def _decoded(
     files: Files, look: Look, places: Sequence[int], pool: ThreadPoolExecutor
 ) -> tuple[bytes, dict[int, str]]:
     """Return the pixels of some files, and why some of them are left out."""
+    contents = {place: files.read(place) for place in places} if files.in_order else {}
 
     def one(place: int) -> tuple[bytes, str]:
         try:
-            return decode(files.read(place), look).tobytes(), ""
+            content = contents[place] if files.in_order else files.read(place)
+            return decode(content, look).tobytes(), ""
         except LeftOutError as reason:
             return bytes(_record(look.shape)), str(reason)
         except OSError as error:
