@@ -113,15 +113,15 @@ def refusal(algo: str, data: str) -> str:
         "its targets are classes, and .* learns values": algo in OF_VALUES and data in CLASSES,
         "these are a few real tasks, to be tested on": data == "sklearn" and algo not in UNTRAINED,
         "needs to know of each task|takes the noise of each": data not in DRAWN.get(algo, (data,)),
-        "has no feature maps to compare": algo == "relationnet" and data not in OF_IMAGES,
         "would count the classes that smaller tasks do not have": (
             data == "tabular_prior" and algo in OF_CLASSES and not ignores_absent
         ),
+        "has no feature maps to compare": algo == "relationnet" and data not in OF_IMAGES,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-# Datasets with one sampler and one store: folder stands for them here, tests/tasks/test_published.py for the rest.
+# Their sampler and store are those of folder; tests/tasks/test_published.py has the rest.
 PUBLISHED = ("miniimagenet", "tieredimagenet", "cifar_fs", "fc100", "cub")
 
 

@@ -85,6 +85,29 @@ def test_a_run_is_tested_on_another_folder_all_of_whose_classes_are_new(typed_he
     assert json.loads(kept.read_text())["classes"] == ["x", "y", "z"]
 
 
+def test_a_run_is_tested_on_several_domains_in_one_table(typed_here: Typed, omniglot_root: Path) -> None:
+    trained(typed_here)
+    class_folders(Path("new"), dict.fromkeys("xyz", 9), side=30)
+    status, printed, said = typed_here(
+        *("eval", "run", "--on", "folder:new,omniglot,folder:pictures", "data.shot=2", "train.test_tasks=30")
+    )
+    assert status == 0, said
+    lines = [line for line in printed.splitlines() if line]
+    assert [line.split()[0] for line in lines[3:6]] == ["folder:new", "omniglot", "folder:pictures"]
+    assert lines[4].endswith("28 × 28 to 8 × 8, grey to colour")
+    assert not lines[3].endswith("8")  # which was decoded in this size
+    (kept,) = Path("run/evaluations").iterdir()
+    domains = json.loads(kept.read_text())["domains"]
+    assert [domain["images"] for domain in domains] == ["", "28 × 28 to 8 × 8, grey to colour", ""]
+    assert domains[0]["classes"] == ["x", "y", "z"]
+    assert all(domain["tasks"] == 30 for domain in domains)
+    status, _, said = typed_here("eval", "run", "--on", "nowhere")
+    assert (status, said.count("\n")) == (2, 1)
+    status, _, said = typed_here("eval", "run", "--on", "sinusoid")
+    assert status == 2
+    assert "and the run was trained on [3, 8, 8]" in said or "its targets are values" in said
+
+
 def test_images_that_change_under_a_run_are_noticed(typed_here: Typed, logged: list[str]) -> None:
     trained(typed_here, "train.max_time=1h")
     shutil.rmtree("run/evaluations", ignore_errors=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from metarun.cli.arguments import parse, run_and_overrides
 from metarun.evaluation.curve import evaluate
-from metarun.evaluation.trained import OPEN, reopen
+from metarun.evaluation.domains import Domain, Tested, on_domains
+from metarun.evaluation.trained import OPEN, keep, reopen
+from metarun.reports.domains import domains_table
 from metarun.reports.progress import chunks_bar
 from metarun.reports.table import curve_table
+from metarun.runs.directory import Run
 from metarun.system.randomness import fix
 from metarun.tasks.description import class_names
 
@@ -23,7 +27,16 @@ def main(arguments: list[str]) -> None:
         MetarunError: the directory holds no run, or the run has no checkpoint.
     """
     parser = run_and_overrides("eval", "Re-test a run's best checkpoint.", (*OPEN, *_ALSO_OPEN))
+    parser.add_argument(
+        "--on",
+        metavar="DATA,…",
+        help="test on other datasets: names of data=, with a folder where one is needed, as in "
+        "cub,omniglot,folder:photographs",
+    )
     options = parse(parser, arguments[1:])
+    if options.on is not None:
+        _on_others(options)
+        return
     trained = reopen(options.run, options.overrides, options.config_dirs, _ALSO_OPEN)
     config, experiment = trained.config, trained.experiment
     fix(config.seed, "test")
@@ -39,3 +52,16 @@ def main(arguments: list[str]) -> None:
     print(curve_table(curve))
     names = class_names(experiment.source, "test")
     trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names})
+
+
+def _on_others(options: Any) -> None:
+    """Test on each dataset, print a line for each, and save the tests in the run's evaluations/."""
+    domains = [Domain.read(typed) for typed in options.on.split(",")]
+    tests = on_domains(options.run, domains, options.overrides, options.config_dirs)
+    tested: list[Tested] = list(chunks_bar("datasets", tests, len(domains)))
+    print(domains_table(tested))
+    rows = [
+        {"data": test.domain.typed, "images": test.fitted, **test.curve.as_dict(), **test.content}
+        for test in tested
+    ]
+    keep(Run.open(options.run), "-domains", {"overrides": options.overrides, "domains": rows})

@@ -42,6 +42,9 @@ OPEN = (
     "engine.threads",
 )
 
+# Keys that say which classes are tested: with others, some of them may have been trained on.
+_DIVIDING = ("split", "seed", "rotations", "shares")
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -63,24 +66,34 @@ class Trained:
         return Executor(self.engine, self.experiment.learner)
 
     def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
-        """Write a result into the run's evaluations/, print its path, and return the path.
+        """Write a result of this checkpoint into the run's evaluations/; see `keep`."""
+        return keep(self.run, what, {"checkpoint_step": self.step, **content})
 
-        If the run's folder cannot be written, log a warning and return None: the result was shown before.
-        """
-        name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
-        path = self.run.directory / name
-        try:
-            self.run.write_json(name, {"checkpoint_step": self.step, **content})
-        except OSError as error:
-            log.warning("not kept: %s cannot be written: %s", path, error.strerror or error)
-            return None
-        print(f"\nkept: {path}")
-        return path
+
+def keep(run: Run, what: str, content: Mapping[str, Any]) -> Path | None:
+    """Write a result into a run's evaluations/, print its path, and return the path.
+
+    If the run's folder cannot be written, log a warning and return None: the result was shown before.
+    """
+    name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
+    path = run.directory / name
+    try:
+        run.write_json(name, content)
+    except OSError as error:
+        log.warning("not kept: %s cannot be written: %s", path, error.strerror or error)
+        return None
+    print(f"\nkept: {path}")
+    return path
 
 
 @with_keys()
 def reopen(
-    directory: Path, overrides: Sequence[str], config_dirs: Sequence[str] = (), also_open: Sequence[str] = ()
+    directory: Path,
+    overrides: Sequence[str],
+    config_dirs: Sequence[str] = (),
+    also_open: Sequence[str] = (),
+    *,
+    fit_images: bool = False,
 ) -> Trained:
     """Build a run's learner with the weights of its best checkpoint (the last, where none was validated).
 
@@ -89,6 +102,7 @@ def reopen(
         overrides: overrides of the keys in OPEN; of `model` too, if every task starts afresh.
         config_dirs: a user's own folders of groups.
         also_open: keys besides OPEN that may be overridden.
+        fit_images: whether to make images of other data fit the network.
 
     Raises:
         ConfigError: an override does not fit, or its key cannot be changed for a test; or torchrun has
@@ -101,17 +115,20 @@ def reopen(
     trained = run.config()
     node = override(trained, overrides, config_dirs, also_open)
     config = without_training(read_config(node, run.home))
+    own = read_config({**trained, "device": "cpu"}, run.home)
+    shape = tuple(build_source(own, run.home).input_shape) if fit_images else None
     if not _is_fresh(trained):
-        _check_shapes(read_config({**trained, "device": "cpu"}, run.home), config, run.home)
-    if any(config.data.get(key) != trained["data"].get(key) for key in ("split", "seed", "rotations")):
-        log.warning("split, seed or rotations differ from training: test classes may have been trained on")
+        _check_shapes(own, config, run.home, fit_images=fit_images)
+    same = config.data["_target_"] == trained["data"]["_target_"]
+    if same and any(config.data.get(key) != trained["data"].get(key) for key in _DIVIDING):
+        log.warning("split, seed, shares or rotations differ: test classes may have been trained on")
     last = run.checkpoints.newest()
     was_validated = last is None or last.get("selection", {}).get("best") is not None
     best = run.checkpoints.best() if was_validated else None
     state = best or last
     if state is None:
         raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
-    experiment = build(config, home=run.home)
+    experiment = build(config, home=run.home, shape=shape)
     try:
         experiment.learner.load_state_dict(state["learner"])
     except RuntimeError as error:  # torch's, for a state that does not fit
@@ -205,7 +222,7 @@ def _apply(
         node["strategy"] = "auto"  # the training's strategy may contradict this chunk
 
 
-def _check_shapes(trained: Config, now: Config, home: str) -> None:
+def _check_shapes(trained: Config, now: Config, home: str, *, fit_images: bool) -> None:
     """Raise ConfigError if the data does not fit the network that was trained."""
     if now.data == trained.data:
         return
@@ -217,7 +234,8 @@ def _check_shapes(trained: Config, now: Config, home: str) -> None:
     ):  # its files are no longer there; if the network does not fit, its weights will not load
         return
     has_head = model_output_size(locate("algo", now.algo), source.output_size) is not None
-    for name in ("input_shape", "output_size") if has_head else ("input_shape",):
+    names = (*(() if fit_images else ("input_shape",)), *(("output_size",) if has_head else ()))
+    for name in names:
         if getattr(trained_source, name) != getattr(source, name):
             raise ConfigError(
                 f"data: the run was trained with {name} {getattr(trained_source, name)}, this data has "

@@ -42,6 +42,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import TaskSource
+from metarun.tasks.images.adapted import Adapted
 from metarun.tasks.types import output_size, targets_of
 
 
@@ -56,7 +57,14 @@ class Experiment:
 
 
 @with_keys()
-def build(config: Config, *, start: bool = False, home: str = "", announce: bool = True) -> Experiment:
+def build(
+    config: Config,
+    *,
+    start: bool = False,
+    home: str = "",
+    announce: bool = True,
+    shape: tuple[int, ...] | None = None,
+) -> Experiment:
     """Build the task source and the learner; of the data nothing is read from disk yet.
 
     Args:
@@ -64,12 +72,15 @@ def build(config: Config, *, start: bool = False, home: str = "", announce: bool
         start: whether to load the weights that model.init_from names, as a training does once.
         home: the folder that relative paths in the config start from.
         announce: whether to log which weights are loaded.
+        shape: what images are made to fit; None: they stay as they are.
 
     Raises:
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
     device, dtype = chosen_device(config.device), _dtype(config)
     source = build_source(config, home)
+    if shape is not None and tuple(source.input_shape) != shape:
+        source = Adapted(source, shape)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
     check_training(config, source, learner_class)
