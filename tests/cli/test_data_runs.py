@@ -117,6 +117,18 @@ def test_images_that_change_under_a_run_are_noticed(typed_here: Typed, logged: l
     assert any("the data has changed since the run began (fingerprint, images." in line for line in logged)
 
 
+def test_a_network_as_it_is_is_tested_on_a_few_photographs(typed_here: Typed) -> None:
+    words = ["algo=nearest", "model=linear", "data=folder", "data.root=pictures", "data.size=8", "data.way=3"]
+    words += ["data.query=2", "data.shares=[0,0,1]", "train.test_tasks=20", "hydra.run.dir=run"]
+    status, printed, said = typed_here(*words)
+    assert status == 0, said
+    assert "accuracy (%)" in printed
+    assert len(json.loads(Path("run/results.json").read_text())["classes"]) == 12
+    status, _, said = typed_here(*FEW, *words[2:], "hydra.run.dir=other")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "these are a few real tasks, to be tested on: type metarun eval RUN data=" in said
+
+
 def test_mini_batches_of_all_classes(typed_here: Typed) -> None:
     words = ["algo=baseline", "data.train_batch=8"]
     status, _, said = typed_here(

@@ -17,7 +17,7 @@ from picture_files import SIDE, bad_files, class_folders, encoded, pixels, write
 from scipy.stats import chisquare
 
 from metarun.errors import ConfigError, MetarunError
-from metarun.tasks import SPLITS, ImageFolder
+from metarun.tasks import SPLITS, ImageFolder, Omniglot
 from metarun.tasks.division import divided
 from metarun.tasks.images.listing import listed
 
@@ -96,6 +96,29 @@ def test_mini_batches_go_through_all_images(root: Path) -> None:
     sizes = [COUNTS[name] for name in made.names("train")]
     assert all(labels[c] <= size for c, size in enumerate(sizes))
     assert batches.query.x.flatten(0, 1).unique(dim=0).shape[0] == total // 7 * 7
+
+
+def test_rotations_are_classes_of_their_own_in_training_alone(root: Path) -> None:
+    made, plain = source(root, train_rotations=True), source(root)
+    tasks = made.batch("train", 0, 200)
+    assert int(tasks.info["class"].max()) > 27
+    names = made.names("train")
+    assert len(names) == 9
+    for t in range(20):
+        for x, label in zip(tasks.query.x[t], tasks.query.y[t].tolist(), strict=True):
+            c = int(tasks.info["class"][t, label])
+            number = int(names[c % 9].removeprefix("class_"))
+            image = (x * 255).round().to(torch.uint8).rot90(-(c // 9), (1, 2)).numpy()
+            assert any(
+                np.array_equal(image, pixels(1000 * number + i).transpose(2, 0, 1))
+                for i in range(COUNTS[names[c % 9]])
+            )
+    assert torch.equal(made.batch("test", 0, 5).query.x, plain.batch("test", 0, 5).query.x)
+    batches = source(root, train_rotations=True, train_batch=7)
+    assert batches.training_output_size == 36
+    assert int(batches.batch("train", 0, 35).query.y.max()) == 35
+    with pytest.raises(ConfigError, match=r"train_rotations=True is done by rotations: give rotations=train"):
+        Omniglot(way=5, shot=1, query=1, train_rotations=True)
 
 
 def test_a_csv_says_the_same_as_folders(root: Path, tmp_path: Path) -> None:

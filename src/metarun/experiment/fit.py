@@ -106,7 +106,7 @@ def check_training(config: Config, source: TaskSource, learner_class: Any) -> No
     if getattr(source, "for_tests", False) and config.train.steps:
         raise ConfigError(
             f"data._target_={config.data['_target_']}: these are a few real tasks, to be tested on: type "
-            f"metarun eval RUN data=sklearn, train.steps=0, or data=tabular_prior to train"
+            f"metarun eval RUN data=…, train.steps=0, or data with classes to train on"
         )
     ignores_absent = getattr(learner_class, "ignores_absent_classes", True)
     if getattr(source, "may_lack_classes", False) and targets_of(source) == "classes" and not ignores_absent:

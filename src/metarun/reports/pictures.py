@@ -46,7 +46,7 @@ def _episode(tasks: Tasks, names: Sequence[str], most_queries: int) -> Image.Ima
     for column, c in enumerate(classes):
         left = _GAP + column * step
         if names:
-            name = names[int(tasks.info["class"][0, c])]
+            name = names[int(tasks.info["class"][0, c]) % len(names)]
             short = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
             draw.text((left, 2), short, fill=_INK, font=ImageFont.load_default(10))
         for part, top, most in ((support, heading + _GAP, rows[0]), (query, below + _GAP, rows[1])):

@@ -15,6 +15,7 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.query_balance": "equal",
     "data.query_concentration": 2,
     "data.curriculum": None,
+    "data.train_rotations": False,
     "data.sampler": "fixed",
     "data.fewest_way": 5,
     "data.most_support": 500,

@@ -77,6 +77,7 @@ class ArrayTasks:
         """
         if not self._pools:
             self.prepare(torch.device("cpu"))
+        split = "test" if self.for_tests else split  # there is nothing to train on
         pool, y = self._pools[split]
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, y.device)
         shots = self._shots(split)

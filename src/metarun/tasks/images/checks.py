@@ -29,7 +29,7 @@ def check_sizes(source: ClassEpisodes) -> None:
         way = sizes.way
         if source.sampler == "variable":
             key, way = "fewest_way", sizes.fewest_way
-        if way > (classes := source.classes(split)):
+        if way > (classes := source.count(split)):
             told, besides = source.few(split)
             has = f"{classes} class{'' if classes == 1 else 'es'}"
             raise ConfigError(
@@ -64,6 +64,13 @@ def check_effects(source: ClassEpisodes) -> None:
             f"width], the data has {list(source.input_shape)}",
             "@source.train_augment=[]",
         )
+    if source.train_rotations and (
+        len(source.input_shape) != 3 or source.input_shape[1] != source.input_shape[2]
+    ):
+        raise ConfigError(
+            f"@source.train_rotations=true turns square images, the data has {list(source.input_shape)}",
+            "@source.train_rotations=false",
+        )
     if source.train_batch is None:
         return
     for key, value in source.typed_sizes.items():
@@ -72,7 +79,8 @@ def check_effects(source: ClassEpisodes) -> None:
                 f"@source.{key}={value} has no effect with @source.train_batch={source.train_batch}",
                 f"@source.{key}=null",
             )
-    if source.train_batch > (images := source.images("train")):
+    images = source.images("train") * (4 if source.train_rotations else 1)
+    if source.train_batch > images:
         raise ConfigError(
             f"@source.train_batch={source.train_batch}: there are {images} training images",
             f"@source.train_batch={images} or less",

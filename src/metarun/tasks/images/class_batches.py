@@ -38,7 +38,7 @@ class ClassBatches:
             epoch, step = divmod(index, epoch_size)
             places.append(self._of_epoch(epoch)[step * self._size : (step + 1) * self._size])
         chosen = torch.stack(places)
-        return Examples(self._pool.images[self._pool.places[chosen]], self._pool.labels[chosen])
+        return Examples(self._pool.at(chosen), self._pool.labels[chosen])
 
     def _of_epoch(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:

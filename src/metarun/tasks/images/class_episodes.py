@@ -58,6 +58,7 @@ class ClassEpisodes(ABC):
         train_query: query images per class while training; None: `query`.
         train_batch: images of a training mini-batch of all classes; None: training has episodes.
         train_augment: random changes of training images: flip, crop, colour; see `augment`.
+        train_rotations: whether each rotation of a training class by 90° is a class of its own.
         train_smoothing: label smoothing of the outer loop's loss while training; see `cross_entropy`.
         seed: determines the episodes.
 
@@ -88,6 +89,7 @@ class ClassEpisodes(ABC):
         train_query: Count | None = None,
         train_batch: Count | None = None,
         train_augment: Sequence[Change] = (),
+        train_rotations: bool = False,
         train_smoothing: Smoothing = 0.0,
         query_balance: Literal["equal", "dirichlet"] = "equal",
         query_concentration: Concentration = CONCENTRATION,
@@ -107,6 +109,7 @@ class ClassEpisodes(ABC):
         self.sampler: Sampler = sampler
         self.fewest_way, self.most_support = fewest_way, most_support
         self.imbalance, self.label_noise = imbalance, label_noise
+        self.train_rotations = train_rotations
         self.train_augment, self.train_smoothing = tuple(train_augment), train_smoothing
         self.seed = seed
         self.dtype = dtype
@@ -120,7 +123,7 @@ class ClassEpisodes(ABC):
         check_sizes(self)
         check_effects(self)
         if train_batch is not None:
-            self.training_output_size = self.classes("train")
+            self.training_output_size = self.count("train")
 
     def few(self, split: Split) -> tuple[str, str]:  # noqa: ARG002
         """Return what to add to a message that a split has too few classes, and to its remedy."""
@@ -147,6 +150,10 @@ class ClassEpisodes(ABC):
     @abstractmethod
     def classes(self, split: Split) -> int:
         """Return the number of classes of a split, without reading any file."""
+
+    def count(self, split: Split) -> int:
+        """Return the number of classes that episodes of a split choose from, with rotations."""
+        return self.classes(split) * (4 if split == "train" and self.train_rotations else 1)
 
     def fewest(self, split: Split) -> int:  # noqa: ARG002  (here all splits have as many)
         """Return the number of images of a split's smallest class, without reading any file."""
@@ -189,7 +196,10 @@ class ClassEpisodes(ABC):
             MetarunError: they cannot be loaded.
         """
         self._device = device
-        self._pools = kept_on(device, self.pools())
+        pools = dict(self.pools())
+        if self.train_rotations:
+            pools["train"] = pools["train"].turned()
+        self._pools = kept_on(device, pools)
         if self.train_batch is not None:
             self._batches = ClassBatches(self._pools["train"], self.train_batch, self.seed)
 

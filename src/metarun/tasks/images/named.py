@@ -13,7 +13,7 @@ from metarun.tasks.division import some
 from metarun.tasks.images.checks import check_sizes
 from metarun.tasks.images.class_episodes import ClassEpisodes
 from metarun.tasks.images.pool import Pool
-from metarun.tasks.types import SPLITS, Split
+from metarun.tasks.types import SPLITS, Split, Tasks
 
 log = logging.getLogger("metarun")
 
@@ -43,6 +43,10 @@ class NamedClasses(ClassEpisodes):
         self.class_names, self.split_of, self.counts = list(class_names), list(split_of), counts
         # Without training classes it is there to be tested on.
         self.for_tests = "train" not in self.split_of
+
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
+        """Return episodes; without training classes every split has those of the test."""
+        return super().batch("test" if self.for_tests else split, first_episode, count)
 
     def needed(self, split: Split) -> int:
         """Return the number of images that a class of a split must have."""

@@ -57,6 +57,10 @@ class Omniglot(ClassEpisodes):
         seeding: Seeding = "streams",
         **shared: Any,
     ) -> None:
+        if shared.get("train_rotations"):
+            raise ConfigError(
+                "@source.train_rotations=true is done by @source.rotations", "@source.rotations=train"
+            )
         self.split, self.rotations, self.resize = split, rotations, resize
         self.seeding = seeding
         self.root = None if root is None else Path(root).expanduser()

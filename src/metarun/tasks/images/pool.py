@@ -20,11 +20,14 @@ class Pool:
         images: [N, *shape], uint8 (255 means 1) or floats; may be a file that is mapped into memory.
         places: places in `images` of the first class's images, then the second's, and so on, int64 [M].
         counts: number of images of each class, int64 [classes].
+        turns: how many rotations by 90° each image has, as classes of their own: with 4, class r · n + c is
+            class c of n turned by r · 90°.
     """
 
     images: Tensor
     places: Tensor
     counts: Tensor
+    turns: int = 1
 
     @classmethod
     def of_equal(cls, images: Tensor) -> Pool:
@@ -59,9 +62,23 @@ class Pool:
         """The class of each place, int64 [M]."""
         return torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
 
+    def turned(self) -> Pool:
+        """Return the pool in which each rotation of a class by 90° is a class of its own."""
+        return replace(self, places=self.places.repeat(4), counts=self.counts.repeat(4), turns=4)
+
+    def at(self, place: Tensor) -> Tensor:
+        """Return the images at these entries of `places`, int64 [*any], as [*any, *shape]."""
+        x = self.images[self.places[place]]
+        if self.turns == 1:
+            return x
+        turn = place // (len(self.places) // self.turns)
+        for k in range(1, self.turns):
+            x[turn == k] = x[turn == k].rot90(k, (-2, -1))
+        return x
+
     def take(self, classes: Tensor, index: Tensor) -> Tensor:
         """Return images by class and index in the class, both int64 [*any], as [*any, *shape]."""
-        return self.images[self.places[self.first[classes] + index]]
+        return self.at(self.first[classes] + index)
 
 
 def kept_on(device: torch.device, pools: Mapping[Split, Pool]) -> dict[Split, Pool]:
@@ -76,6 +93,11 @@ def kept_on(device: torch.device, pools: Mapping[Split, Pool]) -> dict[Split, Po
             return dict(pools)
     moved = {pointer: images.to(device) for pointer, images in distinct.items()}
     return {
-        split: Pool(moved[pool.images.data_ptr()], pool.places.to(device), pool.counts.to(device))
+        split: replace(
+            pool,
+            images=moved[pool.images.data_ptr()],
+            places=pool.places.to(device),
+            counts=pool.counts.to(device),
+        )
         for split, pool in pools.items()
     }
