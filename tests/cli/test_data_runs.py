@@ -143,6 +143,16 @@ def test_mini_batches_of_all_classes(typed_here: Typed) -> None:
     assert status == 0, said
 
 
+def test_unlabelled_images_need_a_learner_that_reads_them(typed_here: Typed) -> None:
+    words = [*FEW, *FOLDER, "data.query=2", "data.unlabelled=1", "hydra.run.dir=run"]
+    status, _, said = typed_here(*words)
+    assert status == 2
+    assert "data.unlabelled=1 has no effect with algo._target_=metarun.learners.ProtoNet: type" in said
+    status, printed, said = typed_here(*words, "algo=soft_kmeans", "algo.refine=unlabelled")
+    assert status == 0, said
+    assert "transductive" not in printed
+
+
 def test_data_is_listed_and_told_about(typed: Typed, typed_here: Typed) -> None:
     status, printed, _ = typed("data", "list")
     assert status == 0

@@ -21,7 +21,7 @@ from metarun.engine.settings import Engine
 from metarun.errors import ConfigError
 from metarun.learners import GradientAdaptation, InnerLoop, MatchingNet, ProtoNet, SoftKMeans
 from metarun.metagradients import Exact, Progress
-from metarun.models import MLP, Conv4
+from metarun.models import MLP, Conv4, Linear
 from metarun.rules import SGD
 from metarun.tasks import SPLITS, Examples, Split, Tasks
 from metarun.tasks.draws import Draws
@@ -187,6 +187,51 @@ def test_some_labels_are_wrong() -> None:
         assert 0.3 < (a.support.y != b.support.y).double().mean() < 0.7
 
 
+@pytest.mark.parametrize("distractors", [0, 2])
+def test_unlabelled_images_are_of_the_episode_and_of_no_other_part(distractors: int) -> None:
+    more = Numbered(way=3, shot=2, query=2, unlabelled=3, distractors=distractors)
+    plain = Numbered(way=3, shot=2, query=2)
+    for split in SPLITS:
+        tasks, without = more.batch(split, 0, 50), plain.batch(split, 0, 50)
+        assert tasks.unlabelled is not None
+        assert not tasks.unlabelled.y.any()
+        if not distractors:
+            assert torch.equal(tasks.support.x, without.support.x)
+            assert torch.equal(tasks.query.x, without.query.x)
+        for t in range(50):
+            seen = {
+                tuple(pair) for part in ("support", "query") for pair in where_from(tasks, part)[t].tolist()
+            }
+            free = [tuple(pair) for pair in (tasks.unlabelled.x[t] * 255).round().long().tolist()]
+            assert len(set(free)) == len(free) == 3 * (3 + distractors)
+            assert not seen & set(free)
+            classes = Counter(c for c, _ in free)
+            assert set(classes.values()) == {3}
+            assert len(set(classes) - {c for c, _ in seen}) == distractors
+
+
+def test_soft_k_means_is_refined_by_unlabelled_images() -> None:
+    """Equations 3 and 4 of arXiv:1803.00676, class by class; the query set changes nothing."""
+    tasks = Numbered(way=3, shot=2, query=2, unlabelled=3, dtype=torch.float64).batch("test", 0, 4)
+    learner = (
+        SoftKMeans(model=Linear(input_shape=(2,), output_size=None), refine="unlabelled").double().eval()
+    )
+    assert learner.is_transductive is None
+    found = learner.predict(learner.adapt(tasks), tasks.query.x)
+    assert tasks.unlabelled is not None
+    for t in range(4):
+        x, y, free = tasks.support.x[t], tasks.support.y[t], tasks.unlabelled.x[t]
+        means = torch.stack([x[y == c].mean(0) for c in range(3)])
+        shares = (-(free[:, None] - means).square().sum(2)).softmax(1)
+        for c in range(3):
+            total = x[y == c].sum(0) + (shares[:, c, None] * free).sum(0)
+            prototype = total / (2 + shares[:, c].sum())
+            expected = -(tasks.query.x[t] - prototype).square().sum(1)
+            torch.testing.assert_close(found[t, :, c], expected, rtol=0, atol=1e-12)
+    with pytest.raises(ConfigError, match="refine=unlabelled: the data has no unlabelled examples"):
+        learner.check(replace(tasks, unlabelled=None))
+
+
 LEARNERS = {
     "maml with batch norms": lambda: GradientAdaptation(
         model=MLP(input_shape=(2,), output_size=8, hidden=(5,), norm="batch"),
@@ -274,6 +319,7 @@ def test_a_network_on_images_of_different_numbers() -> None:
     ("given", "message"),
     [
         ({"query_balance": "dirichlet"}, "query_balance=dirichlet has no effect with sampler=variable"),
+        ({"unlabelled": 2}, "unlabelled=2 has no effect with sampler=variable"),
         ({"imbalance": 0.5}, "imbalance=0.5 has no effect with sampler=variable"),
         ({"fewest_way": 9}, "fewest_way=9 exceeds the most classes, way=8: give way=50"),
         ({"way": 40, "fewest_way": 13, "most_support": 99}, "fewest_way=13: the train split has 12 classes"),
@@ -283,6 +329,21 @@ def test_a_network_on_images_of_different_numbers() -> None:
 def test_what_a_variable_sampler_cannot_do(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         variable_source(**given)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"unlabelled": 5}, "shot=2 and query=2, unlabelled=5 need 9 images a class; there are 8"),
+        ({"distractors": 2}, "distractors=2 has no effect without unlabelled images: give unlabelled=5"),
+        ({"unlabelled": 1, "distractors": 5}, "way=3 and distractors=5: the validation split has 7 classes"),
+        ({"unlabelled": 1, "query_balance": "dirichlet"}, "all other images may be queries"),
+    ],
+)
+def test_unlabelled_images_that_there_are_not(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        Numbered(way=3, shot=2, query=2, **given)
     assert message in str(error.value)
 
 

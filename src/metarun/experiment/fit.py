@@ -108,6 +108,14 @@ def check_training(config: Config, source: TaskSource, learner_class: Any) -> No
             f"data._target_={config.data['_target_']}: these are a few real tasks, to be tested on: type "
             f"metarun eval RUN data=…, train.steps=0, or data with classes to train on"
         )
+    unlabelled = getattr(source, "unlabelled", 0)
+    if unlabelled and not (
+        getattr(learner_class, "reads_unlabelled", False) and config.algo.get("refine") == "unlabelled"
+    ):
+        raise ConfigError(
+            f"data.unlabelled={unlabelled} has no effect with algo._target_={algo}: type data.unlabelled=0, "
+            f"or algo=soft_kmeans algo.refine=unlabelled"
+        )
     ignores_absent = getattr(learner_class, "ignores_absent_classes", True)
     if getattr(source, "may_lack_classes", False) and targets_of(source) == "classes" and not ignores_absent:
         raise ConfigError(

@@ -30,6 +30,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         trains_on: what its training tasks are; it is validated and tested on episodes.
         for_tests: arguments of its constructor that the training does not use: a test may change them.
         targets: what it can learn to predict, as `TaskSource.targets` says it; None: anything.
+        reads_unlabelled: whether it may learn from examples without a label.
         can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
         rematerialise: whether it does.
     """
@@ -40,6 +41,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     for_tests: ClassVar[frozenset[str]] = frozenset()
     targets: ClassVar[Targets | None] = None
     can_rematerialise: ClassVar[bool] = False
+    reads_unlabelled: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = False
     rematerialise: bool = False
 

@@ -89,18 +89,22 @@ class OnePassLearner(Learner[Embedded]):
 
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return the predictors of T tasks; query sets are embedded too where they share statistics."""
-        support, query = tasks.support, tasks.query
+        known = self.known(tasks)
         predictions: Predictions | None = None
         with passing(now := self._pass(len(tasks))), dropping(tasks.key):
             if not self._together:
-                return Embedded(support.x, self.learn(self.embed(support.x), tasks))
-            features = self.embed(torch.cat([support.x, query.x], 1))
-            predictor = self.learn(features[:, : len(support)], tasks)
+                return Embedded(known, self.learn(self.embed(known), tasks))
+            features = self.embed(torch.cat([known, tasks.query.x], 1))
+            predictor = self.learn(features[:, : known.shape[1]], tasks)
             if self.answers_in_pass:
-                predictions = self.answer(predictor, features[:, len(support) :])
+                predictions = self.answer(predictor, features[:, known.shape[1] :])
         return Embedded(
-            support.x, predictor, query.x, features, predictions, changes=running_changes(self, now)
+            known, predictor, tasks.query.x, features, predictions, changes=running_changes(self, now)
         )
+
+    def known(self, tasks: Tasks) -> Tensor:
+        """Return the inputs that `learn` is given, embedded: those of the support sets."""
+        return tasks.support.x
 
     def predict(self, adapted: Embedded, x: Tensor) -> Predictions:
         """Map x [T, n, …] to predictions."""

@@ -132,6 +132,7 @@ class Tasks:
         key: random bits of each task for a learner's draws, int64 [T]; see `episodes`.
         ways: number of classes of each task, [T], where they differ; classes beyond it are never predicted.
         scoring: the loss and the metrics of predictions.
+        unlabelled: more examples to learn from, whose targets are zeros; None: there are none.
     """
 
     support: Examples
@@ -140,6 +141,7 @@ class Tasks:
     key: Tensor | None = None
     ways: Tensor | None = None
     scoring: Scoring | None = None
+    unlabelled: Examples | None = None
 
     def __len__(self) -> int:
         """Return the number of tasks T."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from metarun.errors import ConfigError
-from metarun.fields import Count, Seed
+from metarun.fields import Count, Seed, Steps
 from metarun.system.files import found
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.arrays.files import read_columns
@@ -76,6 +76,8 @@ def arrays(
     most_support: Count = 500,
     imbalance: Share = 0.0,
     label_noise: Share = 0.0,
+    unlabelled: Steps = 0,
+    distractors: Steps = 0,
     seed: Seed = 0,
     seeding: Seeding = "streams",
     home: str = "",
@@ -110,6 +112,8 @@ def arrays(
         most_support: of a variable sampler.
         imbalance: of the numbers of support rows.
         label_noise: share of wrong labels in support sets.
+        unlabelled: rows per class without a label.
+        distractors: classes per episode that have unlabelled rows alone.
         seed: determines the splits and the episodes.
         seeding: how the split follows from the seed; see `Streams`.
         home: the folder that relative paths start from, if they are there; else the current one.
@@ -137,7 +141,11 @@ def arrays(
             "train_batch": train_batch,
         }
         unused |= {"train_smoothing": train_smoothing or None, "imbalance": imbalance or None}
-        unused |= {"label_noise": label_noise or None, "sampler": None if sampler == "fixed" else sampler}
+        unused |= {
+            "label_noise": label_noise or None,
+            "unlabelled": unlabelled or None,
+            "sampler": None if sampler == "fixed" else sampler,
+        }
         unused |= {"query_balance": None if query_balance == "equal" else query_balance}
         for key, value in unused.items():
             if value is not None:
@@ -164,6 +172,8 @@ def arrays(
         most_support=most_support,
         imbalance=imbalance,
         label_noise=label_noise,
+        unlabelled=unlabelled,
+        distractors=distractors,
         seed=seed,
         dtype=dtype,
     )

@@ -21,19 +21,21 @@ def check_sizes(source: ClassEpisodes) -> None:
         key, shot_key, query_key = _keys(source, split)
         are_batches = split == "train" and source.train_batch is not None
         if (images := source.needed(split)) > source.fewest(split) and not are_batches:
+            unlabelled = f", @source.unlabelled={sizes.unlabelled}" if sizes.unlabelled else ""
+            typed = f"@source.{shot_key}={sizes.most_shot} and @source.{query_key}={sizes.query}{unlabelled}"
             raise ConfigError(
-                f"@source.{shot_key}={sizes.most_shot} and @source.{query_key}={sizes.query} need {images} "
-                f"images a class; there are {source.fewest(split)}",
+                f"{typed} need {images} images a class; there are {source.fewest(split)}",
                 f"@source.{shot_key} and @source.{query_key} with a smaller sum",
             )
-        way = sizes.way
+        way = sizes.way + sizes.distractors
         if source.sampler == "variable":
             key, way = "fewest_way", sizes.fewest_way
         if way > (classes := source.count(split)):
             told, besides = source.few(split)
             has = f"{classes} class{'' if classes == 1 else 'es'}"
+            distractors = f" and @source.distractors={sizes.distractors}" if sizes.distractors else ""
             raise ConfigError(
-                f"@source.{key}={way}: the {split} split has {has}{told}",
+                f"@source.{key}={way - sizes.distractors}{distractors}: the {split} split has {has}{told}",
                 f"@source.{key}={classes} or less{besides}" if classes > 1 else f"more classes{besides}",
             )
 
@@ -58,6 +60,17 @@ def check_effects(source: ClassEpisodes) -> None:
         )
     if source.sampler == "variable":
         _check_variable(source)
+    if source.unlabelled and source.query_balance == "dirichlet":
+        raise ConfigError(
+            f"@source.unlabelled={source.unlabelled}: with @source.query_balance=dirichlet all other images may "
+            f"be queries",
+            "@source.query_balance=equal",
+        )
+    if source.distractors and not source.unlabelled:
+        raise ConfigError(
+            f"@source.distractors={source.distractors} has no effect without unlabelled images",
+            "@source.unlabelled=5",
+        )
     if source.train_augment and len(source.input_shape) != 3:
         raise ConfigError(
             f"@source.train_augment={list(source.train_augment)} changes images [channels, height, "
@@ -92,6 +105,7 @@ def _check_variable(source: ClassEpisodes) -> None:
     for key, value, unused in (
         ("query_balance", source.query_balance, "equal"),
         ("imbalance", source.imbalance, 0),
+        ("unlabelled", source.unlabelled, 0),
     ):
         if value != unused:
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from metarun.errors import MetarunError, in_one_line
-from metarun.fields import Count, Seed
+from metarun.fields import Count, Seed, Steps
 from metarun.tasks.division import Share
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
@@ -22,7 +22,7 @@ from metarun.tasks.images.checks import CONCENTRATION, check_effects, check_size
 from metarun.tasks.images.class_batches import ClassBatches
 from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.images.query_balance import Concentration
-from metarun.tasks.images.sampling import Picked, Sampler, Sizes, fixed, noisy, variable
+from metarun.tasks.images.sampling import Drawn, Picked, Sampler, Sizes, fixed, noisy, variable
 from metarun.tasks.metrics import ACCURACY, CALIBRATION_ERROR, Loss, Metric, Scoring, cross_entropy
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks, TrainsOn
 
@@ -53,6 +53,8 @@ class ClassEpisodes(ABC):
         most_support: variable: support images per episode, at most.
         imbalance: fixed: how unequal the numbers of support images of the classes are; see `sampling.fixed`.
         label_noise: share of the support images whose label is that of another class of the episode.
+        unlabelled: fixed: images per class without a label, for learners that read them.
+        distractors: fixed: classes per episode that have unlabelled images alone.
         train_shot: support images per class while training; None: `shot`.
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
@@ -98,6 +100,8 @@ class ClassEpisodes(ABC):
         most_support: Count = 500,
         imbalance: Share = 0.0,
         label_noise: Share = 0.0,
+        unlabelled: Steps = 0,
+        distractors: Steps = 0,
         seed: Seed = 0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -109,6 +113,7 @@ class ClassEpisodes(ABC):
         self.sampler: Sampler = sampler
         self.fewest_way, self.most_support = fewest_way, most_support
         self.imbalance, self.label_noise = imbalance, label_noise
+        self.unlabelled, self.distractors = unlabelled, distractors
         self.train_rotations = train_rotations
         self.train_augment, self.train_smoothing = tuple(train_augment), train_smoothing
         self.seed = seed
@@ -140,12 +145,16 @@ class ClassEpisodes(ABC):
         way, shot, query = self._sizes(split)
         is_unequal = self.query_balance == "dirichlet" and split != "train"
         concentration = self.query_concentration if is_unequal else None
-        return Sizes(way, shot, query, self.fewest_way, self.most_support, concentration, self.imbalance)
+        return Sizes(
+            *(way, shot, query, self.fewest_way, self.most_support, concentration, self.imbalance),
+            unlabelled=self.unlabelled,
+            distractors=self.distractors,
+        )
 
     def needed(self, split: Split) -> int:
         """Return the number of images that a class of a split must have."""
         sizes = self.sizes(split)
-        return 2 if self.sampler == "variable" else sizes.most_shot + sizes.query
+        return 2 if self.sampler == "variable" else sizes.most_shot + sizes.query + sizes.unlabelled
 
     @abstractmethod
     def classes(self, split: Split) -> int:
@@ -235,8 +244,16 @@ class ClassEpisodes(ABC):
             drawn.info,
             ways=drawn.ways,
             scoring=Scoring(self.loss, self.metrics),
+            unlabelled=self._without_labels(drawn, examples),
         )
         return tasks if tasks.query.x.device == self._device else tasks.to(self._device)
+
+    @staticmethod
+    def _without_labels(drawn: Drawn, examples: Callable[[Picked], Examples]) -> Examples | None:
+        if drawn.unlabelled is None:
+            return None
+        found = examples(drawn.unlabelled)
+        return replace(found, y=torch.zeros_like(found.y))
 
     def _training_tasks(self, first: int, count: int) -> Tasks:
         if self.train_batch is None:
@@ -246,11 +263,12 @@ class ClassEpisodes(ABC):
             query = Examples(self._scaled(examples.x), examples.y)
             tasks = Tasks(query.take(slice(0)), query)
         if self.train_augment:
-            shots, device = len(tasks.support), tasks.query.x.device
-            draws = Draws(self.seed, _AUGMENTING, first, count, device)
-            x = augment(torch.cat([tasks.support.x, tasks.query.x], 1), self.train_augment, draws)
-            parts = replace(tasks.support, x=x[:, :shots]), replace(tasks.query, x=x[:, shots:])
-            tasks = replace(tasks, support=parts[0], query=parts[1])
+            draws = Draws(self.seed, _AUGMENTING, first, count, tasks.query.x.device)
+            parts = [part for part in (tasks.support, tasks.query, tasks.unlabelled) if part is not None]
+            x = augment(torch.cat([part.x for part in parts], 1), self.train_augment, draws)
+            xs = torch.split(x, [len(part) for part in parts], 1)
+            support, query, *more = (replace(part, x=own) for part, own in zip(parts, xs, strict=True))
+            tasks = replace(tasks, support=support, query=query, unlabelled=more[0] if more else None)
         smoothed = partial(cross_entropy, smoothing=self.train_smoothing) if self.train_smoothing else None
         return replace(tasks, scoring=Scoring(self.loss, self.metrics, smoothed))
 

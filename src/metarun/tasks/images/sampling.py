@@ -42,6 +42,7 @@ class Drawn:
         query: see Picked.
         info: what was drawn besides, [T, …] by name.
         ways: number of classes of each episode, where they differ, int64 [T].
+        unlabelled: see Picked; labels are places among `classes`, of which the last may be distractors.
     """
 
     classes: Tensor
@@ -49,6 +50,7 @@ class Drawn:
     query: Picked
     info: Mapping[str, Tensor] = field(default_factory=dict)
     ways: Tensor | None = None
+    unlabelled: Picked | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Sizes:
         most_support: variable: support images of all classes together, at most.
         concentration: fixed: α of a Dirichlet distribution of the query classes; None: equal numbers.
         imbalance: fixed: how far a class's support images may be from `shot`, as a share of it.
+        unlabelled: fixed: images of a class without a label.
+        distractors: fixed: classes that have unlabelled images alone.
     """
 
     way: int
@@ -72,6 +76,8 @@ class Sizes:
     most_support: int = 500
     concentration: int | None = None
     imbalance: float = 0.0
+    unlabelled: int = 0
+    distractors: int = 0
 
     @property
     def most_shot(self) -> int:
@@ -86,7 +92,8 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     drawn uniformly ("random imbalance", Ochal et al. 2021, arXiv:2101.02523, section 3).
     """
     way, shot, query = sizes.way, sizes.most_shot, sizes.query
-    classes = draws.choose(len(pool.counts), way)  # [T, way]
+    drawn = draws.choose(len(pool.counts), way + sizes.distractors)  # [T, way + distractors]
+    classes = drawn[:, :way]
     # Query images come first, so that an episode has the same query set at any number of shots.
     taken = query + shot if sizes.concentration is None else pool.most
     rooms = pool.counts[classes]
@@ -104,7 +111,24 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
         shots = least + (draws.uniform(way) * (shot - least + 1)).long()
         counts = order % shot < shots.gather(1, support.label)
         support, info = replace(support, mask=counts), {**info, "shot": shots}
-    return Drawn(classes, support, _at(queries, by_class), info)
+    unlabelled = None
+    if sizes.unlabelled:
+        counts = pool.counts[drawn]
+        more = draws.choose(pool.most, query + shot + sizes.unlabelled, way + sizes.distractors, rooms=counts)
+        # A draw of its own, so that support and query sets are those of an episode without unlabelled images.
+        used = torch.cat([image[:, :, : query + shot], more[:, way:, : query + shot]], 1)
+        free = _without(more, used, sizes.unlabelled)
+        places = draws.choose(free.shape[1] * free.shape[2], free.shape[1] * free.shape[2])
+        unlabelled = _at(free, places)
+        info = {**info, "unlabelled_class": drawn}
+    return Drawn(drawn, support, _at(queries, by_class), info, unlabelled=unlabelled)
+
+
+def _without(images: Tensor, used: Tensor, count: int) -> Tensor:
+    """Return the first `count` of images [T, way, n] that are none of used [T, way, m], [T, way, count]."""
+    is_used = (images[..., None] == used[:, :, None]).any(3)
+    order = is_used.long().argsort(dim=2, stable=True)[..., :count]
+    return images.gather(2, order)
 
 
 def _at(part: Tensor, order: Tensor) -> Picked:
