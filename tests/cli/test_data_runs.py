@@ -114,7 +114,7 @@ def test_images_that_change_under_a_run_are_noticed(typed_here: Typed, logged: l
     Path("run/results.json").unlink()
     write(Path("pictures/kind 1/new.png"), encoded(pixels(5)))
     assert typed_here("resume", "run")[0] == 0
-    assert any("the data has changed since the run began (fingerprint, images." in line for line in logged)
+    assert any("the data has changed since the run began (pixels, images." in line for line in logged)
 
 
 def test_a_network_as_it_is_is_tested_on_a_few_photographs(typed_here: Typed) -> None:

@@ -33,9 +33,11 @@ def check_sizes(source: ClassEpisodes) -> None:
         if way > (classes := source.count(split)):
             told, besides = source.few(split)
             has = f"{classes} class{'' if classes == 1 else 'es'}"
-            distractors = f" and @source.distractors={sizes.distractors}" if sizes.distractors else ""
+            typed = f"@source.{key}={way - sizes.distractors}"
+            if sizes.distractors:
+                typed += f" and @source.distractors={sizes.distractors}"
             raise ConfigError(
-                f"@source.{key}={way - sizes.distractors}{distractors}: the {split} split has {has}{told}",
+                f"{typed}: the {split} split has {has}{told}",
                 f"@source.{key}={classes} or less{besides}" if classes > 1 else f"more classes{besides}",
             )
 
@@ -62,8 +64,8 @@ def check_effects(source: ClassEpisodes) -> None:
         _check_variable(source)
     if source.unlabelled and source.query_balance == "dirichlet":
         raise ConfigError(
-            f"@source.unlabelled={source.unlabelled}: with @source.query_balance=dirichlet all other images may "
-            f"be queries",
+            f"@source.unlabelled={source.unlabelled}: with @source.query_balance=dirichlet all other images "
+            f"may be queries",
             "@source.query_balance=equal",
         )
     if source.distractors and not source.unlabelled:

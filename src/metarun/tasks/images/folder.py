@@ -132,7 +132,7 @@ class ImageFolder(NamedClasses):
         left_out = {self.listing.paths[place]: why for place, why in self._store.left_out.items()}
         return {
             "root": str(self.root.resolve()),
-            "fingerprint": self.listing.fingerprint(),
+            "pixels": self._store.digest,
             **super().described(),
             "left_out": dict(Counter(left_out.values())),
             "left_out_files": dict(islice(left_out.items(), _MOST_NAMED)),

@@ -6,6 +6,7 @@ block: a process that is killed loses one block. Every block has a checksum.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -65,11 +66,13 @@ class Store:
         path: of the file.
         images: uint8 [n, channels, size, size], mapped into memory; those that were left out are zeros.
         left_out: why, by place.
+        digest: of all pixels.
     """
 
     path: Path
     images: Tensor
     left_out: dict[int, str]
+    digest: str
 
 
 class DamagedStoreError(Exception):
@@ -142,7 +145,8 @@ def opened(path: Path, description: dict[str, Any]) -> Store | None:
     # Copy on write: torch refuses read-only memory, and nothing is written.
     pixels = np.memmap(path, np.uint8, "c", len(_MAGIC), shape)
     left_out = {int(place): why for place, why in content["left_out"].items()}
-    return Store(path, torch.from_numpy(pixels), left_out)
+    digest = hashlib.sha256(repr(content["checksums"]).encode()).hexdigest()
+    return Store(path, torch.from_numpy(pixels), left_out, digest)
 
 
 def check_store(path: Path) -> int:

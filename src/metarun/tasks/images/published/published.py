@@ -103,6 +103,7 @@ class Published(NamedClasses):
         self.has([f"{split} class" for split in split_of], split_of, counts)
         self._left_out: dict[int, str] = {}
         self._about: dict[str, Any] = {}
+        self._digest = ""
         super().__init__(seed=seed, **shared)
 
     def _folders(self) -> list[Path]:
@@ -158,7 +159,7 @@ class Published(NamedClasses):
         self._about = made.about
         labels = torch.tensor(made.about["labels"])
         self.has(made.about["names"], made.about["split_of"], torch.bincount(labels))
-        self._left_out = made.store.left_out
+        self._left_out, self._digest = made.store.left_out, made.store.digest
         if made.store.left_out:
             count = len(made.store.left_out)
             log.warning("%s: %d images cannot be read and are left out", self.name, count)
@@ -264,7 +265,7 @@ class Published(NamedClasses):
         """Return what the data turned out to be, as plain values for a run's manifest."""
         return {
             "layout": self._about["layout"],
-            "fingerprint": self._about["store"]["fingerprint"],
+            "pixels": self._digest,
             **super().described(),
             "left_out": len(self._left_out),
         }
