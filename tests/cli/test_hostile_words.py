@@ -222,7 +222,7 @@ def integers_without_a_bound(schema: Any, path: str = "") -> list[str]:
     if not isinstance(schema, dict):
         return []
     found = []
-    if schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum"} & schema.keys():
+    if schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum", "enum"} & schema.keys():
         found.append(path)
     for key, value in schema.items():
         found += integers_without_a_bound(value, f"{path}/{key}")
