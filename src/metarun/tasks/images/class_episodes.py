@@ -273,4 +273,4 @@ class ClassEpisodes(ABC):
         return replace(tasks, scoring=Scoring(self.loss, self.metrics, smoothed))
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)
+        return x.to(self.dtype).div_(255) if x.dtype == torch.uint8 else x.to(self.dtype)

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,10 +258,10 @@ def _make(path: Path, files: Files, look: Look, description: dict[str, Any]) -> 
             disable=None,
             leave=False,
         )
-        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(done * block, len(files), block):
-                places = range(start, min(start + block, len(files)))
-                pixels, left_out = _decoded(files, look, places, pool)
+        starts = range(done * block, len(files), block)
+        blocks = [range(start, min(start + block, len(files))) for start in starts]
+        with bar, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            for places, pixels, left_out in _decoded(files, look, blocks, pool):
                 file.write(pixels)
                 _to_disk(file)
                 journal.add(pixels, left_out)
@@ -286,20 +286,31 @@ def _intact(file: BinaryIO, checksums: Sequence[int], description: dict[str, Any
 
 
 def _decoded(
-    files: Files, look: Look, places: Sequence[int], pool: ThreadPoolExecutor
-) -> tuple[bytes, dict[int, str]]:
-    """Return the pixels of some files, and why some of them are left out."""
-    contents = {place: files.read(place) for place in places} if files.in_order else {}
+    files: Files, look: Look, blocks: Sequence[range], pool: ThreadPoolExecutor
+) -> Iterator[tuple[range, bytes, dict[int, str]]]:
+    """Yield each block with its pixels, and why some of its files are left out.
 
-    def one(place: int) -> tuple[bytes, str]:
+    While one block is written, the next is being decoded.
+    """
+
+    def one(place: int, content: bytes | NDArray[np.uint8] | None) -> tuple[bytes, str]:
         try:
-            content = contents[place] if files.in_order else files.read(place)
-            return decode(content, look).tobytes(), ""
+            return decode(files.read(place) if content is None else content, look).tobytes(), ""
         except LeftOutError as reason:
             return bytes(_record(look.shape)), str(reason)
         except OSError as error:
             return bytes(_record(look.shape)), f"cannot be read ({error.strerror or error})"
 
-    found = list(pool.map(one, places))
-    left_out = {place: why for place, (_, why) in zip(places, found, strict=True) if why}
-    return b"".join(pixels for pixels, _ in found), left_out
+    def started(places: range) -> Iterator[tuple[bytes, str]]:
+        contents = [files.read(place) if files.in_order else None for place in places]
+        return pool.map(one, places, contents)
+
+    under_way = [(blocks[0], started(blocks[0]))] if blocks else []
+    for following in [*blocks[1:], None]:
+        if under_way and following is not None:
+            under_way.append((following, started(following)))
+        if under_way:
+            places, results = under_way.pop(0)
+            found = list(results)
+            left_out = {place: why for place, (_, why) in zip(places, found, strict=True) if why}
+            yield places, b"".join(pixels for pixels, _ in found), left_out
