@@ -336,12 +336,13 @@ def test_what_a_variable_sampler_cannot_do(given: dict[str, Any], message: str) 
     ("given", "message"),
     [
         ({"unlabelled": 5}, "shot=2 and query=2, unlabelled=5 need 9 images a class; there are 8"),
+        ({"fewest_way": 3}, "fewest_way=3 has no effect with sampler=fixed: give sampler=variable"),
         ({"distractors": 2}, "distractors=2 has no effect without unlabelled images: give unlabelled=5"),
         ({"unlabelled": 1, "distractors": 5}, "way=3 and distractors=5: the validation split has 7 classes"),
         ({"unlabelled": 1, "query_balance": "dirichlet"}, "all other images may be queries"),
     ],
 )
-def test_unlabelled_images_that_there_are_not(given: dict[str, Any], message: str) -> None:
+def test_what_a_fixed_sampler_cannot_do(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         Numbered(way=3, shot=2, query=2, **given)
     assert message in str(error.value)

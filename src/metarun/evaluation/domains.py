@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarun.config.composition import compose_config
+from metarun.config.composition import compose_config, quoted
 from metarun.errors import ConfigError
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.evaluation.trained import reopen
@@ -53,7 +53,7 @@ class Domain:
         sizes = [key for key in _SIZES if isinstance(trained.get(key), int) and key in keys]
         words += [f"data.{key}={trained[key]}" for key in sizes]
         if self.root:
-            words.append(f"data.root={Path(self.root).expanduser().resolve()}")
+            words.append(f"data.root={quoted(Path(self.root).expanduser().resolve())}")
         if self.name == "folder":
             words.append("data.shares=[0,0,1]")  # where its folders do not say it, all classes are new
         return words

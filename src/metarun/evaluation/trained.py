@@ -229,9 +229,8 @@ def _check_shapes(trained: Config, now: Config, home: str, *, fit_images: bool) 
     source = build_source(now, home)
     try:
         trained_source = build_source(trained, home)
-    except (
-        ConfigError
-    ):  # its files are no longer there; if the network does not fit, its weights will not load
+    except ConfigError:
+        # Its files are no longer there. If the network does not fit, its weights will not load.
         return
     has_head = model_output_size(locate("algo", now.algo), source.output_size) is not None
     names = (*(() if fit_images else ("input_shape",)), *(("output_size",) if has_head else ()))

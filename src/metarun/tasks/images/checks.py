@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 CONCENTRATION = 2
 """α of the Dirichlet distribution where nothing else is typed."""
 
+FEWEST_WAY, MOST_SUPPORT = 5, 500
+"""Meta-Dataset's fewest classes and most support images of an episode (arXiv:1903.03096, section 3.2)."""
+
 
 def check_sizes(source: ClassEpisodes) -> None:
     """Raise ConfigError for an episode that is larger than its split."""
@@ -62,6 +65,14 @@ def check_effects(source: ClassEpisodes) -> None:
         )
     if source.sampler == "variable":
         _check_variable(source)
+    for key, value, default in (
+        ("fewest_way", source.fewest_way, FEWEST_WAY),
+        ("most_support", source.most_support, MOST_SUPPORT),
+    ):
+        if source.sampler == "fixed" and value != default:
+            raise ConfigError(
+                f"@source.{key}={value} has no effect with @source.sampler=fixed", "@source.sampler=variable"
+            )
     if source.unlabelled and source.query_balance == "dirichlet":
         raise ConfigError(
             f"@source.unlabelled={source.unlabelled}: with @source.query_balance=dirichlet all other images "

@@ -18,7 +18,13 @@ from metarun.tasks.division import Share
 from metarun.tasks.draws import Draws
 from metarun.tasks.given import as_images
 from metarun.tasks.images.augmentation import Change, augment
-from metarun.tasks.images.checks import CONCENTRATION, check_effects, check_sizes
+from metarun.tasks.images.checks import (
+    CONCENTRATION,
+    FEWEST_WAY,
+    MOST_SUPPORT,
+    check_effects,
+    check_sizes,
+)
 from metarun.tasks.images.class_batches import ClassBatches
 from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.images.query_balance import Concentration
@@ -96,8 +102,8 @@ class ClassEpisodes(ABC):
         query_balance: Literal["equal", "dirichlet"] = "equal",
         query_concentration: Concentration = CONCENTRATION,
         sampler: Sampler = "fixed",
-        fewest_way: Way = 5,
-        most_support: Count = 500,
+        fewest_way: Way = FEWEST_WAY,
+        most_support: Count = MOST_SUPPORT,
         imbalance: Share = 0.0,
         label_noise: Share = 0.0,
         unlabelled: Steps = 0,
