@@ -65,10 +65,8 @@ def check_effects(source: ClassEpisodes) -> None:
         )
     if source.sampler == "variable":
         _check_variable(source)
-    for key, value, default in (
-        ("fewest_way", source.fewest_way, FEWEST_WAY),
-        ("most_support", source.most_support, MOST_SUPPORT),
-    ):
+    typed = {"fewest_way": source.fewest_way, "most_support": source.most_support}
+    for (key, value), default in zip(typed.items(), (FEWEST_WAY, MOST_SUPPORT), strict=True):
         if source.sampler == "fixed" and value != default:
             raise ConfigError(
                 f"@source.{key}={value} has no effect with @source.sampler=fixed", "@source.sampler=variable"
