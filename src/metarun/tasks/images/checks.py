@@ -97,10 +97,10 @@ def check_effects(source: ClassEpisodes) -> None:
         )
     if source.train_batch is None:
         return
-    for key, value in source.typed_sizes.items():
-        if value is not None:
+    for key, size in source.typed_sizes.items():
+        if size is not None:
             raise ConfigError(
-                f"@source.{key}={value} has no effect with @source.train_batch={source.train_batch}",
+                f"@source.{key}={size} has no effect with @source.train_batch={source.train_batch}",
                 f"@source.{key}=null",
             )
     images = source.images("train") * (4 if source.train_rotations else 1)
