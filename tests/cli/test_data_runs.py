@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,8 +102,18 @@ def test_a_run_is_tested_on_several_domains_in_one_table(typed_here: Typed, omni
     assert [domain["images"] for domain in domains] == ["", "28 × 28 to 8 × 8, grey to colour", ""]
     assert domains[0]["classes"] == ["x", "y", "z"]
     assert all(domain["tasks"] == 30 for domain in domains)
-    status, _, said = typed_here("eval", "run", "--on", "nowhere")
+    status, _, said = typed_here("eval", "run", "--on", "folder:new,omniglott")
     assert (status, said.count("\n")) == (2, 1)
+    assert "data.root=" in said  # a folder's name may have commas
+    status, _, said = typed_here("eval", "run", "--on", "omniglott")
+    assert said.startswith("metarun: --on omniglott: omniglott is no dataset; did you mean omniglot?")
+    status, printed, said = typed_here("eval", "run", "--on", "folder:new,miniimagenet", "train.test_tasks=3")
+    assert status == 1
+    assert "may not be fetched without a person" in said
+    assert "folder:new" in printed  # what was tested is not lost
+    Path("a, b").mkdir()
+    class_folders(Path("a, b"), dict.fromkeys("xyz", 9), side=8)
+    assert typed_here("eval", "run", "--on", "folder:a, b,folder:new", "train.test_tasks=3")[0] == 0
     status, _, said = typed_here("eval", "run", "--on", "sinusoid")
     assert status == 2
     assert "and the run was trained on [3, 8, 8]" in said or "its targets are values" in said
@@ -194,6 +205,19 @@ def test_data_is_prepared_and_verified(typed_here: Typed) -> None:
     assert "kind 1/cut.png: damaged" in printed
     os.utime("pictures/kind 2/000.png", (1, 1))
     assert "has changed since it was prepared" in typed_here("data", "verify", *words)[2]
+
+
+def test_preparing_that_is_interrupted_says_how_to_go_on(
+    typed_here: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metarun.tasks.images.store.decode", interrupted)
+    words = ["folder", "data.root=pictures", *SIZES]
+    status, _, said = typed_here("data", "prepare", *words)
+    again = shlex.join(["metarun", "data", "prepare", *words])
+    assert (status, said) == (130, f"metarun: stopped; what is done is kept, and to go on: {again}\n")
 
 
 def test_episodes_are_drawn_as_a_picture(typed_here: Typed) -> None:

@@ -245,6 +245,7 @@ def test_links_in_circles_and_names_in_any_encoding_do_no_harm(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
+        (Path.exists, {"root": ""}, "root is missing: give root=FOLDER"),
         (Path.exists, {"root": None}, "root is missing: give root=FOLDER"),
         (Path.exists, {"root": "nowhere"}, "root=nowhere: there is no such folder or file"),
         (lambda root: (root / "x").mkdir(), {}, "holds no folder with images"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 from metarun.cli.arguments import add_config_dirs, parse
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, groups
-from metarun.errors import ConfigError, MetarunError, did_you_mean
+from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
 from metarun.experiment.build import build_source
 from metarun.experiment.config import read_config
 from metarun.experiment.fit import without_training
@@ -62,10 +64,14 @@ def _info(source: TaskSource, options: Any, words: Sequence[str]) -> None:  # no
     print(in_lines(about(source)))
 
 
-def _prepare(source: TaskSource, options: Any, words: Sequence[str]) -> None:  # noqa: ARG001
+def _prepare(source: TaskSource, options: Any, words: Sequence[str]) -> None:
     import torch
 
-    source.prepare(torch.device("cpu"))
+    try:
+        source.prepare(torch.device("cpu"))
+    except KeyboardInterrupt:
+        again = shlex.join(["metarun", "data", "prepare", options.name, *words[1:]])
+        raise Interrupted(f"stopped; what is done is kept, and to go on: {again}", signal.SIGINT) from None
     print(in_lines({**about(source), **found_in(source)}))
 
 

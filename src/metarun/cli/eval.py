@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from metarun.cli.arguments import parse, run_and_overrides
+from metarun.config.options import CONF, groups
 from metarun.evaluation.curve import evaluate
 from metarun.evaluation.domains import Domain, Tested, on_domains
 from metarun.evaluation.trained import OPEN, keep, reopen
@@ -56,9 +59,19 @@ def main(arguments: list[str]) -> None:
 
 def _on_others(options: Any) -> None:
     """Test on each dataset, print a line for each, and save the tests in the run's evaluations/."""
-    domains = [Domain.read(typed) for typed in options.on.split(",")]
+    folders = [CONF, *(Path(folder) for folder in options.config_dirs)]
+    domains = Domain.read(options.on, [option.name for option in groups(folders)["data"]])
     tests = on_domains(options.run, domains, options.overrides, options.config_dirs)
-    tested: list[Tested] = list(chunks_bar("datasets", tests, len(domains)))
+    tested: list[Tested] = []
+    try:
+        tested.extend(chunks_bar("datasets", tests, len(domains)))
+    finally:  # what was tested before a dataset was missing is not lost
+        if tested:
+            _show(options, tested)
+
+
+def _show(options: Any, tested: Sequence[Tested]) -> None:
+    """Print the tests and save them in the run's evaluations/."""
     print(domains_table(tested))
     rows = [
         {"data": test.domain.typed, "images": test.fitted, **test.curve.as_dict(), **test.content}

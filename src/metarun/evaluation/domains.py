@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from metarun.config.composition import compose_config, quoted
-from metarun.errors import ConfigError
+from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.evaluation.trained import reopen
 from metarun.runs.directory import Run
@@ -35,16 +36,28 @@ class Domain:
     root: str
 
     @classmethod
-    def read(cls, typed: str) -> Domain:
-        """Return the domain.
+    def read(cls, typed: str, options: Sequence[str]) -> list[Domain]:
+        """Return the domains of a text such as omniglot,folder:photographs; a folder's name may have commas.
+
+        Args:
+            typed: the text.
+            options: the datasets that there are.
 
         Raises:
-            ConfigError: nothing, or a folder alone, was typed.
+            ConfigError: there is no such dataset.
         """
-        name, _, root = typed.strip().partition(":")
-        if not name:
-            raise ConfigError(f"--on {typed}: expected datasets, as in --on omniglot,folder:photographs")
-        return cls(typed.strip(), name, root)
+        known = "|".join(map(re.escape, options))
+        domains = []
+        for each in re.split(rf",(?=(?:{known})(?:[:,]|$))", typed):
+            name, _, root = each.partition(":")
+            if name not in options:
+                hint = did_you_mean(name, options)
+                raise ConfigError(
+                    f"--on {typed}: {name or 'nothing'} is no dataset{hint}; expected names of data=, as in "
+                    f"--on omniglot,folder:photographs"
+                )
+            domains.append(cls(each, name, root))
+        return domains
 
     def words(self, trained: Mapping[str, Any], config_dirs: Sequence[str]) -> list[str]:
         """Return the overrides for a run whose data keys are `trained`."""

@@ -123,7 +123,7 @@ def arrays(
         ConfigError: the file cannot be used, a key does not fit, or there are too few classes, tasks or rows.
     """
     check_shares(shares)
-    if file is None:
+    if not file:
         raise ConfigError("@source.file is missing", "@source.file=FILE.csv, or .npz, .npy, .pt, .parquet")
     path = found(file, home)
     columns = dict(read_columns(path))

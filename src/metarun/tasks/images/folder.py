@@ -80,7 +80,7 @@ class ImageFolder(NamedClasses):
         home: str = "",
         **shared: Any,
     ) -> None:
-        if root is None:
+        if not root:
             raise ConfigError("@source.root is missing", "@source.root=FOLDER, a folder of classes")
         check_shares(shares)
         self.root = found(root, home)
