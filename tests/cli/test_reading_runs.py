@@ -127,7 +127,7 @@ def test_a_prior_fitted_network_is_tested_beside_classical_models(typed: Typed) 
     assert isinstance(both, list)
     assert both[1:] == predictors[1:]
     assert both[0] != predictors[0]
-    status, printed, said = typed("eval", "run", "data=sklearn", "data.table=iris", "train.test_tasks=3")
+    status, printed, said = typed("eval", "run", "data=tables", "data.table=iris", "train.test_tasks=3")
     assert status == 0, said
 
 
@@ -145,7 +145,7 @@ def test_and_of_values_beside_ridge_regression(typed: Typed) -> None:
     ("words", "message"),
     [
         (
-            ["algo=pfn", "data=sklearn"],
+            ["algo=pfn", "data=tables"],
             "these are a few real tasks, to be tested on: type metarun eval RUN data=",
         ),
         (["algo=gp_oracle", "data=sinusoid"], "which this data does not tell: type data=gp"),

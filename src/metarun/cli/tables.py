@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
     def reopened(table: Table) -> Trained:
         keys = {"table": table, "shot": options.rows, **{key: data[key] for key in ("width", "most_classes")}}
-        words = ["data=sklearn", *(f"data.{key}={value}" for key, value in keys.items())]
+        words = ["data=tables", *(f"data.{key}={value}" for key, value in keys.items())]
         return reopen(options.run, [*words, *options.overrides], options.config_dirs)
 
     runs = {table: reopened(table) for table in fitting_tables(data)}

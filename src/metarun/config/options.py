@@ -39,6 +39,8 @@ def groups(folders: Sequence[Path]) -> dict[str, list[Option]]:
     options: dict[str, list[Option]] = {}
     for folder in folders:
         for group in sorted(path for path in folder.rglob("*") if path.is_dir()):
+            if group.name.startswith("_"):  # keys that several options include
+                continue
             # An editor's lock may be a broken link.
             in_folder = [Option.read(path) for path in sorted(group.glob("*.yaml")) if path.is_file()]
             if in_folder:

@@ -23,6 +23,8 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.label_noise": 0.0,
     "data.unlabelled": 0,
     "data.distractors": 0,
+    "data.labels": ["label"],
+    "data.new": "classes",
     "algo.refine": "query",
     "model.init_from": None,
     "model.halvings": 4,

@@ -8,7 +8,16 @@ from metarun.tasks.image_completion import ImageCompletion
 from metarun.tasks.images.class_episodes import ClassEpisodes
 from metarun.tasks.images.folder import ImageFolder
 from metarun.tasks.images.omniglot import Omniglot
-from metarun.tasks.images.published.datasets import CUB, FC100, CifarFS, MiniImageNet, TieredImageNet
+from metarun.tasks.images.published.datasets import (
+    CUB,
+    FC100,
+    Aircraft,
+    CifarFS,
+    MiniImageNet,
+    TieredImageNet,
+    VGGFlower,
+)
+from metarun.tasks.images.published.quickdraw import QuickDraw
 from metarun.tasks.linear_functions import LinearFunctions
 from metarun.tasks.linear_regression import LinearRegression
 from metarun.tasks.metrics import Loss, Measure, Metric, Predictions, Scores, Scoring
@@ -32,6 +41,7 @@ __all__ = [
     "CUB",
     "FC100",
     "SPLITS",
+    "Aircraft",
     "BinaryClassification",
     "BundledTable",
     "CifarFS",
@@ -52,6 +62,7 @@ __all__ = [
     "Predict",
     "Predictions",
     "Quadratics",
+    "QuickDraw",
     "Scores",
     "Scoring",
     "Sinusoid",
@@ -62,5 +73,6 @@ __all__ = [
     "Tasks",
     "TieredImageNet",
     "TrainsOn",
+    "VGGFlower",
     "targets_of",
 ]

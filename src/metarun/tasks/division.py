@@ -73,6 +73,28 @@ def _whole_shares(total: int, shares: Shares) -> list[int]:
     return counts
 
 
+def divided_rows(groups: Sequence[str], shares: Shares, generator: torch.Generator) -> list[Split]:
+    """Return the split of each row, so that every group has its rows in these shares.
+
+    Args:
+        groups: of each row.
+        shares: for train, validation and test.
+        generator: draws the order of each group's rows.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    result: list[Split] = ["test"] * len(groups)
+    for group in sorted(rows):
+        order = torch.randperm(len(rows[group]), generator=generator).tolist()
+        first = 0
+        for split, number in zip(SPLITS, _whole_shares(len(order), shares), strict=True):
+            for place in order[first : first + number]:
+                result[rows[group][place]] = split
+            first += number
+    return result
+
+
 _NAMED = 3
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -15,19 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from metarun.errors import ConfigError, MetarunError, in_one_line
-
-Column = NDArray[Any]
-"""Numbers [n, …], or texts [n] (dtype object); missing numbers are NaN, missing texts None."""
-
-MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""What stands for a missing value in a csv file, in small letters."""
+from metarun.tasks.arrays.columns import MISSING, Column, check_fits
+from metarun.tasks.arrays.series import read_series
 
 
 def read_columns(path: Path) -> Mapping[str, Column]:
     """Return the arrays or columns of a file by name; all have the same length.
 
     `.npz`: its arrays; `.npy`: one array, called x; `.pt`: a dictionary of tensors, or a pair (x, y); `.csv`
-    and `.tsv`: columns with a first line of names; `.parquet`: columns.
+    and `.tsv`: columns with a first line of names; `.parquet`: columns; `.ts`: time series, as the archives
+    of UCR and UEA have them.
 
     Raises:
         ConfigError: there is no such file, its ending is unknown, it is damaged, or does not fit into memory.
@@ -67,7 +63,7 @@ def _read_once(path: Path, size: int, time: int) -> Mapping[str, Column]:  # noq
 
 def _npz(path: Path) -> dict[str, Column]:
     with zipfile.ZipFile(path) as archive:
-        _check_fits(path, sum(entry.file_size for entry in archive.infolist()))
+        check_fits(path, sum(entry.file_size for entry in archive.infolist()))
     with np.load(path, allow_pickle=False) as arrays:
         return {name: _plain(path, name, arrays[name]) for name in arrays.files}
 
@@ -94,7 +90,7 @@ def _pt(path: Path) -> dict[str, Column]:
 
 
 def _csv(path: Path) -> dict[str, Column]:
-    _check_fits(path, 20 * path.stat().st_size)  # texts in Python's memory
+    check_fits(path, 20 * path.stat().st_size)  # texts in Python's memory
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -130,7 +126,7 @@ def _parquet(path: Path) -> dict[str, Column]:
             f"{path}: parquet files need pyarrow: pip install 'metarun[parquet]'", "a csv or npz file"
         ) from error
     table = parquet.read_table(path)
-    _check_fits(path, table.nbytes)
+    check_fits(path, table.nbytes)
     columns = {}
     for name in table.column_names:
         values = table[name].to_pylist()
@@ -150,6 +146,7 @@ _READERS: dict[str, Callable[[Path], dict[str, Column]]] = {
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,
+    ".ts": read_series,
 }
 
 
@@ -166,12 +163,3 @@ def _plain(path: Path, name: str, array: NDArray[Any]) -> Column:
         texts[...] = [None if text.lower() in MISSING else text for text in array.ravel().tolist()]
         return texts
     raise ConfigError(f"{path}: {name} is {array.dtype} {list(array.shape)}: expected numbers or texts")
-
-
-def _check_fits(path: Path, needed: int) -> None:
-    """Raise ConfigError for a file that would fill the memory: a few bytes may stand for many."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory / 2:
-        raise ConfigError(
-            f"{path} would take {needed / 2**30:,.0f} GiB of memory, and there are {memory / 2**30:,.0f} GiB"
-        )

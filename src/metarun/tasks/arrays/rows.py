@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarun.errors import ConfigError, did_you_mean
-from metarun.tasks.arrays.files import MISSING, Column
+from metarun.tasks.arrays.columns import MISSING, Column
 
 _INPUTS = ("x", "X", "features", "data", "inputs")
 _LABELS = ("y", "label", "labels", "class", "target", "targets")

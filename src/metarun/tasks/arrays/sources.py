@@ -16,7 +16,7 @@ from metarun.tasks.arrays.files import read_columns
 from metarun.tasks.arrays.regression import ArrayTasks
 from metarun.tasks.arrays.rows import Roles, Rows, rows_of, text_of
 from metarun.tasks.arrays.scaling import Scale
-from metarun.tasks.arrays.table import Rules, Table, table_of
+from metarun.tasks.arrays.table import New, Rules, Table, table_of
 from metarun.tasks.division import Share, Shares, check_shares
 from metarun.tasks.images.class_episodes import Smoothing, Way
 from metarun.tasks.images.named import NamedClasses
@@ -27,16 +27,16 @@ from metarun.tasks.types import Split, TaskSource
 _WAY = 5
 
 
-class ArrayClasses(NamedClasses):
-    """Few-shot classification of rows of numbers; see `arrays`."""
+class TableClasses(NamedClasses):
+    """Few-shot classification of the rows of a table; subclasses call `has_table` before the constructor."""
 
     unit = "rows"
 
-    def __init__(self, table: Table, **shared: Any) -> None:
+    def has_table(self, table: Table) -> None:
+        """Say which rows there are."""
         self.table, self.input_shape = table, tuple(table.x.shape[1:])
         counts = torch.bincount(table.labels, minlength=len(table.names))
         self.has(table.names, table.split_of, counts)
-        super().__init__(**shared)
 
     def pools(self) -> Mapping[Split, Pool]:
         """Return each split's rows."""
@@ -52,6 +52,14 @@ class ArrayClasses(NamedClasses):
         return {**self.table.described(), **super().described()}
 
 
+class ArrayClasses(TableClasses):
+    """Few-shot classification of rows of numbers; see `arrays`."""
+
+    def __init__(self, table: Table, **shared: Any) -> None:
+        self.has_table(table)
+        super().__init__(**shared)
+
+
 def arrays(
     *,
     file: str | None,
@@ -61,6 +69,7 @@ def arrays(
     task: str | None = None,
     split: str | None = None,
     shares: Shares = (0.6, 0.2, 0.2),
+    new: New = "classes",
     scale: Scale = "auto",
     way: Way | None = None,
     shot: Count = 5,
@@ -97,6 +106,8 @@ def arrays(
         task: name of the column that says which task a row is of; None: classification.
         split: name of the column that says train, val or test; None: divided at random.
         shares: of the classes or tasks for train, validation and test.
+        new: what a test has that the training had not: `classes`; or `rows` of the same classes, which are
+            divided by `split` or by `shares`.
         scale: of the inputs; see `scaled`.
         way: classes per episode; None: 5, or none in regression.
         shot: support rows per class, or per task.
@@ -132,7 +143,7 @@ def arrays(
         if len(columns["y"]) != len(next(iter(columns.values()))):
             raise ConfigError(f"@source.labels={labels}: it has another number of rows than {file}")
     rows = rows_of(path, columns, Roles(features, target, task, split))
-    rules = Rules(shares, Streams(seed, seeding), scale, dtype)
+    rules = Rules(shares, Streams(seed, seeding), scale, dtype, new)
     if rows.group is not None:
         unused: dict[str, object] = {
             "way": way,
@@ -147,6 +158,7 @@ def arrays(
             "sampler": None if sampler == "fixed" else sampler,
         }
         unused |= {"query_balance": None if query_balance == "equal" else query_balance}
+        unused |= {"new": None if new == "classes" else new}
         for key, value in unused.items():
             if value is not None:
                 raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from metarun.errors import ConfigError
 from metarun.system.randomness import Streams
 from metarun.tasks.arrays.rows import Rows
 from metarun.tasks.arrays.scaling import Scale, scaled
-from metarun.tasks.division import NAMES, Shares, divided
-from metarun.tasks.types import Split
+from metarun.tasks.division import NAMES, Shares, divided, divided_rows
+from metarun.tasks.types import SPLITS, Split
+
+New = Literal["classes", "rows"]
+"""What the learner has not seen before a test: classes, or rows of the classes that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +66,46 @@ class Rules:
     streams: Streams
     scale: Scale
     dtype: torch.dtype
+    new: New = "classes"
 
 
 def table_of(path: Path, rows: Rows, groups: list[str], rules: Rules) -> Table:
-    """Return the rows sorted by their groups, which are divided between the splits."""
-    names, inverse = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
-    own = None if rows.split is None else _own_splits(path, groups, rows.split, names.tolist())
-    split_of = divided(len(names), own, rules.shares, rules.streams.generator("split"))
+    """Return the rows sorted by their groups; each split has some of them, or some rows of each."""
+    named = None if rows.split is None else [_split_named(path, split) for split in rows.split]
+    generator = rules.streams.generator("split")
+    if rules.new == "rows":
+        of_rows = named or divided_rows(groups, rules.shares, generator)
+        keys = [f"{SPLITS.index(split)}{group}" for split, group in zip(of_rows, groups, strict=True)]
+        found, inverse = np.unique(np.array(keys, dtype=object).astype(str), return_inverse=True)
+        names = [key[1:] for key in found.tolist()]
+        split_of = [SPLITS[int(key[0])] for key in found.tolist()]
+    else:
+        found, inverse = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+        names = found.tolist()
+        own = None if named is None else _own_splits(path, groups, named, names)
+        split_of = divided(len(names), own, rules.shares, generator)
     order = np.argsort(inverse, kind="stable")
     in_training = np.array([split == "train" for split in split_of])[inverse]
     x = scaled(rows.x, in_training, rules.scale, rules.dtype)[torch.from_numpy(order)]
     labels = torch.from_numpy(inverse[order].astype(np.int64))
-    return Table(path, rows, order, labels, names.tolist(), split_of, x)
+    return Table(path, rows, order, labels, names, split_of, x)
 
 
-def _own_splits(path: Path, groups: list[str], splits: list[str], names: list[str]) -> list[Split]:
+def _split_named(path: Path, text: str) -> Split:
+    if text.lower() not in NAMES:
+        raise ConfigError(f"{path}: the split {text or 'is empty'}: expected train, val or test")
+    return NAMES[text.lower()]
+
+
+def _own_splits(path: Path, groups: list[str], splits: list[Split], names: list[str]) -> list[Split]:
     """Return the split of each group, of the splits of its rows."""
     found: dict[str, Split] = {}
     for group, split in zip(groups, splits, strict=True):
-        if split.lower() not in NAMES:
-            raise ConfigError(f"{path}: the split {split or 'is empty'}: expected train, val or test")
-        if found.setdefault(group, NAMES[split.lower()]) != NAMES[split.lower()]:
+        if found.setdefault(group, split) != split:
             raise ConfigError(
-                f"{path}: {group} is in several splits, and a learner is tested on what it has not seen",
-                "@source.split=null, to divide by class or by task",
+                f"{path}: {group} is in several splits, and a learner is tested on classes or tasks that it "
+                f"has not seen",
+                "@source.split=null, to divide by class or by task, or @source.new=rows, to test on other "
+                "rows of the same classes",
             )
     return [found[name] for name in names]

@@ -55,8 +55,20 @@ def _keys(source: ClassEpisodes, split: Split) -> tuple[str, str, str]:
     return way, "train_shot" if has_own else "shot", query
 
 
+def _check_label_sets(source: ClassEpisodes) -> None:
+    """Raise ConfigError for keys that mean nothing where images have several labels."""
+    if getattr(source, "set_of", None) is not None:
+        for key in ("train_batch", "train_rotations"):
+            if value := getattr(source, key):
+                raise ConfigError(
+                    f"@source.{key}={str(value).lower()} is for one label set, and there are several",
+                    "@source.labels=[label], with one column",
+                )
+
+
 def check_effects(source: ClassEpisodes) -> None:
-    """Raise ConfigError for keys that have no effect."""
+    """Raise ConfigError for keys that have no effect, or do not go together."""
+    _check_label_sets(source)
     if source.query_balance == "equal" and source.query_concentration != CONCENTRATION:
         raise ConfigError(
             f"@source.query_concentration={source.query_concentration} has no effect with "

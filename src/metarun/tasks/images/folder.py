@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,8 @@ from metarun.system.files import found
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.division import Shares, check_shares, divided, some
 from metarun.tasks.images.decoding import Channels, Fit, Look
-from metarun.tasks.images.listing import listed
+from metarun.tasks.images.label_sets import memberships
+from metarun.tasks.images.listing import Columns, listed
 from metarun.tasks.images.named import NamedClasses
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.store import (
@@ -34,6 +35,8 @@ from metarun.tasks.images.store import (
 from metarun.tasks.types import Split
 
 log = logging.getLogger("metarun")
+
+Labels = Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
 
 _MOST_NAMED = 100  # files in a manifest
 
@@ -54,6 +57,8 @@ class ImageFolder(NamedClasses):
         channels: 3 (colour) or 1 (grey).
         fit: how a picture becomes square: `crop` its middle, `stretch` it, or `pad` it.
         levels: how many folders below one another name a class.
+        labels: of a csv: the columns of labels. The classes of the first are divided between the splits; with
+            several, every episode is of one of them.
         shares: of the classes for train, validation and test, where no folder or column says it.
         on_bad: `skip` files that cannot be used, or `stop` at them.
         seed: determines the episodes, and the classes of each split.
@@ -73,6 +78,7 @@ class ImageFolder(NamedClasses):
         channels: Channels = 3,
         fit: Fit = "crop",
         levels: Annotated[int, Field(ge=1, le=10)] = 1,
+        labels: Labels = ("label",),
         shares: Shares = (0.6, 0.2, 0.2),
         on_bad: Literal["skip", "stop"] = "skip",
         seed: Seed = 0,
@@ -86,13 +92,21 @@ class ImageFolder(NamedClasses):
         self.root = found(root, home)
         self.look, self.on_bad = Look(size, channels, fit), on_bad
         self.input_shape = self.look.shape
-        self.listing = listed(self.root, levels)
+        if self.root.is_dir() and tuple(labels) != ("label",):
+            raise ConfigError(
+                f"@source.labels={list(labels)} are columns of a csv file", "@source.root=FILE.csv"
+            )
+        self.listing = listed(self.root, levels, self.columns(labels))
         generator = Streams(seed, seeding).generator("split")
-        names, labels = self.listing.names, torch.tensor(self.listing.labels)
-        split_of = divided(len(names), self.listing.splits, shares, generator)
-        self.has(names, split_of, torch.bincount(labels, minlength=len(names)))
+        split_of = divided(len(self.listing.names), self.listing.splits, shares, generator)
+        self.members = memberships(self.listing, split_of, labels)
+        self.has(self.members.names, self.members.split_of, self.members.counts, self.members.set_of)
         self._store: Store | None = None
         super().__init__(seed=seed, **shared)
+
+    def columns(self, labels: Sequence[str]) -> Columns:
+        """Return the names of a csv's columns."""
+        return Columns(labels=tuple(label.lower() for label in labels))
 
     def pools(self) -> Mapping[Split, Pool]:
         """Return each split's images, decoded now where they have not been before.
@@ -110,7 +124,7 @@ class ImageFolder(NamedClasses):
             log.warning("%s", said)
         used = torch.ones(len(self.listing), dtype=torch.bool)
         used[list(store.left_out)] = False
-        return self.divided_pools(store.images, torch.tensor(self.listing.labels), used)
+        return self.divided_pools(store.images, self.members.labels, used, self.members.members)
 
     @property
     def store_name(self) -> str:

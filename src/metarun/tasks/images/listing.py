@@ -7,14 +7,13 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from metarun.errors import ConfigError
 from metarun.tasks.division import NAMES
 from metarun.tasks.types import SPLITS, Split
 
-_COLUMNS = ("path", "label", "split")
 _AT_MOST = 50_000_000  # characters of a csv file, which is read whole
 
 
@@ -29,6 +28,7 @@ class Listing:
         names: of the classes.
         splits: the split of each class; None: they are still to be divided.
         stamps: size and time of each file, by which a changed file is noticed.
+        more: further labels of each image, one list for each further label set; empty: there is none.
     """
 
     root: Path
@@ -38,6 +38,7 @@ class Listing:
     splits: list[Split] | None
     stamps: list[tuple[int, int]] = field(repr=False)
     in_order: bool = False
+    more: list[list[str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -55,7 +56,22 @@ class Listing:
         return (self.root / self.paths[index]).read_bytes()
 
 
-def listed(root: Path, levels: int = 1) -> Listing:
+@dataclass(frozen=True)
+class Columns:
+    """The names of a csv file's columns, in small letters.
+
+    Attributes:
+        path: of the files.
+        labels: of the label sets; the classes of the first are divided between the splits.
+        folder: where the files are, below the csv file's own folder.
+    """
+
+    path: str = "path"
+    labels: tuple[str, ...] = ("label",)
+    folder: str = ""
+
+
+def listed(root: Path, levels: int = 1, columns: Columns | None = None) -> Listing:
     """Return the images below a folder of classes, or of a csv file with the columns path, label and split.
 
     A folder may hold a folder for each class, or folders train, val (or valid, validation) and test that do.
@@ -63,6 +79,7 @@ def listed(root: Path, levels: int = 1) -> Listing:
     Args:
         root: the folder, or the csv file, whose paths start from its own folder.
         levels: how many folders below one another name a class.
+        columns: of the csv file.
 
     Raises:
         ConfigError: there is no such folder or file, it holds no class, or splits share a class.
@@ -74,7 +91,7 @@ def listed(root: Path, levels: int = 1) -> Listing:
             f"@source.root={root}: there is no such folder or file",
             "@source.root=FOLDER, a folder of classes",
         )
-    return _of_csv(root)
+    return _of_csv(root, columns or Columns())
 
 
 def _of_folder(root: Path, levels: int) -> Listing:
@@ -139,12 +156,13 @@ def _looks_like_an_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()  # noqa: PTH122  (for each file)
 
 
-def _of_csv(file: Path) -> Listing:
-    rows = list(_rows(file))
+def _of_csv(file: Path, columns: Columns) -> Listing:
+    rows = list(_rows(file, columns))
     has_splits = any(split for _, _, split in rows)
     files: dict[Split | None, _Files] = {split: {} for split in SPLITS} if has_splits else {None: {}}
-    folder = file.parent.resolve()
-    for line, (path, label, split) in enumerate(rows, 2):
+    folder = (file.parent / columns.folder).resolve()
+    further: dict[str, tuple[str, ...]] = {}
+    for line, (path, (label, *more), split) in enumerate(rows, 2):
         where = f"{file}, line {line}"
         target = (folder / path).resolve()
         if not target.is_relative_to(folder):
@@ -159,33 +177,37 @@ def _of_csv(file: Path) -> Listing:
             raise ConfigError(f"{where}: {path} cannot be read ({error.strerror})") from error
         of_split = files[NAMES[split.lower()] if has_splits else None]
         of_split.setdefault(label, {})[path] = (status.st_size, status.st_mtime_ns)
-    return _listing(folder, files, f"{file}: its splits")
+        further[path] = tuple(more)
+    found = _listing(folder, files, f"{file}: its splits")
+    sets = range(len(columns.labels) - 1)
+    return replace(found, more=[[further[path][i] for path in found.paths] for i in sets])
 
 
-def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield path, label and split of each line of a csv file."""
+def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
+    """Yield path, labels and split of each line of a csv file; only the first label must be there."""
     try:
         if file.stat().st_size > _AT_MOST:
             raise ConfigError(f"{file} has more than {_AT_MOST:,} bytes: is it a csv file?")
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not a text in UTF-8 (byte {error.start})") from error
-    expected = "a first line with the columns path,label or path,label,split"
+    wanted = [columns.path, *columns.labels]
+    expected = f"a first line with the columns {','.join(wanted)} or {','.join([*wanted, 'split'])}"
     try:
         dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
     except csv.Error:
         raise ConfigError(f"{file} has no columns separated by commas: expected {expected}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
-    columns = [" ".join(name.lower().split()) for name in reader.fieldnames or []]
-    if not {"path", "label"} <= set(columns):
-        raise ConfigError(f"{file} has the columns {', '.join(columns)}: expected {expected}")
-    reader.fieldnames = columns
+    names = [" ".join(name.lower().split()) for name in reader.fieldnames or []]
+    if not set(wanted) <= set(names):
+        raise ConfigError(f"{file} has the columns {', '.join(names)}: expected {expected}")
+    reader.fieldnames = names
     try:
         for line, row in enumerate(reader, 2):
-            path, label, split = ((row.get(name) or "").strip() for name in _COLUMNS)
-            if not path or not label:
+            path, *labels, split = ((row.get(name) or "").strip() for name in [*wanted, "split"])
+            if not path or not labels[0]:
                 raise ConfigError(f"{file}, line {line}: expected a path and a label")
-            yield path, label, split
+            yield path, labels, split
     except csv.Error as error:
         raise ConfigError(f"{file}: {error}") from error
 

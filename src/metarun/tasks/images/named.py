@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -32,15 +33,24 @@ class NamedClasses(ClassEpisodes):
 
     unit: ClassVar[str] = "images"
 
-    def has(self, class_names: Sequence[str], split_of: Sequence[Split], counts: Tensor) -> None:
+    def has(
+        self,
+        class_names: Sequence[str],
+        split_of: Sequence[Split],
+        counts: Tensor,
+        set_of: Sequence[int] | None = None,
+    ) -> None:
         """Say which classes there are.
 
         Args:
             class_names: of all classes.
             split_of: the split of each class.
             counts: number of images of each class, int64 [classes].
+            set_of: the label set of each class, in order, where images have several labels: the classes of an
+                episode are of one set.
         """
         self.class_names, self.split_of, self.counts = list(class_names), list(split_of), counts
+        self.set_of = None if set_of is None else torch.tensor(set_of)
         # Without training classes it is there to be tested on.
         self.for_tests = "train" not in self.split_of
 
@@ -57,8 +67,12 @@ class NamedClasses(ClassEpisodes):
     def chosen(self, split: Split) -> Tensor:
         """Return the classes of a split that have enough images, int64 [n], in their order."""
         enough = self.counts >= self.needed(split)
-        of_split = torch.tensor([named == split for named in self.split_of])
-        return (enough & of_split).nonzero().squeeze(1)
+        of_split = enough & torch.tensor([named == split for named in self.split_of])
+        if self.set_of is not None:  # a set of too few classes makes no episode
+            sizes = self.sizes(split)
+            way = sizes.fewest_way if self.sampler == "variable" else sizes.way + sizes.distractors
+            of_split &= torch.bincount(self.set_of[of_split], minlength=len(self.set_of))[self.set_of] >= way
+        return of_split.nonzero().squeeze(1)
 
     def names(self, split: Split) -> list[str]:
         """Return the names of a split's classes, in the order of `info["class"]`."""
@@ -82,25 +96,37 @@ class NamedClasses(ClassEpisodes):
         kept = {c for split in SPLITS for c in self.chosen(split).tolist()}
         return [name for c, name in enumerate(self.class_names) if c not in kept]
 
-    def divided_pools(self, images: Tensor, labels: Tensor, used: Tensor) -> dict[Split, Pool]:
+    def divided_pools(
+        self, images: Tensor, labels: Tensor, used: Tensor, members: Tensor | None = None
+    ) -> dict[Split, Pool]:
         """Return each split's pool, after counting what there is of each class.
 
         Args:
             images: [n, *input_shape].
-            labels: the class of each image, int64 [n].
+            labels: the class of each image, int64 [n]; or of each of `members`.
             used: which images are used, bool [n].
+            members: the image of each label, int64 [m], where images have several.
 
         Raises:
             ConfigError: too few classes are left.
         """
-        self.counts = torch.bincount(labels[used], minlength=len(self.class_names))
+        if members is None:
+            members = torch.arange(len(labels))
+        labels, members = labels[used[members]], members[used[members]]
+        self.counts = torch.bincount(labels, minlength=len(self.class_names))
         check_sizes(self)
         if small := self.small():
             log.warning("data: too few %s of %s: left out", self.unit, some(small))
-        places = used.nonzero().squeeze(1)
-        by_class = labels[places].argsort(stable=True)
-        everything = Pool(images, places[by_class], self.counts)
-        return {split: everything.of_classes(self.chosen(split)) for split in SPLITS}
+        everything = Pool(images, members[labels.argsort(stable=True)], self.counts)
+        return {split: self._grouped(everything, self.chosen(split)) for split in SPLITS}
+
+    def _grouped(self, everything: Pool, chosen: Tensor) -> Pool:
+        """Return the pool of some classes, in groups where they are of several label sets."""
+        pool = everything.of_classes(chosen)
+        if self.set_of is None or len(chosen) == 0:
+            return pool
+        sizes = torch.bincount(self.set_of[chosen])
+        return replace(pool, groups=sizes[sizes > 0])
 
     def described(self) -> dict[str, Any]:
         """Return what the data turned out to be, as plain values for a run's manifest."""

@@ -22,12 +22,15 @@ class Pool:
         counts: number of images of each class, int64 [classes].
         turns: how many rotations by 90° each image has, as classes of their own: with 4, class r · n + c is
             class c of n turned by r · 90°.
+        groups: the classes come in groups of so many, int64 [groups], and those of an episode are of one;
+            None: they are of any.
     """
 
     images: Tensor
     places: Tensor
     counts: Tensor
     turns: int = 1
+    groups: Tensor | None = None
 
     @classmethod
     def of_equal(cls, images: Tensor) -> Pool:
@@ -98,6 +101,7 @@ def kept_on(device: torch.device, pools: Mapping[Split, Pool]) -> dict[Split, Po
             images=moved[pool.images.data_ptr()],
             places=pool.places.to(device),
             counts=pool.counts.to(device),
+            groups=None if pool.groups is None else pool.groups.to(device),
         )
         for split, pool in pools.items()
     }

@@ -92,7 +92,7 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     drawn uniformly ("random imbalance", Ochal et al. 2021, arXiv:2101.02523, section 3).
     """
     way, shot, query = sizes.way, sizes.most_shot, sizes.query
-    drawn = draws.choose(len(pool.counts), way + sizes.distractors)  # [T, way + distractors]
+    drawn, _ = chosen(pool, draws, way + sizes.distractors)
     classes = drawn[:, :way]
     # Query images come first, so that an episode has the same query set at any number of shots.
     taken = query + shot if sizes.concentration is None else pool.most
@@ -124,6 +124,20 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     return Drawn(drawn, support, _at(queries, by_class), info, unlabelled=unlabelled)
 
 
+def chosen(pool: Pool, draws: Draws, count: int) -> tuple[Tensor, Tensor | int]:
+    """Return distinct classes of each episode, int64 [T, count], and of how many they were chosen, [T].
+
+    Where classes come in groups, those of an episode are of one, and every group is as likely. If it has
+    fewer than `count`, the last of the result mean nothing.
+    """
+    if pool.groups is None:
+        return draws.choose(len(pool.counts), count), len(pool.counts)
+    group = (draws.uniform() * len(pool.groups)).long()
+    sizes, firsts = pool.groups[group], (pool.groups.cumsum(0) - pool.groups)[group]
+    place = draws.choose(int(pool.groups.max()), count, rooms=sizes)
+    return firsts[:, None] + torch.minimum(place, sizes[:, None] - 1), sizes
+
+
 def _without(images: Tensor, used: Tensor, count: int) -> Tensor:
     """Return the first `count` of images [T, way, n] that are none of used [T, way, m], [T, way, count]."""
     is_used = (images[..., None] == used[:, :, None]).any(3)
@@ -145,10 +159,15 @@ def variable(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     min(⌊S′ |c| exp α_c / Σ |c| exp α_c⌋ + 1, |c| − q) of it, S′ = S − way. Their sizes: way 5 to 50, shot
     100, query 10, most_support 500.
     """
-    most_way = min(sizes.way, len(pool.counts))
+    most_way = min(sizes.way, len(pool.counts) if pool.groups is None else int(pool.groups.max()))
     fewest = min(sizes.fewest_way, most_way)
-    ways = fewest + (draws.uniform() * (most_way - fewest + 1)).long()  # [T]
-    classes = draws.choose(len(pool.counts), most_way)
+    if pool.groups is None:
+        ways = fewest + (draws.uniform() * (most_way - fewest + 1)).long()  # [T]
+        classes, _ = chosen(pool, draws, most_way)
+    else:
+        classes, among = chosen(pool, draws, most_way)
+        most = torch.as_tensor(among).clamp(max=most_way)
+        ways = fewest + (draws.uniform() * (most - fewest + 1)).long()
     inside = torch.arange(most_way, device=classes.device) < ways[:, None]  # [T, way]
     rooms = pool.counts[classes]
     halves = torch.where(inside, rooms // 2, sizes.query)

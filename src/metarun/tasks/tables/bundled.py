@@ -93,7 +93,7 @@ class BundledTable:
         try:
             from sklearn import datasets
         except ImportError as error:
-            raise MetarunError("data=sklearn needs scikit-learn: pip install 'metarun[sklearn]'") from error
+            raise MetarunError("data=tables needs scikit-learn: pip install 'metarun[sklearn]'") from error
         loaded: Any = getattr(datasets, f"load_{self.table}")()
         x, y = (torch.as_tensor(values, device=device) for values in (loaded.data, loaded.target))
         self._rows = x.double(), y.long() if self.ways else y.double()[:, None]

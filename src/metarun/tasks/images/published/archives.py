@@ -31,12 +31,14 @@ class Archive:
 def named_splits(dataset: str) -> dict[str, Split]:
     """Return the split of each class of a dataset, by its name, from splits/DATASET.txt.
 
-    Such a file has a line `split: name name …` for each split, and comments with its source.
+    Such a file has a line `split: name, name, …` for each split, and comments with its source.
     """
     text = (files("metarun.tasks.images.published") / "splits" / f"{dataset}.txt").read_text(encoding="utf-8")
     found: dict[str, Split] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
             split, _, names = line.partition(":")
-            found |= dict.fromkeys(names.split(), next(known for known in SPLITS if known == split))
+            found |= dict.fromkeys(
+                (name.strip() for name in names.split(",")), next(known for known in SPLITS if known == split)
+            )
     return found

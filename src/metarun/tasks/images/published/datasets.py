@@ -1,11 +1,13 @@
-"""miniImageNet, tieredImageNet, CIFAR-FS, FC100 and CUB: what each is, and how it may be had."""
+"""miniImageNet, tieredImageNet, CIFAR-FS, FC100, CUB, flowers, aircraft: what each is, how it is had."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from metarun.tasks.images.published.archives import Archive, named_splits
-from metarun.tasks.images.published.layouts import Known
+from metarun.tasks.images.published.layouts import Known, Layout
+from metarun.tasks.images.published.numbered import aircraft_lists, flower_numbers
 from metarun.tasks.images.published.published import Published
 from metarun.tasks.types import Split
 
@@ -56,10 +58,7 @@ class CifarFS(Published):
 
     name = "cifar_fs"
     ways, each = (64, 16, 20), 600
-    known = Known(
-        split=lambda name: named_splits("cifar_fs").get(name),
-        pickles=("CIFAR_FS_{split}.pickle", "cifar_fs_{split}.pickle"),
-    )
+    known = Known.of(named_splits("cifar_fs"), ("CIFAR_FS_{split}.pickle", "cifar_fs_{split}.pickle"))
     archives = (_CIFAR100,)
 
 
@@ -68,10 +67,7 @@ class FC100(Published):
 
     name = "fc100"
     ways, each = (60, 20, 20), 600
-    known = Known(
-        split=lambda name: named_splits("fc100").get(name),
-        pickles=("FC100_{split}.pickle", "fc100_{split}.pickle"),
-    )
+    known = Known.of(named_splits("fc100"), ("FC100_{split}.pickle", "fc100_{split}.pickle"))
     archives = (_CIFAR100,)
 
 
@@ -104,3 +100,58 @@ class CUB(Published):
             "97eceeb196236b17998738112f37df78",
         ),
     )
+
+
+def _flower(name: str) -> Split | None:
+    """Return the split of a folder like 001.pink primrose, pink primrose, pink_primrose or 1."""
+    return _FLOWERS.get(name) or _FLOWERS.get(_NUMBERED.get(name.replace("_", " "), ""))
+
+
+_FLOWERS = named_splits("vgg_flower")
+_NUMBERED = {key: name for name in _FLOWERS for key in (name[4:], str(int(name[:3])))}
+
+
+class VGGFlower(Published):
+    """102 kinds of flowers, 40 to 258 photographs each (Nilsback & Zisserman 2008), 71, 15 and 16 of them."""
+
+    name = "vgg_flower"
+    ways, each = (71, 15, 16), 40
+    known = Known(split=_flower, classes=_FLOWERS)
+    archives = (
+        Archive(
+            "102flowers.tgz",
+            ("https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz",),
+            "52808999861908f626f3c1f4e79d11fa",
+        ),
+        Archive(
+            "imagelabels.mat",
+            ("https://www.robots.ox.ac.uk/~vgg/data/flowers/102/imagelabels.mat",),
+            "e0620be6f572b9609742df49c70aed4d",
+        ),
+    )
+
+    def layouts(self) -> Sequence[Layout]:
+        """Return how its files may lie there."""
+        return (flower_numbers, *super().layouts())
+
+
+class Aircraft(Published):
+    """100 variants of aircraft, 100 photographs each (Maji et al. 2013, arXiv:1306.5151): 70, 15 and 15.
+
+    Of each photograph the box around the aircraft is used, as in Meta-Dataset.
+    """
+
+    name = "aircraft"
+    ways, each = (70, 15, 15), 100
+    known = Known.of(named_splits("aircraft"))
+    archives = (
+        Archive(
+            "fgvc-aircraft-2013b.tar.gz",
+            ("https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
+            "d4acdd33327262359767eeaa97a4f732",
+        ),
+    )
+
+    def layouts(self) -> Sequence[Layout]:
+        """Return how its files may lie there."""
+        return (aircraft_lists, *super().layouts())

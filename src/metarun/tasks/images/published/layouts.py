@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +17,7 @@ from metarun.errors import MetarunError
 from metarun.tasks.division import NAMES
 from metarun.tasks.images.published.trees import Tree
 from metarun.tasks.images.published.unpickling import read_pickle
+from metarun.tasks.images.store import Files
 from metarun.tasks.types import SPLITS, Split
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".JPEG", ".JPG", ".PNG")
@@ -95,7 +96,7 @@ class Found:
     """
 
     layout: str
-    files: Images | Pixels
+    files: Files
     labels: list[int]
     names: list[str]
     split_of: list[Split]
@@ -108,10 +109,17 @@ class Known:
     Attributes:
         split: maps the name of a class to its split; None: it is no class of the dataset.
         pickles: patterns of pickle names, with {split} for train, val and test.
+        classes: the split of each class, where they are all known by name.
     """
 
     split: Callable[[str], Split | None] = lambda name: None  # noqa: ARG005
     pickles: Sequence[str] = ()
+    classes: Mapping[str, Split] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, classes: Mapping[str, Split], pickles: Sequence[str] = ()) -> Known:
+        """Return what is known of a dataset whose classes are all known by name."""
+        return cls(classes.get, pickles, classes)
 
 
 Layout = Callable[[Tree, Known], Found | None]
@@ -127,7 +135,7 @@ def split_folders(tree: Tree, known: Known) -> Found | None:  # noqa: ARG001
             found.append((path, parts[-2], split))
     if {split for _, _, split in found} != set(SPLITS):
         return None
-    return _grouped("folders train, val and test", tree, found)
+    return grouped("folders train, val and test", tree, found)
 
 
 def csv_lists(tree: Tree, known: Known) -> Found | None:  # noqa: ARG001
@@ -149,7 +157,7 @@ def csv_lists(tree: Tree, known: Known) -> Found | None:  # noqa: ARG001
             name = PurePosixPath(row[0]).name if row else ""
             if name in images:
                 found.append((images[name], row[1], split))
-    return _grouped("images with train.csv, val.csv and test.csv", tree, found)
+    return grouped("images with train.csv, val.csv and test.csv", tree, found)
 
 
 def class_folders(tree: Tree, known: Known) -> Found | None:
@@ -162,10 +170,10 @@ def class_folders(tree: Tree, known: Known) -> Found | None:
             found.append((path, parts[-2], split))
     if {split for _, _, split in found} != set(SPLITS):
         return None
-    return _grouped("a folder for each class", tree, found)
+    return grouped("a folder for each class", tree, found)
 
 
-def _grouped(layout: str, tree: Tree, found: Iterable[tuple[str, str, Split]]) -> Found:
+def grouped(layout: str, tree: Tree, found: Iterable[tuple[str, str, Split]]) -> Found:
     """Return the images of (path, class, split), in the order of the tree."""
     found = list(found)
     names = sorted(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -21,7 +21,7 @@ from metarun.tasks.images.decoding import Channels, Look
 from metarun.tasks.images.named import NamedClasses
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.published.archives import Archive
-from metarun.tasks.images.published.layouts import LAYOUTS, Found, Known
+from metarun.tasks.images.published.layouts import LAYOUTS, Found, Known, Layout
 from metarun.tasks.images.published.trees import FolderTree, is_archive, tree_of
 from metarun.tasks.images.store import (
     DamagedStoreError,
@@ -106,6 +106,10 @@ class Published(NamedClasses):
         self._digest = ""
         super().__init__(seed=seed, **shared)
 
+    def layouts(self) -> Sequence[Layout]:
+        """Return how its files may lie there, what says most first."""
+        return LAYOUTS
+
     def _folders(self) -> list[Path]:
         """Return where the files may be, the likeliest first."""
         roots = [self.root] if self.root else [data_directory()]
@@ -128,7 +132,7 @@ class Published(NamedClasses):
             )
             for place in places:
                 tree = tree_of(place)
-                for layout in LAYOUTS:
+                for layout in self.layouts():
                     if there := layout(tree, self.known):
                         return there
         return None

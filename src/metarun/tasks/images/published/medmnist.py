@@ -1,0 +1,156 @@
+"""MedMNIST: medical images of 28 × 28 pixels (Yang et al. 2023, Scientific Data 10:41, version 3.0.2)."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from metarun.errors import MetarunError, in_one_line
+from metarun.fields import Seed
+from metarun.system.downloads import download
+from metarun.system.files import data_directory, found
+from metarun.system.randomness import Seeding, Streams
+from metarun.tasks.arrays.columns import check_fits
+from metarun.tasks.arrays.packages import new_among
+from metarun.tasks.arrays.rows import Rows
+from metarun.tasks.arrays.sources import TableClasses
+from metarun.tasks.arrays.table import New, Rules, Table, table_of
+from metarun.tasks.division import Shares, check_shares, divided
+from metarun.tasks.images.pool import Pool
+from metarun.tasks.types import SPLITS, Split
+
+_ADDRESS = "https://zenodo.org/records/10519652/files/{}.npz"
+_UNKNOWN = 10**6  # images of a class, before the file is there
+
+Name = Literal[
+    "pathmnist",
+    "dermamnist",
+    "octmnist",
+    "pneumoniamnist",
+    "retinamnist",
+    "breastmnist",
+    "bloodmnist",
+    "tissuemnist",
+    "organamnist",
+    "organcmnist",
+    "organsmnist",
+]
+"""Those with one label for each image; chestmnist has several."""
+
+
+class MedMNIST(TableClasses):
+    """One of MedMNIST's datasets: uint8 [1 or 3, 28, 28], 2 to 11 classes.
+
+    NAME.npz is looked for in `root`, or in METARUN_DATA and its folder medmnist, and fetched where it is
+    missing.
+
+    Args:
+        name: see above.
+        root: folder of the file; None: METARUN_DATA, else the user's cache directory, to fetch it to.
+        shares: of the classes for train, validation and test.
+        new: what a test has that the training had not: `classes`; or `rows`: images of the same classes, as
+            the dataset's own splits have them; None: classes where there are nine or more.
+        seed: determines the classes of each split, and the episodes.
+        seeding: how the split follows from the seed; see `Streams`.
+        home: the folder that a relative root starts from, if it is there; else the current one.
+        **shared: way, shot, query and the other arguments of ClassEpisodes.
+
+    Raises:
+        ConfigError: an episode needs more classes or images than there are.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self,
+        *,
+        name: Name = "pathmnist",
+        root: str | None = None,
+        shares: Shares = (0.6, 0.2, 0.2),
+        new: New | None = None,
+        seed: Seed = 0,
+        seeding: Seeding = "streams",
+        home: str = "",
+        **shared: Any,
+    ) -> None:
+        check_shares(shares)
+        self._name, self._known = name, _known()[name]
+        labels: list[str] = self._known["labels"]
+        top = data_directory() if root is None else found(root, home)
+        self.file = top / "medmnist" / f"{name}.npz" if root is None else top / f"{name}.npz"
+        self._rules = Rules(shares, Streams(seed, seeding), "none", torch.float32, new or new_among(labels))
+        self._is_read = self.file.is_file()
+        if self._is_read:
+            self.has_table(self._read())
+        else:
+            self.input_shape = (self._known["channels"], 28, 28)
+            if self._rules.new == "rows":
+                names, split_of = labels * len(SPLITS), [split for split in SPLITS for _ in labels]
+            else:
+                names = sorted(labels)
+                split_of = divided(len(labels), None, shares, self._rules.streams.generator("split"))
+            self.has(names, split_of, torch.full((len(names),), _UNKNOWN))
+        super().__init__(seed=seed, **shared)
+
+    def pools(self) -> Mapping[Split, Pool]:
+        """Return each split's images, fetched now where they are missing.
+
+        Raises:
+            MetarunError: the file cannot be fetched, or is damaged.
+            ConfigError: too few images are there.
+        """
+        if not self._is_read:
+            download(_ADDRESS.format(self._name), self.file, self._known["md5"])
+            self.has_table(self._read())
+            self._is_read = True
+        return super().pools()
+
+    def images(self, split: Split) -> int:
+        """Return the number of images of a split; 0 as long as the file is not there."""
+        return super().images(split) if self._is_read else 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return where the file is, for people to read."""
+        return {"file": str(self.file.resolve()), "there": "yes" if self._is_read else "not yet"}
+
+    def _read(self) -> Table:
+        """Return the file's images, as a table of classes."""
+        parts, labels, splits = [], list[int](), list[str]()
+        try:
+            with zipfile.ZipFile(self.file) as archive:
+                check_fits(self.file, sum(entry.file_size for entry in archive.infolist()))
+            with np.load(self.file, allow_pickle=False) as arrays:
+                for split in ("train", "val", "test"):
+                    parts.append(np.asarray(arrays[f"{split}_images"], np.uint8))
+                    labels += np.ravel(arrays[f"{split}_labels"]).astype(int).tolist()
+                    splits += [split] * len(parts[-1])
+            x = np.concatenate(parts).reshape(len(labels), 28, 28, -1).transpose(0, 3, 1, 2)
+            names = [self._known["labels"][label] for label in labels]
+        except MetarunError:
+            raise
+        except Exception as error:  # numpy raises many kinds on damaged files
+            raise MetarunError(
+                f"{self.file} is damaged, or not {self._name} ({in_one_line(error)[:100]}): delete it, and it "
+                f"is fetched again"
+            ) from error
+        own = splits if self._rules.new == "rows" else None
+        return table_of(self.file, Rows(x, [], np.array(names, dtype=object), None, own), names, self._rules)
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the file."""
+        if not self._is_read:
+            return [f"{self.file} is not there: type metarun data prepare medmnist data.name={self._name}"]
+        return []  # it was read
+
+
+def _known() -> dict[str, Any]:
+    """Return what the package medmnist says of each dataset: MD5, channels and labels."""
+    text = (files("metarun.tasks.images.published") / "splits" / "medmnist.json").read_text(encoding="utf-8")
+    known: dict[str, Any] = json.loads(text)
+    return known
