@@ -14,9 +14,9 @@ from metarun.cli.arguments import add_config_dirs, parse
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, groups
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean
-from metarun.experiment.build import build_source
 from metarun.experiment.config import read_config
 from metarun.experiment.fit import without_training
+from metarun.experiment.sources import build_source
 from metarun.reports.data import about, found_in, in_lines
 from metarun.tasks import SPLITS, TaskSource
 

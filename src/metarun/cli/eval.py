@@ -17,7 +17,7 @@ from metarun.reports.progress import chunks_bar
 from metarun.reports.table import curve_table
 from metarun.runs.directory import Run
 from metarun.system.randomness import fix
-from metarun.tasks.description import class_names
+from metarun.tasks.description import class_names, elsewhere
 
 _ALSO_OPEN = ("train.test_tasks", "train.test_curve", "engine.workers")
 
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
         over_examples=config.train.test_curve,
     )
     print(curve_table(curve))
-    names = class_names(experiment.source, "test")
+    names = {**class_names(experiment.source, "test"), **elsewhere(experiment.source)}
     trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names})
 
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from metarun.config.options import CONF
+from metarun.config.parts import with_parts
 from metarun.config.private import forget_registered_launchers
 from metarun.errors import ConfigError, MetarunError, did_you_mean
 from metarun.experiment.config import read_config
@@ -51,14 +52,18 @@ def plain(node: DictConfig) -> dict[str, Any]:
     """Return a composed config as plain values with all interpolations resolved.
 
     Raises:
-        ConfigError: an interpolation cannot be resolved, or a mandatory value is missing.
+        ConfigError: an interpolation cannot be resolved, a mandatory value is missing, or a dataset inside
+            another is unknown.
     """
     try:
         values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from error
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    config = {str(key): value for key, value in values.items()}
+    if isinstance(config.get("data"), dict):
+        config["data"] = with_parts(config["data"])
+    return config
 
 
 SEARCH_PATH = "hydra.searchpath"

@@ -15,15 +15,17 @@ from hydra.core.override_parser.types import Override
 
 from metarun.config.composition import compose_config
 from metarun.config.overrides import set_key, single_values
+from metarun.config.parts import with_parts
 from metarun.engine.executor import Executor
 from metarun.engine.settings import Engine
 from metarun.engine.tuning import fit_to_memory
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
-from metarun.experiment.build import Experiment, build, build_source
+from metarun.experiment.build import Experiment, build
 from metarun.experiment.config import Config, read_config
 from metarun.experiment.fit import model_output_size, without_training
 from metarun.experiment.schema import locate
+from metarun.experiment.sources import build_source
 from metarun.runs.directory import Run, resume_command
 from metarun.system.ranks import started
 from metarun.tasks.episodes import first_episodes
@@ -189,6 +191,7 @@ def override(
     # Groups first: single keys are meant for the option that was chosen.
     for word in sorted(single_values(overrides), key=lambda word: "." in word.key_or_group):
         _apply(config, word, config_dirs, also_open)
+    config["data"] = with_parts(config["data"])
     return config
 
 

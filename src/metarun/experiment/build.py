@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
-from metarun.experiment.config import Config, check_device, check_made
+from metarun.errors import ConfigError, MetarunError, with_keys
+from metarun.experiment.config import Config, check_device
 from metarun.experiment.fit import (
     check_head,
-    check_source,
     check_targets,
     check_training,
     model_output_size,
@@ -25,7 +22,8 @@ from metarun.experiment.fit import (
     without_needless_training,
 )
 from metarun.experiment.outer import Outer
-from metarun.experiment.schema import locate, target_fields
+from metarun.experiment.schema import locate
+from metarun.experiment.sources import build_source, dtype_of, make, wanted
 from metarun.experiment.starts import (
     Fixed,
     InitialWeights,
@@ -39,7 +37,6 @@ from metarun.experiment.starts import (
 )
 from metarun.learners import InnerLoop, Learner
 from metarun.metagradients import MetaGradient
-from metarun.system.allocator import is_out_of_memory
 from metarun.system.randomness import Streams
 from metarun.tasks import TaskSource
 from metarun.tasks.images.adapted import Adapted
@@ -77,7 +74,7 @@ def build(
     Raises:
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
-    device, dtype = chosen_device(config.device), _dtype(config)
+    device, dtype = chosen_device(config.device), dtype_of(config)
     source = build_source(config, home)
     if shape is not None and tuple(source.input_shape) != shape:
         source = Adapted(source, shape)
@@ -92,7 +89,7 @@ def build(
         outputs = model_output_size(learner_class, source.output_size)
         check_head(config, source, outputs)
         model = arguments_of(InitialWeights, config.model)
-        make_model = _make("model", model, _partial_=True, **{**shapes, "output_size": outputs})
+        make_model = make("model", model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
     initial: InitialWeights = settings_of(InitialWeights, config.model)
     if initial.init_from is None and not initial.strict:
@@ -105,12 +102,12 @@ def build(
         arguments["model"] = _build_model(config, outputs, shapes, dtype, weights)
     if "rule" in needs:
         rule = {key: value for key, value in config.inner.items() if key not in InnerLoop.model_fields}
-        arguments["rule"] = _make("inner", rule, **_wanted("inner", rule, shapes))
+        arguments["rule"] = make("inner", rule, **wanted("inner", rule, shapes))
     if "loop" in needs:
         loop = {key: value for key, value in config.inner.items() if key in InnerLoop.model_fields}
         arguments["loop"] = InnerLoop(**loop)
     algo = arguments_of(Fixed, config.algo)
-    learner: Learner[Any] = _make(
+    learner: Learner[Any] = make(
         "algo", algo, **{name: value for name, value in arguments.items() if name in needs}
     )
     learner = learner.to(device, dtype)
@@ -134,7 +131,7 @@ def _build_model(
     """
     with Streams(config.seed, config.seeding).drawing("model"):
         arguments = arguments_of(InitialWeights, config.model)
-        model: nn.Module = _make("model", arguments, **{**shapes, "output_size": outputs}).to(dtype)
+        model: nn.Module = make("model", arguments, **{**shapes, "output_size": outputs}).to(dtype)
     if outputs is None and not isinstance(getattr(model, "features", None), int):
         raise ConfigError(
             f"model._target_={config.model['_target_']}: algo._target_={config.algo['_target_']} needs an "
@@ -149,36 +146,6 @@ def _build_model(
 
 
 @with_keys()
-def build_source(config: Config, home: str = "") -> TaskSource:
-    """Build the task source; no images are read from disk yet.
-
-    Args:
-        config: of the experiment.
-        home: the folder that relative paths in the config start from, where they exist there.
-    """
-    offered = {"dtype": _dtype(config), "seeding": config.seeding, "home": home}
-    arguments = _wanted("data", config.data, offered)
-    if "dtype" not in arguments and config.dtype != "float32":
-        raise ConfigError(
-            f"dtype={config.dtype}: {config.data['_target_']} always makes float32: "
-            f"give it a `dtype` argument, or type dtype=float32"
-        )
-    source: TaskSource = _make("data", config.data, **arguments)
-    check_source(config, source)
-    return source
-
-
-def _wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered arguments that the class of a node takes."""
-    fields = target_fields(locate(group, node)).types
-    return {name: value for name, value in offered.items() if name in fields}
-
-
-def _dtype(config: Config) -> torch.dtype:
-    return torch.float64 if config.dtype == "float64" else torch.float32
-
-
-@with_keys()
 def check_fit(config: Config) -> None:
     """Raise ConfigError if the groups do not fit together; writes no files, and uses no GPU."""
     config = without_needless_training(config)
@@ -190,7 +157,7 @@ def check_fit(config: Config) -> None:
 @with_keys()
 def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[Any]:
     """Build the meta-gradient and check that it can train this learner."""
-    metagradient: MetaGradient[Any] = _make("metagradient", config.metagradient)
+    metagradient: MetaGradient[Any] = make("metagradient", config.metagradient)
     if not isinstance(learner, metagradient.learner):
         raise ConfigError(
             f"metagradient._target_={config.metagradient['_target_']} with these settings trains "
@@ -238,7 +205,7 @@ def _not_to_compile(metagradient: MetaGradient[Any], learner: Learner[Any]) -> s
 @with_keys()
 def build_outer(config: Config, learner: Learner[Any]) -> Outer:
     """Build the outer optimizer over all meta-parameters."""
-    make = _make("outer.optimizer", config.outer.optimizer, _partial_=True)
+    optimizer = make("outer.optimizer", config.outer.optimizer, _partial_=True)
     trained = [p for p in learner.parameters() if p.requires_grad]
     if not trained and config.train.steps and config.algo.get("start") == "fresh":
         raise ConfigError(
@@ -252,7 +219,7 @@ def build_outer(config: Config, learner: Learner[Any]) -> Outer:
             f"train.steps=0 for a test alone"
         )
     try:
-        outer = Outer(config.outer, make, trained, config.train.steps)
+        outer = Outer(config.outer, optimizer, trained, config.train.steps)
         _check_optimizer(config, outer.optimizer)
         return outer
     except MetarunError:
@@ -270,27 +237,6 @@ def _check_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
         raise ConfigError(
             f"outer.optimizer._target_={config.outer.optimizer['_target_']} needs {needs}: type outer=adam"
         )
-
-
-def _make(group: str, node: Mapping[str, Any], **arguments: Any) -> Any:
-    """Call a node's `_target_` with its keys and the arguments; nested nodes stay plain values.
-
-    Raises:
-        MetarunError: raised by the target itself.
-        ConfigError: the target fails in another way, or returns an object of another kind than the group's.
-    """
-    try:
-        instance = instantiate(dict(node), **arguments, _convert_="all", _recursive_=False)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, MetarunError):
-            raise cause from None
-        if is_out_of_memory(cause):
-            raise ConfigError(f"{group}: it does not fit into memory: type smaller sizes") from error
-        raise ConfigError(f"{group}._target_={node['_target_']} fails: {in_one_line(cause)}") from error
-    if not arguments.get("_partial_"):
-        check_made(group, instance)
-    return instance
 
 
 def chosen_device(name: str) -> torch.device:

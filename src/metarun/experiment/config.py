@@ -87,8 +87,23 @@ GIVEN: dict[str, tuple[str, ...]] = {
 }
 
 
+class OtherData(BaseModel, extra="forbid", frozen=True):
+    """Keys of every data.
+
+    Attributes:
+        test: another dataset, to test on; None: the test tasks are its own.
+    """
+
+    test: dict[str, Any] | None = None
+
+
 # Keys of a group that are not its class's arguments.
-SHARED: dict[str, type[BaseModel]] = {"inner": InnerLoop, "model": InitialWeights, "algo": Fixed}
+SHARED: dict[str, type[BaseModel]] = {
+    "inner": InnerLoop,
+    "model": InitialWeights,
+    "algo": Fixed,
+    "data": OtherData,
+}
 
 # Groups that a learner may not need.
 MAY_BE_NONE = ("model", "inner")

@@ -25,6 +25,7 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.distractors": 0,
     "data.labels": ["label"],
     "data.new": "classes",
+    "data.test": None,
     "algo.refine": "query",
     "model.init_from": None,
     "model.halvings": 4,

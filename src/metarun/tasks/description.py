@@ -17,3 +17,9 @@ def class_names(source: TaskSource, split: Split) -> dict[str, list[str]]:
     """Return the names of a split's classes as `{"classes": …}`, for results; {} if they have no names."""
     names = getattr(source, "names", None)
     return {} if names is None else {"classes": list(names(split))}
+
+
+def elsewhere(source: TaskSource) -> dict[str, Any]:
+    """Return where the test tasks of a source are from, as `{"test_data": …}`, for results; {}: its own."""
+    said = getattr(source, "elsewhere", None)
+    return {} if said is None else {"test_data": said()}

@@ -20,7 +20,7 @@ from metarun.runs.directory import Run, resume_command
 from metarun.runs.signals import stop
 from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
-from metarun.tasks.description import class_names, described
+from metarun.tasks.description import class_names, described, elsewhere
 from metarun.tasks.episodes import first_episodes
 from metarun.tasks.prefetch import Prefetcher
 from metarun.training.computation import Computation
@@ -285,11 +285,14 @@ class Training:
         if self.skipped.all:
             ended["skipped"] = self.skipped.all
         validation = self.selection.best
-        names = class_names(self.source, "test")
+        names = {**class_names(self.source, "test"), **elsewhere(self.source)}
         step = best["step"]
         results = {"checkpoint_step": step, "validation": validation, **ended, **curve.as_dict(), **names}
         if self.ranks.first:
             self.run.write_json("results.json", results)
+            if other := elsewhere(self.source).get("test_data"):
+                fitted = f", {other['fitted']}" if other["fitted"] else ""
+                log.info("the test tasks are of %s%s", other["name"], fitted)
         return curve
 
     def _best(self) -> dict[str, Any]:

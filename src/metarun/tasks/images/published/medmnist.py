@@ -84,7 +84,8 @@ class MedMNIST(TableClasses):
         labels: list[str] = self._known["labels"]
         top = data_directory() if root is None else found(root, home)
         self.file = top / "medmnist" / f"{name}.npz" if root is None else top / f"{name}.npz"
-        self._rules = Rules(shares, Streams(seed, seeding), "none", torch.float32, new or new_among(labels))
+        chosen = new or new_among(labels)
+        self._rules = Rules(shares, Streams(seed, seeding), "none", torch.float32, chosen)
         self._is_read = self.file.is_file()
         if self._is_read:
             self.has_table(self._read())
@@ -136,8 +137,8 @@ class MedMNIST(TableClasses):
             raise
         except Exception as error:  # numpy raises many kinds on damaged files
             raise MetarunError(
-                f"{self.file} is damaged, or not {self._name} ({in_one_line(error)[:100]}): delete it, and it "
-                f"is fetched again"
+                f"{self.file} is damaged, or not {self._name} ({in_one_line(error)[:100]}): delete it, and "
+                f"it is fetched again"
             ) from error
         own = splits if self._rules.new == "rows" else None
         return table_of(self.file, Rows(x, [], np.array(names, dtype=object), None, own), names, self._rules)

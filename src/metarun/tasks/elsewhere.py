@@ -1,0 +1,82 @@
+"""A source whose test tasks are those of another one: other domains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from metarun.errors import ConfigError
+from metarun.tasks.description import described
+from metarun.tasks.images.adapted import Adapted
+from metarun.tasks.types import SPLITS, Split, Tasks, TaskSource, targets_of
+
+# What a source says of each split.
+_BY_SPLIT = ("names", "classes", "images", "count")
+
+
+class TestedElsewhere:
+    """Tasks of a source, but in the test split those of another one.
+
+    Args:
+        source: of training and validation.
+        other: of the test; images are made to fit.
+        label: what people call it.
+
+    Raises:
+        ConfigError: the other's tasks are of another kind.
+    """
+
+    __test__ = False  # for pytest, which takes it for a test
+
+    def __init__(self, source: TaskSource, other: TaskSource, label: str) -> None:
+        if targets_of(source) != targets_of(other):
+            raise ConfigError(
+                f"@source.test={label}: its targets are {targets_of(other)}, and those of the training are "
+                f"{targets_of(source)}"
+            )
+        if None not in (source.output_size, other.output_size) and source.output_size != other.output_size:
+            raise ConfigError(
+                f"@source.test={label}: its tasks have {other.output_size} outputs, and those of the "
+                f"training {source.output_size}"
+            )
+        shape = tuple(source.input_shape)
+        self.label, self.fitted = label, ""
+        if tuple(other.input_shape) != shape:
+            other = Adapted(other, shape)
+            self.fitted = other.in_words()
+        self._source, self._other = source, other
+        self.input_shape, self.output_size = shape, source.output_size
+        self.loss, self.metrics = source.loss, source.metrics
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the source says of itself, and of the test split the other one."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in _BY_SPLIT:
+            return getattr(self._source, name)
+        if not hasattr(self._other, name):
+            raise AttributeError(name)
+
+        def of_split(split: Split) -> Any:
+            return getattr(self._other if split == "test" else self._source, name)(split)
+
+        return of_split
+
+    def prepare(self, device: torch.device) -> None:
+        """Read or download the data of both, and keep it on the device."""
+        self._source.prepare(device)
+        self._other.prepare(device)
+
+    def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
+        """Return episodes of the source, or in the test split of the other one."""
+        return (self._other if split == SPLITS[2] else self._source).batch(split, first_episode, count)
+
+    def described(self) -> dict[str, Any]:
+        """Return what the data turned out to be, as plain values for a run's manifest."""
+        test = {"name": self.label, "fitted": self.fitted, **described(self._other)}
+        return {**described(self._source), "test": test}
+
+    def elsewhere(self) -> dict[str, str]:
+        """Return where the test tasks are from, for results."""
+        return {"name": self.label, "fitted": self.fitted}
