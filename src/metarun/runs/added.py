@@ -26,6 +26,7 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.labels": ["label"],
     "data.new": "classes",
     "data.test": None,
+    "data.train_mixing": 1,
     "algo.refine": "query",
     "model.init_from": None,
     "model.halvings": 4,

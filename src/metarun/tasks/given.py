@@ -75,7 +75,8 @@ def tidy(source: TaskSource, batch: Tasks) -> Tasks:
 
 def _tidy(source: TaskSource, examples: Examples) -> Examples:
     y = examples.y
-    if y.dtype == torch.int64 or (y.is_floating_point() and source.loss not in _CLASSIFY):
+    is_free = source.loss not in _CLASSIFY or _are_shares(y)
+    if y.dtype == torch.int64 or (y.is_floating_point() and is_free):
         return examples
     labels = y.long()
     if y.is_floating_point() and not torch.equal(labels.to(y.dtype), y):
@@ -100,6 +101,7 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
         raise MetarunError(
             f"{type(source).__name__}.batch: {split}: ways {tuple(batch.ways.shape)}, expected [{count}]"
         )
+    may_be_of_mixed = split == "train" and trains_on(source) == "images"
     for kind, examples in (("support", batch.support), ("query", batch.query)):
         name = f"{type(source).__name__}.batch: {split} {kind}"
         x, y = examples.x, examples.y
@@ -113,14 +115,15 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
             )
         if tuple(x.shape[2:]) != tuple(source.input_shape):
             raise MetarunError(f"{name}: {form}, but input_shape is {tuple(source.input_shape)}")
-        if source.loss in _CLASSIFY and y.dim() != 2:
+        are_shares = may_be_of_mixed and kind == "query" and _are_shares(y)
+        if source.loss in _CLASSIFY and y.dim() != 2 and not are_shares:
             raise MetarunError(f"{name}: {form}, expected labels [{count}, n], one class per example")
         mask = examples.mask
         if mask is not None and (mask.shape != x.shape[:2] or mask.dtype != torch.bool):
             raise MetarunError(
                 f"{name}: {form} have a mask {tuple(mask.shape)} {_kind(mask)}, expected [{count}, n] bool"
             )
-        if not values or is_empty:
+        if not values or is_empty or are_shares:
             continue
         if not (x.isfinite().all() and y.isfinite().all()):
             raise MetarunError(f"{name}: {form} contain NaN or infinite numbers")
@@ -133,6 +136,11 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
             raise MetarunError(
                 f"{name}: labels from {int(y.min())} to {int(y.max())}, expected 0 to {classes - 1}"
             )
+
+
+def _are_shares(y: Tensor) -> bool:
+    """Return whether targets of classes are the shares of each class, [T, n, classes], of mixed images."""
+    return y.is_floating_point() and y.dim() == 3 and y.shape[2] > 1
 
 
 def _kind(tensor: Tensor) -> str:

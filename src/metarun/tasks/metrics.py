@@ -104,12 +104,14 @@ def cross_entropy(
 ) -> Tensor:
     """Mean over examples of −log softmax(logits)[label], in nats; logits [T, n, classes], labels [T, n].
 
+    Labels may also be the shares of the classes, [T, n, classes], as of mixed images.
+
     With a smoothing ε the label has the weight 1 − ε, and all classes share ε (Szegedy et al. 2016,
     arXiv:1512.00567, section 7).
     """
     logits = _logits(predictions).flatten(0, 1)
-    losses = F.cross_entropy(logits, labels.flatten(), reduction="none", label_smoothing=smoothing)
-    losses = losses.view(labels.shape)
+    losses = F.cross_entropy(logits, labels.flatten(0, 1), reduction="none", label_smoothing=smoothing)
+    losses = losses.view(labels.shape[:2])
     return losses.mean(1) if mask is None else masked_mean(losses, mask)
 
 
@@ -122,9 +124,12 @@ def binary_cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor 
 
 
 def accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Fraction of examples whose largest logit is the label's; logits [T, n, classes], labels [T, n]."""
+    """Fraction of examples whose largest logit is the label's; logits [T, n, classes], labels [T, n].
+
+    Of shares of the classes, [T, n, classes], the largest counts.
+    """
     logits = _logits(predictions)
-    correct = (logits.argmax(-1) == labels).to(logits.dtype)
+    correct = (logits.argmax(-1) == _largest(labels)).to(logits.dtype)
     return correct.mean(1) if mask is None else masked_mean(correct, mask)
 
 
@@ -145,7 +150,7 @@ def calibration_gaps(predictions: Predictions, labels: Tensor, mask: Tensor | No
     the examples. Few examples of one task would overestimate it, so the gaps of all tasks are pooled.
     """
     confidence, predicted = _logits(predictions).softmax(-1).max(-1)
-    gaps = confidence - (predicted == labels).to(confidence.dtype)
+    gaps = confidence - (predicted == _largest(labels)).to(confidence.dtype)
     bins = (confidence * _BINS).ceil().long().clamp(1, _BINS) - 1
     count: Tensor | int = gaps.shape[1]
     if mask is not None:
@@ -172,6 +177,11 @@ def _errors(predictions: Predictions, targets: Tensor) -> Tensor:
         )
     errors: Tensor = (values - targets).square()
     return errors
+
+
+def _largest(labels: Tensor) -> Tensor:
+    """Return labels [T, n], also of the shares of the classes."""
+    return labels.argmax(-1) if labels.is_floating_point() and labels.dim() == 3 else labels
 
 
 def _logits(predictions: Predictions) -> Tensor:

@@ -20,13 +20,14 @@ _PADDING = 8 / 84
 _GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
 
 
-def augment(x: Tensor, changes: Sequence[Change], draws: Draws) -> Tensor:
+def augment(x: Tensor, changes: Sequence[str], draws: Draws) -> Tensor:
     """Return changed images; each has draws of its own.
 
     Args:
         x: [T, n, channels, height, width], from 0 to 1.
         changes: what is done, in this order: flip (left to right, half of the images), crop (from the image
-            padded by zeros), colour (brightness, contrast and, of three channels, saturation).
+            padded by zeros), colour (brightness, contrast and, of three channels, saturation). Other names are
+            left to others.
         draws: random numbers of T tasks.
     """
     for name in ("flip", "crop", "colour"):

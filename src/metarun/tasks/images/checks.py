@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metarun.errors import ConfigError
+from metarun.tasks.images.mixing import MIXING
 from metarun.tasks.types import SPLITS, Split
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 CONCENTRATION = 2
 """α of the Dirichlet distribution where nothing else is typed."""
+
+MIXING_CONCENTRATION = 1
+"""α of mixup and cutmix where nothing else is typed: any share of the other image is as likely."""
 
 FEWEST_WAY, MOST_SUPPORT = 5, 500
 """Meta-Dataset's fewest classes and most support images of an episode (arXiv:1903.03096, section 3.2)."""
@@ -66,6 +70,28 @@ def _check_label_sets(source: ClassEpisodes) -> None:
                 )
 
 
+def _check_augmentation(source: ClassEpisodes) -> None:
+    """Raise ConfigError for changes that these images, or these tasks, cannot have."""
+    mixing = [name for name in source.train_augment if name in MIXING]
+    if mixing and source.train_batch is None:
+        raise ConfigError(
+            f"@source.train_augment={list(source.train_augment)}: {mixing[0]} is for mini-batches of images "
+            f"of all classes",
+            "algo=baseline, or another that is trained on them",
+        )
+    if not mixing and source.train_mixing != MIXING_CONCENTRATION:
+        raise ConfigError(
+            f"@source.train_mixing={source.train_mixing} has no effect without mixup or cutmix",
+            "@source.train_augment=[mixup]",
+        )
+    if source.train_augment and len(source.input_shape) != 3:
+        raise ConfigError(
+            f"@source.train_augment={list(source.train_augment)} changes images [channels, height, "
+            f"width], the data has {list(source.input_shape)}",
+            "@source.train_augment=[]",
+        )
+
+
 def check_effects(source: ClassEpisodes) -> None:
     """Raise ConfigError for keys that have no effect, or do not go together."""
     _check_label_sets(source)
@@ -94,12 +120,7 @@ def check_effects(source: ClassEpisodes) -> None:
             f"@source.distractors={source.distractors} has no effect without unlabelled images",
             "@source.unlabelled=5",
         )
-    if source.train_augment and len(source.input_shape) != 3:
-        raise ConfigError(
-            f"@source.train_augment={list(source.train_augment)} changes images [channels, height, "
-            f"width], the data has {list(source.input_shape)}",
-            "@source.train_augment=[]",
-        )
+    _check_augmentation(source)
     if source.train_rotations and (
         len(source.input_shape) != 3 or source.input_shape[1] != source.input_shape[2]
     ):

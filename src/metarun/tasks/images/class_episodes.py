@@ -21,11 +21,13 @@ from metarun.tasks.images.augmentation import Change, augment
 from metarun.tasks.images.checks import (
     CONCENTRATION,
     FEWEST_WAY,
+    MIXING_CONCENTRATION,
     MOST_SUPPORT,
     check_effects,
     check_sizes,
 )
 from metarun.tasks.images.class_batches import ClassBatches
+from metarun.tasks.images.mixing import MIXING, Mixing, mixed
 from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.images.query_balance import Concentration
 from metarun.tasks.images.sampling import Drawn, Picked, Sampler, Sizes, fixed, noisy, variable
@@ -36,6 +38,7 @@ Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
 # Streams below draw episodes, their keys, and the orders of mini-batches.
 _AUGMENTING = 2 * len(SPLITS) + 1
+_MIXING = _AUGMENTING + 1
 Way = Annotated[int, Field(ge=2, le=1_000_000)]
 
 
@@ -65,7 +68,9 @@ class ClassEpisodes(ABC):
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
         train_batch: images of a training mini-batch of all classes; None: training has episodes.
-        train_augment: random changes of training images: flip, crop, colour; see `augment`.
+        train_augment: random changes of training images: flip, crop, colour; see `augment`. In mini-batches
+            also mixup and cutmix; see `mixed`.
+        train_mixing: α of mixup and cutmix.
         train_rotations: whether each rotation of a training class by 90° is a class of its own.
         train_smoothing: label smoothing of the outer loop's loss while training; see `cross_entropy`.
         seed: determines the episodes.
@@ -96,7 +101,8 @@ class ClassEpisodes(ABC):
         train_way: Way | None = None,
         train_query: Count | None = None,
         train_batch: Count | None = None,
-        train_augment: Sequence[Change] = (),
+        train_augment: Sequence[Change | Mixing] = (),
+        train_mixing: Concentration = MIXING_CONCENTRATION,
         train_rotations: bool = False,
         train_smoothing: Smoothing = 0.0,
         query_balance: Literal["equal", "dirichlet"] = "equal",
@@ -122,6 +128,7 @@ class ClassEpisodes(ABC):
         self.unlabelled, self.distractors = unlabelled, distractors
         self.train_rotations = train_rotations
         self.train_augment, self.train_smoothing = tuple(train_augment), train_smoothing
+        self.train_mixing = train_mixing
         self.seed = seed
         self.dtype = dtype
         self.loss: Loss = cross_entropy
@@ -275,6 +282,10 @@ class ClassEpisodes(ABC):
             xs = torch.split(x, [len(part) for part in parts], 1)
             support, query, *more = (replace(part, x=own) for part, own in zip(parts, xs, strict=True))
             tasks = replace(tasks, support=support, query=query, unlabelled=more[0] if more else None)
+        if kinds := [name for name in self.train_augment if name in MIXING]:
+            draws = Draws(self.seed, _MIXING, first, count, tasks.query.x.device)
+            query = mixed(tasks.query, self.count("train"), kinds, self.train_mixing, draws)
+            tasks = replace(tasks, query=query)
         smoothed = partial(cross_entropy, smoothing=self.train_smoothing) if self.train_smoothing else None
         return replace(tasks, scoring=Scoring(self.loss, self.metrics, smoothed))
 
