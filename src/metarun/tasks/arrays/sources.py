@@ -31,6 +31,7 @@ class TableClasses(NamedClasses):
     """Few-shot classification of the rows of a table; subclasses call `has_table` before the constructor."""
 
     unit = "rows"
+    has_shares = True
 
     def has_table(self, table: Table) -> None:
         """Say which rows there are."""

@@ -56,7 +56,13 @@ class Adapted:
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes of the source with images of the other shape."""
         tasks = self._source.batch(split, first_episode, count)
-        return replace(tasks, support=self._fitted(tasks.support), query=self._fitted(tasks.query))
+        more = tasks.unlabelled
+        return replace(
+            tasks,
+            support=self._fitted(tasks.support),
+            query=self._fitted(tasks.query),
+            unlabelled=None if more is None else self._fitted(more),
+        )
 
     def _fitted(self, examples: Examples) -> Examples:
         x = examples.x.flatten(0, 1)

@@ -26,8 +26,8 @@ def augment(x: Tensor, changes: Sequence[str], draws: Draws) -> Tensor:
     Args:
         x: [T, n, channels, height, width], from 0 to 1.
         changes: what is done, in this order: flip (left to right, half of the images), crop (from the image
-            padded by zeros), colour (brightness, contrast and, of three channels, saturation). Other names are
-            left to others.
+            padded by zeros), colour (brightness, contrast and, of three channels, saturation). Other names do
+            nothing here.
         draws: random numbers of T tasks.
     """
     for name in ("flip", "crop", "colour"):

@@ -70,6 +70,8 @@ class ImageFolder(NamedClasses):
         ConfigError: there is no such folder, it holds no images, or too few classes or images for an episode.
     """
 
+    has_shares = True
+
     def __init__(
         self,
         *,

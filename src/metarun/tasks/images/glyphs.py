@@ -184,6 +184,7 @@ class Glyphs(NamedClasses):
     """
 
     unit = "drawings"
+    has_shares = True
 
     def __init__(
         self,

@@ -26,12 +26,14 @@ class NamedClasses(ClassEpisodes):
 
     Attributes:
         unit: what the images are called in messages.
+        has_shares: whether `shares` divides the classes.
 
     Raises:
         ConfigError: an episode needs more classes than a split has.
     """
 
     unit: ClassVar[str] = "images"
+    has_shares: ClassVar[bool] = False
 
     def has(
         self,
@@ -139,4 +141,7 @@ class NamedClasses(ClassEpisodes):
     def few(self, split: Split) -> tuple[str, str]:
         """Return what to add to a message that a split has too few classes, and to its remedy."""
         told = f" of {self.split_of.count(split)} with {self.needed(split)} {self.unit} or more"
-        return told, ", or other @source.shares"
+        remedy = ", or other @source.shares" if self.has_shares else ""
+        if self.classes(split) < self.split_of.count(split):
+            remedy += ", or a smaller @source.shot and @source.query"
+        return told, remedy

@@ -75,7 +75,7 @@ class Published(NamedClasses):
 
     name: ClassVar[str]
     ways: ClassVar[tuple[int, int, int]]
-    each: ClassVar[int]
+    each: int
     known: ClassVar[Known]
     archives: ClassVar[tuple[Archive, ...]] = ()
     by_hand: ClassVar[str] = ""

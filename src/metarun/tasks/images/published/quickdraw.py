@@ -38,7 +38,7 @@ class QuickDraw(Published):
     """
 
     name = "quickdraw"
-    ways, each = (241, 52, 52), 2
+    ways = (241, 52, 52)
     known = Known.of(named_splits("quickdraw"))
     address: ClassVar[str] = "https://storage.googleapis.com/quickdraw_dataset/full/numpy_bitmap/"
 
@@ -50,12 +50,12 @@ class QuickDraw(Published):
         channels: Channels = 1,
         **shared: Any,
     ) -> None:
-        self.drawings = each
+        self.each = each
         super().__init__(size=size, channels=channels, **shared)
 
     def layouts(self) -> Sequence[Layout]:
         """Return how its files may lie there."""
-        return (partial(bitmaps, each=self.drawings), *super().layouts())
+        return (partial(bitmaps, each=self.each), *super().layouts())
 
     def fetch(self) -> None:
         """Fetch the beginning of each file that is not there.
@@ -77,7 +77,7 @@ class QuickDraw(Published):
         """Write the first drawings of a file."""
         import requests
 
-        wanted = 784 * self.drawings
+        wanted = 784 * self.each
         headers = {"Range": f"bytes=0-{_HEADER + wanted - 1}", "Accept-Encoding": "identity"}
         try:
             with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
@@ -93,7 +93,7 @@ class QuickDraw(Published):
             raise MetarunError(
                 f"{path.name} cannot be fetched ({in_one_line(error)[:100]}): {by_hand}"
             ) from error
-        rows = _first_rows(content, self.drawings, url)
+        rows = _first_rows(content, self.each, url)
         part = path.with_suffix(".part")
         with naming(part), part.open("wb") as file:
             np.save(file, rows)
