@@ -274,3 +274,65 @@ def test_what_cannot_be_shown_is_refused_in_one_line(
     status, _, said = typed_here("data", *words)
     assert (status, said.count("\n")) == (2, 1), said
     assert message in said
+
+
+def test_other_data_in_the_place_of_the_test_tasks(typed_here: Typed) -> None:
+    class_folders(Path("others"), {f"new {i}": 4 for i in range(3)}, side=12)
+    results = trained(typed_here, "data.test=folder:others")
+    assert results["classes"] == ["new 0", "new 1", "new 2"]
+    assert results["test_data"] == {"name": "folder:others", "fitted": ""}  # decoded in the network's size
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["data"]["test"]["classes"] == {"train": 0, "validation": 0, "test": 3}
+    before = results["final"]
+    status, _, said = typed_here("eval", "run")
+    assert status == 0, said
+    (kept,) = Path("run/evaluations").iterdir()
+    content = json.loads(kept.read_text())
+    assert content["final"] == before
+    assert content["test_data"] == results["test_data"]
+    kept.unlink()
+    status, _, said = typed_here("eval", "run", "data.test=null")
+    assert status == 0, said
+    (kept,) = Path("run/evaluations").iterdir()
+    assert set(json.loads(kept.read_text())["classes"]) <= set(COUNTS)
+    for word, said in (
+        ("data.test=sinusoid", "its targets are values, and those of the training are classes"),
+        ("data.test=folder:nowhere", "there is no such folder or file"),
+        ("data.test={data: folder, root: others, way: 3}", "its tasks have 3 outputs"),
+        (
+            "data.test={data: folder, root: others, rot: 3}",
+            "data.rot=3: there is no such key; did you mean root",
+        ),
+        (
+            "data.test={data: folder, root: others, fit: round}",
+            "data.fit=round: should be 'crop', 'stretch' or",
+        ),
+    ):
+        status, _, message = typed_here("eval", "run", word)
+        assert status == 2, word
+        assert said in message
+        assert message.count("\n") == 1
+
+
+def test_a_mixture_is_trained_resumed_and_tested_on_each(typed_here: Typed) -> None:
+    class_folders(Path("others"), {f"new {i}": 5 for i in range(14)}, side=12)
+    words = [*FEW, "data=mixture", "data.sources=[folder:pictures,{data: folder, root: others}]", *SIZES[:3]]
+    words += ["data.weights=[1,2]", "hydra.run.dir=run"]
+    status, printed, said = typed_here(*words)
+    assert status == 0, said
+    results = json.loads(Path("run/results.json").read_text())
+    shutil.rmtree("run")
+    status, _, said = typed_here(*words, "train.steps=4")
+    assert status == 0, said
+    status, _, said = typed_here("resume", "run", "train.steps=6")
+    assert status == 0, said
+    assert json.loads(Path("run/results.json").read_text())["final"] == results["final"]
+    status, printed, said = typed_here("eval", "run", "--on", "folder:others,folder:pictures")
+    assert status == 0, said
+    assert "folder:others" in printed
+    status, _, said = typed_here(*words, "data.train_batch=4", "hydra.run.dir=other")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "the classes of several datasets are no one set of classes" in said
+    status, _, said = typed_here(*FEW, "data=mixture", "hydra.run.dir=other")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "data.sources: expected two or more: type data.sources=[omniglot,mnist_5k]" in said
