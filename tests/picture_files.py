@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import struct
 import zlib
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 12
+SPECIES, COLOURS = 12, ("red", "green", "blue")
 
 
 def pixels(seed: int, side: int = SIDE, channels: int = 3) -> np.ndarray:
@@ -81,3 +83,40 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "bomb.png": (huge_png(), "more than 178,956,970 pixels"),
         "noise.png": (good[:60] + bytes(200) + good[260:], "damaged"),
     }
+
+
+def labelled_twice(
+    folder: Path, names: tuple[str, ...] = ("path", "species", "colour")
+) -> dict[bytes, tuple[str, str]]:
+    """A csv of 72 pictures with two labels, some without the second; pixels → the labels."""
+    rows, of_pixels = [], {}
+    for i in range(6 * SPECIES):
+        species, colour = f"kind {i % SPECIES:02}", "" if i % 10 == 0 else COLOURS[i // SPECIES % 3]
+        write(folder / "images" / f"{i:03}.png", encoded(pixels(i, 8)))
+        rows.append([f"images/{i:03}.png", species, colour])
+        of_pixels[pixels(i, 8).transpose(2, 0, 1).tobytes()] = (species, colour)
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([names, *rows])
+    return of_pixels
+
+
+def album(folder: Path) -> None:
+    """A set of Meta-Album: the same pictures."""
+    labelled_twice(folder, ("FILE_NAME", "CATEGORY", "SUPER_CATEGORY"))
+    text = (folder / "list.csv").read_text().replace("images/", "").replace(",\n", ",NAN\n")
+    (folder / "labels.csv").write_text(text)
+    (folder / "list.csv").unlink()
+    (folder / "info.json").write_text("{}")
+
+
+def medical_images(path: Path, channels: int, labels: int, each: int = 6) -> dict[str, np.ndarray]:
+    """NAME.npz as the authors write it."""
+    content = {}
+    shape = (28, 28, 3) if channels == 3 else (28, 28)
+    for number, (part, count) in enumerate((("train", each), ("val", each // 2), ("test", each // 2))):
+        generator = np.random.default_rng(number)
+        content[f"{part}_images"] = generator.integers(0, 256, (labels * count, *shape), dtype=np.uint8)
+        content[f"{part}_labels"] = (np.arange(labels * count) % labels)[:, None].astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **content)
+    return content

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_files import class_folders
+from picture_files import album, class_folders, medical_images
 
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, groups
@@ -19,6 +19,7 @@ from metarun.experiment.config import read_config
 from metarun.experiment.schema import locate
 from metarun.learners import IterativeLearner, ReadingLearner
 from metarun.runs.directory import Run
+from metarun.tasks.packages import package_folder
 from metarun.training.loop import train
 
 OPTIONS = {group: [option.name for option in options] for group, options in groups([CONF]).items()}
@@ -62,7 +63,7 @@ CLASSES = (
     "omniglot",
     "gaussian_classes",
     "tabular_prior",
-    "sklearn",
+    "tables",
 )
 OF_IMAGES = ("folder", "omniglot")
 # What predictors need that know how tasks were drawn.
@@ -85,7 +86,7 @@ EPISODES: dict[str, tuple[list[str], int]] = {
     "omniglot": ([], 1),
     "quadratics": ([], 10),
     "sinusoid": ([], 10),
-    "sklearn": (["data.table=iris", "data.width=8", "data.shot=20"], 1),
+    "tables": (["data.table=iris", "data.width=8", "data.shot=20"], 1),
     "tabular_prior": (["data.width=8", "data.features=[2,8]", "data.shot=[8,12]", "data.query=8"], 1),
 }
 
@@ -111,7 +112,7 @@ def refusal(algo: str, data: str) -> str:
         and data not in (*OF_IMAGES, "arrays"),
         "its targets are values, and .* learns classes": algo in OF_CLASSES and data not in CLASSES,
         "its targets are classes, and .* learns values": algo in OF_VALUES and data in CLASSES,
-        "these are a few real tasks, to be tested on": data == "sklearn" and algo not in UNTRAINED,
+        "these are a few real tasks, to be tested on": data == "tables" and algo not in UNTRAINED,
         "needs to know of each task|takes the noise of each": data not in DRAWN.get(algo, (data,)),
         "would count the classes that smaller tasks do not have": (
             data == "tabular_prior" and algo in OF_CLASSES and not ignores_absent
@@ -122,7 +123,33 @@ def refusal(algo: str, data: str) -> str:
 
 
 # Their sampler and store are those of folder; tests/tasks/test_published.py has the rest.
-PUBLISHED = ("miniimagenet", "tieredimagenet", "cifar_fs", "fc100", "cub")
+PUBLISHED = (
+    "miniimagenet",
+    "tieredimagenet",
+    "cifar_fs",
+    "fc100",
+    "cub",
+    "vgg_flower",
+    "aircraft",
+    "quickdraw",
+)
+# Their episodes are those of folder or arrays, so that one algorithm is enough.
+ALIKE = {
+    "aeon": ["data.name=ItalyPowerDemand"],
+    "sklearn": ["data.name=wine"],
+    "mnist_5k": ["model.filters=4"],
+    "glyphs": ["data.each=7", "model.filters=4"],
+    "double_digits": ["data.each=4", "data.size=16", "data.query=2", "model.filters=4"],
+    "medmnist": ["data.name=bloodmnist", "data.query=1", "model.filters=4"],
+    "meta_album": ["data.name=BRD_Micro", "data.size=16", "data.way=2", "data.query=1", "model.filters=4"],
+    "mixture": [
+        "data.sources=[mnist_5k,{data:folder,root:pictures}]",
+        "data.size=16",
+        "data.way=2",
+        "data.query=2",
+        "model.filters=4",
+    ],
+}
 
 
 @pytest.mark.parametrize("data", PUBLISHED)
@@ -136,8 +163,23 @@ def test_every_published_dataset(tmp_path: Path, data: str) -> None:
     assert math.isfinite(results.final["loss"].mean)
 
 
+@pytest.mark.parametrize("data", ALIKE)
+def test_every_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures: Path, data: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("METARUN_DATA", str(tmp_path / "data"))
+    (tmp_path / "pictures").symlink_to(pictures)
+    medical_images(tmp_path / "data/medmnist/bloodmnist.npz", channels=3, labels=8)
+    album(tmp_path / "data/meta_album/BRD_Micro")
+    if data == "glyphs":
+        font = package_folder("matplotlib", data, data) / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
+        ALIKE[data].append(f"data.fonts={font}")
+    results = run(tmp_path, ["algo=protonet", f"data={data}", *ALIKE[data]])
+    assert math.isfinite(results.final["loss"].mean)
+
+
 @pytest.mark.parametrize("algo", OPTIONS["algo"])
-@pytest.mark.parametrize("data", [data for data in OPTIONS["data"] if data not in PUBLISHED])
+@pytest.mark.parametrize("data", [data for data in OPTIONS["data"] if data not in (*PUBLISHED, *ALIKE)])
 def test_every_algorithm_on_every_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any, algo: str, data: str
 ) -> None:

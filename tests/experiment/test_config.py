@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import class_folders
+from picture_files import album, class_folders
 
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, Option
@@ -51,7 +51,10 @@ def test_every_option_composes_checks_and_builds(
             algo: ["data=binary_classification"]
             for algo in ("bayes_oracle", "hypernet_head", "leo", "metanet")
         },
-        "sklearn": ["algo=sklearn"],
+        "sklearn": ["algo=sklearn"] if path.parent.name == "algo" else [],
+        "tables": ["algo=sklearn"],
+        "meta_album": ["data.root=album", "data.name=BRD_Mini", "data.way=2", "data.query=2"],
+        "mixture": ["data.sources=[omniglot,glyphs]"],
         "folder": ["data.root=pictures", "data.way=2", "data.query=1"],
         "arrays": ["data.file=rows.npz", "model=mlp"],
     }
@@ -61,6 +64,8 @@ def test_every_option_composes_checks_and_builds(
         np.savez("rows.npz", x=np.zeros((300, 3)), y=np.arange(300) % 30)
     if path.stem == "folder":
         class_folders(tmp_path / "pictures", dict.fromkeys("abcdefghij", 2))
+    if path.stem == "meta_album":
+        album(tmp_path / "album")
     if path.stem == "timm":
         pytest.importorskip("timm")
     config = read_config(compose_config([*extra, f"{path.parent.name}={path.stem}"]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from picture_files import encoded, pixels, write
+from picture_files import COLOURS, album, labelled_twice
 from scipy.stats import chisquare
 
 from metarun.errors import ConfigError
@@ -20,7 +19,6 @@ from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.sampling import Sizes, chosen, fixed, variable
 
 SIZES: dict[str, Any] = {"size": 8, "way": 2, "shot": 1, "query": 2}
-SPECIES, COLOURS = 12, ("red", "green", "blue")
 
 
 @pytest.fixture(autouse=True)
@@ -28,23 +26,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METARUN_CACHE", str(tmp_path / "cache"))
 
 
-def listed(
-    folder: Path, names: tuple[str, ...] = ("path", "species", "colour")
-) -> dict[bytes, tuple[str, str]]:
-    """A csv of 72 pictures with two labels, some without the second; pixels → the labels."""
-    rows, of_pixels = [], {}
-    for i in range(6 * SPECIES):
-        species, colour = f"kind {i % SPECIES:02}", "" if i % 10 == 0 else COLOURS[i // SPECIES % 3]
-        write(folder / "images" / f"{i:03}.png", encoded(pixels(i, 8)))
-        rows.append([f"images/{i:03}.png", species, colour])
-        of_pixels[pixels(i, 8).transpose(2, 0, 1).tobytes()] = (species, colour)
-    with (folder / "list.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([names, *rows])
-    return of_pixels
-
-
 def test_an_episode_is_of_one_label_set_and_each_is_as_likely(tmp_path: Path) -> None:
-    of_pixels = listed(tmp_path)
+    of_pixels = labelled_twice(tmp_path)
     source = ImageFolder(
         root=str(tmp_path / "list.csv"), labels=("Species", "colour"), fit="stretch", **SIZES
     )
@@ -67,7 +50,7 @@ def test_an_episode_is_of_one_label_set_and_each_is_as_likely(tmp_path: Path) ->
 
 
 def test_images_of_a_split_are_in_no_other(tmp_path: Path) -> None:
-    listed(tmp_path)
+    labelled_twice(tmp_path)
     source = ImageFolder(root=str(tmp_path / "list.csv"), labels=("species", "colour"), **SIZES)
     source.prepare(torch.device("cpu"))
     images = [set(source._pools[split].places.tolist()) for split in SPLITS]
@@ -76,7 +59,7 @@ def test_images_of_a_split_are_in_no_other(tmp_path: Path) -> None:
 
 
 def test_a_set_of_too_few_classes_is_left_out(tmp_path: Path) -> None:
-    listed(tmp_path)
+    labelled_twice(tmp_path)
     sizes = {**SIZES, "way": 4}
     source = ImageFolder(
         root=str(tmp_path / "list.csv"), labels=("species", "colour"), shares=(0.34, 0.33, 0.33), **sizes
@@ -97,7 +80,7 @@ def test_a_set_of_too_few_classes_is_left_out(tmp_path: Path) -> None:
 def test_what_does_not_go_with_label_sets_is_refused(
     tmp_path: Path, given: dict[str, Any], said: str
 ) -> None:
-    listed(tmp_path)
+    labelled_twice(tmp_path)
     with pytest.raises(ConfigError, match=said):
         ImageFolder(root=str(tmp_path / "list.csv"), **SIZES, **given)
     with pytest.raises(ConfigError, match="are columns of a csv file"):
@@ -145,14 +128,6 @@ def test_without_groups_nothing_changes() -> None:
     one = Pool(torch.arange(200), torch.arange(200), torch.full((10,), 20), groups=torch.tensor([10]))
     assert torch.equal(fixed(plain, Draws(1, 0, 0, 5), sizes).classes, Draws(1, 0, 0, 5).choose(10, 3))
     assert fixed(one, Draws(1, 0, 0, 5), sizes).classes.shape == (5, 3)
-
-
-def album(folder: Path) -> None:
-    listed(folder, ("FILE_NAME", "CATEGORY", "SUPER_CATEGORY"))
-    text = (folder / "list.csv").read_text().replace("images/", "").replace(",\n", ",NAN\n")
-    (folder / "labels.csv").write_text(text)
-    (folder / "list.csv").unlink()
-    (folder / "info.json").write_text("{}")
 
 
 def test_a_set_of_meta_album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

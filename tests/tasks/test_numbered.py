@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from picture_files import class_folders, encoded, pixels, write
+from picture_files import class_folders, encoded, medical_images, pixels, write
 from scipy.io import savemat
 
 from metarun.errors import ConfigError, MetarunError
@@ -216,19 +216,6 @@ def test_drawings_that_cannot_be_fetched_are_one_line(
         source.find()
 
 
-def medical(path: Path, channels: int, labels: int, each: int = 6) -> dict[str, np.ndarray]:
-    """NAME.npz as the authors write it."""
-    content = {}
-    shape = (28, 28, 3) if channels == 3 else (28, 28)
-    for number, (part, count) in enumerate((("train", each), ("val", each // 2), ("test", each // 2))):
-        generator = np.random.default_rng(number)
-        content[f"{part}_images"] = generator.integers(0, 256, (labels * count, *shape), dtype=np.uint8)
-        content[f"{part}_labels"] = (np.arange(labels * count) % labels)[:, None].astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **content)
-    return content
-
-
 @pytest.mark.parametrize(("name", "channels", "labels"), [("pathmnist", 3, 9), ("organamnist", 1, 11)])
 def test_medical_images_are_divided_by_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, channels: int, labels: int
@@ -241,7 +228,7 @@ def test_medical_images_are_divided_by_class(
     def fake(url: str, path: Path, md5: str) -> None:
         assert url.endswith(f"/10519652/files/{name}.npz")
         assert len(md5) == 32
-        made.update(medical(path, channels, labels))
+        made.update(medical_images(path, channels, labels))
 
     monkeypatch.setattr(medmnist_module, "download", fake)
     tasks = before.batch("test", 0, 4)
@@ -262,7 +249,7 @@ def test_medical_images_are_divided_by_class(
 
 
 def test_few_medical_classes_have_their_own_splits(tmp_path: Path) -> None:
-    made = medical(tmp_path / "pneumoniamnist.npz", 1, 2)
+    made = medical_images(tmp_path / "pneumoniamnist.npz", 1, 2)
     source = MedMNIST(name="pneumoniamnist", root=str(tmp_path), **SIZES)
     assert source.names("train") == source.names("test") == ["normal", "pneumonia"]
     own = {image.tobytes() for image in made["test_images"]}
