@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,6 +38,8 @@ class Embeddings(nn.Identity):
 
 LEARNERS: dict[str, Any] = {
     "soft_kmeans": lambda: SoftKMeans(model=Embeddings(), steps=2),
+    "soft_kmeans with a cluster": lambda: SoftKMeans(model=Embeddings(), distractors="cluster"),
+    "soft_kmeans with masks": lambda: SoftKMeans(model=Embeddings(), distractors="masked"),
     "bdcspn": lambda: BDCSPN(model=Embeddings(), training_output_size=4, most=2),
     "laplacianshot": lambda: LaplacianShot(model=Embeddings(), training_output_size=4, transform="l2"),
     "tim": lambda: TIM(model=Embeddings(), training_output_size=4, steps=20, lr=0.01),
@@ -182,3 +186,53 @@ def test_padded_query_sets_are_computed_one_after_another() -> None:
     for make in LEARNERS.values():
         assert "learns from query sets, and would learn from the padding" in make().double().apart(padded)
         assert not make().double().apart(padded.packed())
+
+
+@pytest.mark.parametrize("kind", ["cluster", "masked"])
+def test_examples_of_other_classes_count_less_as_published(kind: Any) -> None:
+    """Equations of sections 3.1.2 and 3.1.3 of arXiv:1803.00676, example by example."""
+    torch.manual_seed(0)
+    learner = SoftKMeans(model=Embeddings(), steps=2, refine="unlabelled", distractors=kind).double()
+    if learner.log_radius is not None:
+        learner.log_radius.data.fill_(0.3)
+    tasks = batch(2)
+    other = torch.rand(2, 9, SIZE, dtype=torch.float64)
+    tasks = replace(tasks, unlabelled=Examples(other, torch.zeros(2, 9, dtype=torch.int64)))
+    found = logits(learner, tasks)
+    for t in range(2):
+        x, y = learner.model(tasks.support.x[t : t + 1])[0], tasks.support.y[t]
+        u, q = (learner.model(each[t : t + 1])[0] for each in (other, tasks.query.x))
+        sums = torch.stack([x[y == c].sum(0) for c in range(WAY)])
+        counts = torch.bincount(y, minlength=WAY).double()
+        prototypes = sums / counts[:, None]
+        for _ in range(2):
+            distance = torch.stack([(u - p).square().sum(1) for p in prototypes], 1)  # [n, classes]
+            weights = torch.exp(-distance)
+            total = weights.sum(1)
+            if learner.log_radius is not None:
+                radius = learner.log_radius.detach().exp()
+                total = total + torch.exp(-u.square().sum(1) / radius**2) / radius
+            share = weights / total[:, None]
+            if learner.thresholds is not None:
+                relative = distance / distance.mean(0)
+                facts = np.stack(
+                    [
+                        relative.amin(0),
+                        relative.amax(0),
+                        relative.var(0, correction=0),
+                        stats.skew(relative.detach().numpy()),
+                        stats.kurtosis(relative.detach().numpy(), fisher=False),
+                    ],
+                    1,
+                )
+                beta, gamma = learner.thresholds(torch.tensor(facts)).detach().unbind(1)
+                share = share / (1 + torch.exp(gamma * (relative - beta)))
+            share = share.detach()
+            prototypes = (sums + share.T @ u) / (counts + share.sum(0))[:, None]
+        expected = -torch.stack([(q - p).square().sum(1) for p in prototypes], 1)
+        torch.testing.assert_close(found[t], expected.detach())
+    loss = learner.scores(learner.adapt(tasks), tasks)["loss"].sum()
+    loss.backward()
+    own = [p for n, p in learner.named_parameters() if not n.startswith("model")]
+    assert own
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in own)

@@ -28,6 +28,7 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "data.test": None,
     "data.train_mixing": 1,
     "algo.refine": "query",
+    "algo.distractors": "none",
     "model.init_from": None,
     "model.halvings": 4,
     "model.strict": True,

@@ -12,7 +12,11 @@ from metarun.fields import Steps
 from metarun.learners.embedding_learner import EmbeddingLearner, support_labels
 from metarun.learners.similarities import squared_distances
 from metarun.learners.soundness import PADDED_QUERIES
+from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
+
+_HIDDEN = 20
+_LEAST = 1e-12  # of a variance that divides
 
 
 class Sums(NamedTuple):
@@ -35,13 +39,22 @@ class SoftKMeans(EmbeddingLearner):
     Ren et al. 2018, "Meta-Learning for Semi-Supervised Few-Shot Classification", arXiv:1803.00676, equations
     3 and 4. Training differentiates the refinement.
 
+    Where some of the unlabelled examples are of other classes, they may go to a `cluster` of their own, with
+    the prototype 0 and a learned radius r: its share is that of exp(−‖f(x)‖² / r² − log r), where a class has
+    exp(−‖f(x) − p_k‖²) (section 3.1.2). Or an example counts by a mask m = sigmoid(−γ_k (d̃ − β_k)), with d̃
+    its distance to p_k, divided by the mean over all of them, and β_k and γ_k from a perceptron of their
+    minimum, maximum, variance, skewness and kurtosis (`masked`, section 3.1.3).
+
     Args:
         steps: refinements; 1 in the paper.
         refine: with which examples: `unlabelled` ones of the data, as in the paper, or the `query` set.
+        distractors: what is done about examples of other classes: nothing (`none`), `cluster` or `masked`.
+        seed: of the perceptron's initial weights.
+        seeding: how they follow from it; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
     """
 
-    needs = frozenset({"model"})
+    needs = frozenset({"model", "seed", "seeding"})
     reads_unlabelled = True
 
     def __init__(
@@ -49,11 +62,19 @@ class SoftKMeans(EmbeddingLearner):
         *,
         steps: Steps = 1,
         refine: Literal["query", "unlabelled"] = "query",
+        distractors: Literal["none", "cluster", "masked"] = "none",
         model: nn.Module,
+        seed: int = 0,
+        seeding: Seeding = "streams",
         **shared: Any,
     ) -> None:
         super().__init__(model=model, **shared)
-        self.steps, self.refine = steps, refine
+        self.steps, self.refine, self.distractors = steps, refine, distractors
+        self.log_radius = nn.Parameter(torch.zeros(())) if distractors == "cluster" else None
+        self.thresholds: nn.Module | None = None
+        if distractors == "masked":
+            with Streams(seed, seeding).drawing("learner"):
+                self.thresholds = nn.Sequential(nn.Linear(5, _HIDDEN), nn.Tanh(), nn.Linear(_HIDDEN, 2))
 
     @property
     def is_transductive(self) -> bool | None:
@@ -82,10 +103,22 @@ class SoftKMeans(EmbeddingLearner):
         """Return prototypes that examples [T, n, features] have refined."""
         prototypes = sums.features / sums.counts.clamp_min(1)
         for _ in range(self.steps):
-            shares = (-squared_distances(features, prototypes)).softmax(2)
+            shares = self._shares(features, squared_distances(features, prototypes))
             added = sums.features + shares.mT @ features
             prototypes = added / (sums.counts + shares.sum(1)[..., None])
         return prototypes
+
+    def _shares(self, features: Tensor, distances: Tensor) -> Tensor:
+        """Return how much each example belongs to each class, [T, n, classes]."""
+        if self.log_radius is not None:
+            own = features.square().sum(2, keepdim=True) / (2 * self.log_radius).exp() + self.log_radius
+            return torch.cat([-distances, -own], 2).softmax(2)[..., :-1]
+        shares = (-distances).softmax(2)
+        if self.thresholds is None:
+            return shares
+        relative = distances / distances.mean(1, keepdim=True)
+        beta, gamma = self.thresholds(_shape_of(relative)).unbind(-1)  # [T, classes] each
+        return shares * torch.sigmoid(-gamma[:, None] * (relative - beta[:, None]))
 
     def classify(self, classifier: Sums, features: Tensor) -> Tensor:
         """Return logits, [T, n, classes]; if query sets refine, of a whole one."""
@@ -106,3 +139,12 @@ class SoftKMeans(EmbeddingLearner):
                 "@learner.refine=unlabelled: the data has no unlabelled examples", "@source.unlabelled=5"
             )
         super().check(tasks)
+
+
+def _shape_of(values: Tensor) -> Tensor:
+    """Return minimum, maximum, variance, skewness and kurtosis over n of values [T, n, k], [T, k, 5]."""
+    centred = values - values.mean(1, keepdim=True)
+    variance = centred.square().mean(1)
+    scale = variance.clamp_min(_LEAST).sqrt()
+    skewness, kurtosis = centred.pow(3).mean(1) / scale**3, centred.pow(4).mean(1) / scale**4
+    return torch.stack([values.amin(1), values.amax(1), variance, skewness, kurtosis], -1)
