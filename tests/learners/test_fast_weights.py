@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,6 +208,19 @@ def test_metanet_leaves_padding_out() -> None:
     fewer = Tasks(support.take(slice(4)), tasks.query, scoring=tasks.scoring)
     got, expected = (made.predict(made.adapt(t), t.query.x) for t in (padded, fewer))
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_rates_of_each_entry_have_one_number_of_classes() -> None:
+    made = LEO(
+        model=body(),
+        rule=LearnedRates(lr=0.5, per="entry"),
+        loop=InnerLoop(steps=1),
+        training_output_size=WAY,
+        latent=4,
+    ).double()
+    made.check(tasks_of(2))
+    with pytest.raises(ConfigError, match="and tasks have different numbers of classes"):
+        made.check(replace(tasks_of(2), ways=torch.tensor([WAY, WAY - 1])))
 
 
 def test_metanet_has_one_number_of_classes() -> None:

@@ -19,10 +19,10 @@ from metarun.engine.executor import Executor
 from metarun.engine.meta_steps import meta_steps
 from metarun.engine.settings import Engine
 from metarun.errors import ConfigError
-from metarun.learners import GradientAdaptation, InnerLoop, MatchingNet, ProtoNet, SoftKMeans
+from metarun.learners import LEO, GradientAdaptation, InnerLoop, MatchingNet, ProtoNet, SoftKMeans
 from metarun.metagradients import Exact, Progress
 from metarun.models import MLP, Conv4, Linear
-from metarun.rules import SGD
+from metarun.rules import SGD, LearnedRates
 from metarun.tasks import SPLITS, Examples, Split, Tasks
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.class_episodes import ClassEpisodes
@@ -246,6 +246,13 @@ LEARNERS = {
     ),
     "protonet": lambda: ProtoNet(model=MLP(input_shape=(2,), output_size=None, hidden=(5,))),
     "soft_kmeans": lambda: SoftKMeans(model=MLP(input_shape=(2,), output_size=None, hidden=(5,))),
+    "leo": lambda: LEO(
+        model=MLP(input_shape=(2,), output_size=None, hidden=(5,)),
+        rule=LearnedRates(lr=0.5, per="all"),
+        loop=InnerLoop(steps=2),
+        training_output_size=8,
+        latent=3,
+    ),
     "full context": lambda: MatchingNet(
         model=MLP(input_shape=(2,), output_size=None, hidden=(5,)), full_context=True
     ),
@@ -275,7 +282,7 @@ def unpadded(tasks: Tasks, t: int) -> Tasks:
 def test_a_meta_step_is_that_of_the_same_tasks_without_padding(name: str) -> None:
     torch.manual_seed(0)
     learner = LEARNERS[name]().double()
-    tasks = variable_source(dtype=torch.float64).batch("train", 0, 5)
+    tasks = replace(variable_source(dtype=torch.float64).batch("train", 0, 5), key=torch.arange(5))
 
     def step(tasks: Tasks, meta_batch: int, chunk: int) -> tuple[Tensor, dict[str, Tensor]]:
         executor = Executor(Engine(chunk=chunk), learner)

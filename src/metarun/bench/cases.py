@@ -99,10 +99,14 @@ GROWTH: dict[str, Growth] = {
 }
 """Growth curves by name; an empty base means the default config's network."""
 
+_OMNIGLOT = ["data=omniglot", "data.query=1", "train.meta_batch=32"]
+
 SOURCES: dict[str, list[str]] = {
     "sinusoid": [],
     "linear_regression": ["data=linear_regression"],
     "binary_classification": ["data=binary_classification"],
-    "omniglot": ["data=omniglot", "data.query=1", "train.meta_batch=32"],
+    "omniglot": _OMNIGLOT,
+    "omniglot-masked": [*_OMNIGLOT, "data.imbalance=0.5", "data.shot=2"],
+    "omniglot-variable": [*_OMNIGLOT, "data.sampler=variable", "data.fewest_way=2", "data.shot=5"],
 }
-"""Overrides for each source of episodes; Omniglot has the size of conv4-5q."""
+"""Overrides for each source of episodes; Omniglot has the size of conv4-5q, also with masks."""

@@ -79,14 +79,6 @@ def check_classes(name: str, tasks: Tasks) -> None:
         )
 
 
-def check_all_present(name: str, tasks: Tasks) -> None:
-    """Raise ConfigError where tasks have different numbers of classes."""
-    if tasks.ways is not None:
-        raise ConfigError(
-            f"{name} would count the classes that smaller tasks do not have", "@learner=protonet"
-        )
-
-
 def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor:
     """Return the labels as [T, n, classes], with zeros for padding; by default as many classes as labels."""
     labels = examples.y if examples.mask is None else examples.y.masked_fill(~examples.mask, 0)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def download(urls: str | Sequence[str], path: Path, md5: str, size: int | None =
     """
     servers = [urls] if isinstance(urls, str) else list(urls)
     problems = []
+    was_there = path.parent.is_dir()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path):
@@ -61,6 +63,9 @@ def download(urls: str | Sequence[str], path: Path, md5: str, size: int | None =
         raise _not_there(path, f"{error.filename or path}: {error.strerror}") from error
     finally:
         path.with_suffix(".lock").unlink(missing_ok=True) if path.parent.is_dir() else None
+        if not was_there:
+            with suppress(OSError):  # something was fetched
+                path.parent.rmdir()
     raise _not_there(path, "; ".join(f"from {url} ({why})" for url, why in problems))
 
 

@@ -16,7 +16,6 @@ from metarun.errors import ConfigError
 from metarun.fields import Size, Steps
 from metarun.learners.embedding import passing, running_changes
 from metarun.learners.embedding_learner import (
-    check_all_present,
     check_classes,
     class_means,
     one_hot,
@@ -109,6 +108,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
             self.encoder = nn.Linear(size, latent, bias=False)
             self.relation = perceptron(2 * latent, 2 * latent, 2 * latent, 3)
             self.decoder = nn.Linear(latent, 2 * size, bias=False)
+        self._classes = training_output_size
         self.finetuning_rate = nn.Parameter(torch.tensor(float(finetuning_lr)))
         rule.prepare({CODE: torch.zeros(training_output_size, latent)}, streams.generator("rule"))
 
@@ -229,8 +229,19 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
     def check(self, tasks: Tasks) -> None:
         """Raise ConfigError for other targets than classes, padding beside batch norms, or other state."""
         check_classes(type(self).__name__, tasks)
-        check_all_present(type(self).__name__, tasks)
+        per_entry = [p for p in self.rule.parameters() if p.shape == (self._classes, self.latent)]
+        if tasks.ways is not None and per_entry:
+            raise ConfigError(
+                "this rule has weights for each entry of a code, and tasks have different numbers of classes",
+                "inner=learned_rate",
+            )
         super().check(tasks)
+
+    def apart(self, tasks: Tasks) -> str:
+        """Say why tasks of different sizes must be computed one after another: also for absent classes."""
+        if tasks.ways is not None:
+            return "its heads would count the classes that smaller tasks do not have"
+        return super().apart(tasks)
 
 
 def correlation(rows: Tensor) -> Tensor:

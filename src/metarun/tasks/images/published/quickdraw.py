@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -64,6 +65,7 @@ class QuickDraw(Published):
             MetarunError: there is no connection, or a file cannot be written.
         """
         folder = (self.root or data_directory()) / self.name
+        was_there = folder.is_dir()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with lock(folder / "quickdraw"):
@@ -72,6 +74,11 @@ class QuickDraw(Published):
                     self._fetch(f"{self.address}{quote(name)}.npy", folder / f"{name}.npy")
         except OSError as error:
             raise MetarunError(f"{error.filename or folder} cannot be written ({error.strerror})") from error
+        finally:
+            (folder / "quickdraw.lock").unlink(missing_ok=True)
+            if not was_there:
+                with suppress(OSError):  # something was fetched
+                    folder.rmdir()
 
     def _fetch(self, url: str, path: Path) -> None:
         """Write the first drawings of a file."""
