@@ -180,7 +180,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_of_each_file_of_drawings_the_beginning_is_fetched(
-    tmp_path: Path, server: None, monkeypatch: pytest.MonkeyPatch, ranges: bool
+    tmp_path: Path,
+    server: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ranges: bool,
 ) -> None:
     monkeypatch.setattr(Bitmaps, "ranges", ranges)
     source = QuickDraw(root=str(tmp_path), each=4, **SIZES)
@@ -194,6 +198,12 @@ def test_of_each_file_of_drawings_the_beginning_is_fetched(
     name = source.names("train")[int(tasks.info["class"][0, 0])]
     own = {row.tobytes() for row in drawings(name)[:4]}
     assert (tasks.query.x[0, 0] * 255).round().to(torch.uint8).numpy().tobytes() in own
+    fewer = QuickDraw(root=str(tmp_path), each=3, **SIZES)
+    fewer.prepare(torch.device("cpu"))
+    assert sum(fewer.images(split) for split in SPLITS) == 3 * len(THINGS)
+    more = QuickDraw(root=str(tmp_path), each=6, **SIZES)
+    more.prepare(torch.device("cpu"))
+    assert f"{len(THINGS)} files have fewer than data.each=6 drawings" in caplog.text
     (tmp_path / "quickdraw" / f"{THINGS[0]}.npy").unlink()
     source.fetch()  # what is there is not fetched again
     assert Bitmaps.asked[len(THINGS) :] == [THINGS[0]]

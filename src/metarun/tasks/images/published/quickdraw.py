@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,16 +13,20 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
 import numpy as np
+import torch
 from pydantic import Field
 from tqdm import tqdm
 
 from metarun.errors import MetarunError, in_one_line
 from metarun.system.files import data_directory, lock, naming
+from metarun.tasks.division import some
 from metarun.tasks.images.decoding import Channels
 from metarun.tasks.images.published.archives import named_splits
-from metarun.tasks.images.published.layouts import Known, Layout
+from metarun.tasks.images.published.layouts import Found, Known, Layout
 from metarun.tasks.images.published.numbered import bitmaps
 from metarun.tasks.images.published.published import Published, Size
+
+log = logging.getLogger("metarun")
 
 _HEADER = 4096  # bytes, at most
 
@@ -57,6 +62,27 @@ class QuickDraw(Published):
     def layouts(self) -> Sequence[Layout]:
         """Return how its files may lie there."""
         return (partial(bitmaps, each=self.each), *super().layouts())
+
+    def find(self) -> Found | None:
+        """Return the dataset where it is there; say which files have fewer drawings than are wanted."""
+        there = super().find()
+        if there is not None:
+            counts = torch.bincount(torch.tensor(there.labels), minlength=len(there.names))
+            few = [
+                name for name, count in zip(there.names, counts.tolist(), strict=True) if count < self.each
+            ]
+            if few:
+                log.warning(
+                    "quickdraw: %d files have fewer than data.each=%d drawings, as %s: delete them, and more "
+                    "are fetched",
+                    len(few),
+                    self.each,
+                    some(few),
+                )
+        return there
+
+    def _stamp(self) -> str:
+        return f"{super()._stamp()}-{self.each}"
 
     def fetch(self) -> None:
         """Fetch the beginning of each file that is not there.
