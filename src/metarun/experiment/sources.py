@@ -16,6 +16,7 @@ from metarun.experiment.schema import check, locate, target_fields
 from metarun.experiment.starts import arguments_of, settings_of
 from metarun.fields import Seed
 from metarun.system.allocator import is_out_of_memory
+from metarun.system.randomness import Seeding
 from metarun.tasks import TaskSource
 from metarun.tasks.elsewhere import TestedElsewhere
 from metarun.tasks.images.decoding import Channels
@@ -43,7 +44,8 @@ def build_source(config: Config, home: str = "") -> TaskSource:
     check_source(config, source)
     if others.test is None:
         return source
-    other = _part(others.test, data, offered, tuple(source.input_shape))
+    sizes = {key: value for key, value in data.items() if not key.startswith("train_")}
+    other = _part(others.test, sizes, offered, tuple(source.input_shape))
     return TestedElsewhere(source, other, str(others.test.get("label", "another")))
 
 
@@ -54,6 +56,9 @@ def mixture(
     size: Size = 84,
     channels: Channels = 3,
     seed: Seed = 0,
+    seeding: Seeding = "streams",
+    home: str = "",
+    dtype: torch.dtype = torch.float32,
     **shared: Any,
 ) -> Mixture:
     """Return a mixture of sources.
@@ -64,7 +69,10 @@ def mixture(
         size: height and width of the images, in pixels.
         channels: 3 (colour) or 1 (grey).
         seed: determines the episodes.
-        **shared: what is offered to every source, and the keys that hold for all.
+        seeding: how splits follow from it; see `Streams`.
+        home: the folder that relative paths start from, if they are there.
+        dtype: of the inputs.
+        **shared: the keys that hold for all sources.
 
     Raises:
         ConfigError: a source has no such key, or they do not fit together.
@@ -74,7 +82,7 @@ def mixture(
             f"@source.train_batch={shared['train_batch']}: the classes of several datasets are no one set of "
             f"classes: type algo=protonet, or data of one dataset"
         )
-    offered = {name: shared.pop(name) for name in GIVEN["data"] if name in shared}
+    offered = {"dtype": dtype, "seeding": seeding, "home": home}
     shape = (channels, size, size)
     built: dict[str, TaskSource] = {}
     for node in sources or ():
@@ -107,8 +115,8 @@ def _part(
 
 def wanted(group: str, node: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the offered arguments that the class of a node takes."""
-    fields = target_fields(locate(group, node))
-    return {name: value for name, value in offered.items() if name in fields.types or fields.open_ended}
+    fields = target_fields(locate(group, node)).types
+    return {name: value for name, value in offered.items() if name in fields}
 
 
 def dtype_of(config: Config) -> torch.dtype:
