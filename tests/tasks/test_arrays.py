@@ -136,7 +136,7 @@ def test_missing_numbers_texts_and_rows_without_a_label(tmp_path: Path) -> None:
         "label": ["?" if i == 0 else f"kind {k}" for i, k in enumerate(y)],
     }
     source = made(written(tmp_path / "a.csv", columns))
-    assert source.table.rows.names == ["a", "colour=blue", "colour=red"]
+    assert source.table.rows.inputs.names == ["a", "colour=blue", "colour=red"]
     assert len(source.table.labels) == len(y) - 1
     assert source.table.x.isfinite().all()
     order = np.argsort([f"kind {k}" for k in y[1:]], kind="stable") + 1

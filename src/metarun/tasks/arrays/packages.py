@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from metarun.fields import Seed
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.arrays.files import read_columns
-from metarun.tasks.arrays.rows import Rows
+from metarun.tasks.arrays.rows import Inputs, Rows
 from metarun.tasks.arrays.scaling import Scale
 from metarun.tasks.arrays.sources import TableClasses
 from metarun.tasks.arrays.table import New, Rules, table_of
@@ -58,7 +58,9 @@ class PackagedClasses(TableClasses):
         check_shares(shares)
         path, x, y = self.rows()
         rules = Rules(shares, Streams(seed, seeding), self.scale, dtype, new or new_among(y))
-        self.has_table(table_of(path, Rows(x, [], np.array(y, dtype=object), None, None), y, rules))
+        self.has_table(
+            table_of(path, Rows(x, Inputs(["x"]), np.array(y, dtype=object), None, None), y, rules)
+        )
         super().__init__(seed=seed, dtype=dtype, **shared)
 
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarun.errors import ConfigError
-from metarun.tasks.arrays.scaling import scaled
+from metarun.tasks.arrays.scaling import Scaling
 from metarun.tasks.arrays.table import Table
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.pool import Pool, kept_on
@@ -35,7 +35,7 @@ class ArrayTasks:
         self.table, self.shot, self.query, self.train_shot = table, shot, query, train_shot or shot
         self.seed, self.dtype = seed, dtype
         self.input_shape: tuple[int, ...] = tuple(table.x.shape[1:])
-        self.y = _targets(table, dtype)
+        self.target_scaling, self.y = _targets(table, dtype)
         self.output_size: int | None = self.y.shape[1]
         self.for_tests = "train" not in table.split_of
         self._counts = torch.bincount(table.labels, minlength=len(table.names))
@@ -108,11 +108,13 @@ class ArrayTasks:
         return {**self.table.described(), "tasks": tasks, "small_tasks": small}
 
 
-def _targets(table: Table, dtype: torch.dtype) -> Tensor:
+def _targets(table: Table, dtype: torch.dtype) -> tuple[Scaling, Tensor]:
     """Return the sorted rows' targets, standardised by those of the training tasks, [n, d]."""
     y = table.rows.y
     if y.dtype == object:
         raise ConfigError(f"{table.path}: the targets are texts: expected numbers", "@source.target=NAME")
     values = y.reshape(len(y), -1).astype(np.float64)[table.order]
     in_training = np.array([split == "train" for split in table.split_of])[table.labels.numpy()]
-    return scaled(values, in_training, "standard", dtype)
+    scaling = Scaling.fit(values, in_training, "standard")
+    assert scaling is not None
+    return scaling, scaling.apply(values, dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,14 @@ class Rows:
 
     Attributes:
         x: inputs, [n, *shape]; floats with NaN where a value is missing, or uint8.
-        names: of the inputs' columns, where they are columns.
+        inputs: which columns they are of.
         y: labels or targets, as they are in the file; targets are [n, d].
         group: the task of each row, as texts, or None.
         split: the name of each row's split, or None.
     """
 
     x: NDArray[np.float64] | NDArray[np.uint8]
-    names: list[str]
+    inputs: Inputs
     y: Column
     group: list[str] | None
     split: list[str] | None
@@ -67,7 +67,8 @@ def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
     y = columns[target]
     group = _texts(path, roles.task, columns) if roles.task else None
     split = _texts(path, roles.split, columns) if roles.split else None
-    x, names = _inputs(path, columns, roles, others)
+    inputs = Inputs.among(path, columns, roles, others)
+    x = inputs.of(path, columns)
     known: NDArray[np.bool_] = _is_known(y)
     if group is not None:
         known[[i for i, each in enumerate(group) if each is None]] = False
@@ -78,48 +79,80 @@ def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
     def of_kept(texts: list[str | None] | None) -> list[str] | None:
         return None if texts is None else [texts[i] or "" for i in kept]
 
-    return Rows(x[kept], names, y[kept], of_kept(group), of_kept(split))
+    return Rows(x[kept], inputs, y[kept], of_kept(group), of_kept(split))
 
 
-def _inputs(
-    path: Path, columns: Mapping[str, Column], roles: Roles, others: Sequence[str]
-) -> tuple[NDArray[np.float64] | NDArray[np.uint8], list[str]]:
-    """Return the inputs, and their names where they are columns."""
-    _check_there(path, columns, "features", roles.features or [])
-    chosen = list(roles.features or [])
-    if not chosen:
-        whole = [
-            name for name in _INPUTS if name in columns and name not in others and columns[name].ndim > 1
+@dataclass(frozen=True)
+class Inputs:
+    """Which columns are inputs.
+
+    Attributes:
+        columns: their names.
+        kinds: the texts of each column of texts; it becomes an input for each of them, 0 or 1.
+    """
+
+    columns: list[str]
+    kinds: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def among(cls, path: Path, columns: Mapping[str, Column], roles: Roles, others: Sequence[str]) -> Inputs:
+        """Return those of a file: the ones that are named, else the usual ones, else all but the others."""
+        _check_there(path, columns, "features", roles.features or [])
+        chosen = list(roles.features or [])
+        if not chosen:
+            whole = [
+                name for name in _INPUTS if name in columns and name not in others and columns[name].ndim > 1
+            ]
+            chosen = whole[:1] or [name for name in columns if name not in others]
+        if not chosen:
+            raise ConfigError(f"{path} has {_named(columns)}, and no column is left for inputs")
+        kinds: dict[str, list[str]] = {}
+        for name in chosen:
+            if columns[name].ndim == 1 and columns[name].dtype == object:
+                kinds[name] = sorted({text for text in columns[name] if text is not None})
+                if len(kinds[name]) > _MOST_VALUES:
+                    raise ConfigError(
+                        f"{path}: {name} has {len(kinds[name])} different texts; at most {_MOST_VALUES} "
+                        f"become inputs",
+                        "@source.features=[…] without it",
+                    )
+        return cls(chosen, kinds)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the inputs, a text's with its column's."""
+        return [
+            label
+            for name in self.columns
+            for label in ([f"{name}={kind}" for kind in self.kinds[name]] if name in self.kinds else [name])
         ]
-        chosen = whole[:1] or [name for name in columns if name not in others]
-    if not chosen:
-        raise ConfigError(f"{path} has {_named(columns)}, and no column is left for inputs")
-    if len(chosen) == 1 and columns[chosen[0]].ndim > 1:
-        return _numbers(path, chosen[0], columns[chosen[0]]), []
-    parts: list[NDArray[np.float64]] = []
-    names: list[str] = []
-    for name in chosen:
-        column = columns[name]
-        if column.ndim != 1:
-            raise ConfigError(
-                f"{path}: {name} is {list(column.shape)}, and there are other inputs",
-                f"@source.features=[{name}]",
-            )
-        if column.dtype == object:
-            kinds = sorted({text for text in column if text is not None})
-            if len(kinds) > _MOST_VALUES:
+
+    def of(self, path: Path, columns: Mapping[str, Column]) -> NDArray[np.float64] | NDArray[np.uint8]:
+        """Return the inputs of a file, [n, *shape]; a text that is not known gives zeros.
+
+        Raises:
+            ConfigError: a column is missing, or is not what it was.
+        """
+        _check_there(path, columns, "features", self.columns)
+        if len(self.columns) == 1 and columns[self.columns[0]].ndim > 1:
+            return _numbers(path, self.columns[0], columns[self.columns[0]])
+        parts: list[NDArray[np.float64]] = []
+        for name in self.columns:
+            column = columns[name]
+            if column.ndim != 1:
                 raise ConfigError(
-                    f"{path}: {name} has {len(kinds)} different texts; at most {_MOST_VALUES} become inputs",
-                    "@source.features=[…] without it",
+                    f"{path}: {name} is {list(column.shape)}, and there are other inputs",
+                    f"@source.features=[{name}]",
                 )
-            parts += [(column == kind).astype(np.float64) for kind in kinds]
-            names += [f"{name}={kind}" for kind in kinds]
-        else:
-            parts.append(column.astype(np.float64))
-            names.append(name)
-    if not parts:
-        raise ConfigError(f"{path}: {', '.join(chosen)} hold nothing")
-    return np.stack(parts, 1), names
+            if name in self.kinds:
+                parts += [(column == kind).astype(np.float64) for kind in self.kinds[name]]
+            elif column.dtype == object:
+                raise ConfigError(f"{path}: {name} holds texts: expected numbers")
+            else:
+                parts.append(column.astype(np.float64))
+        if not parts:
+            raise ConfigError(f"{path}: {', '.join(self.columns)} hold nothing")
+        return np.stack(parts, 1)
 
 
 def _numbers(path: Path, name: str, array: Column) -> NDArray[np.float64] | NDArray[np.uint8]:

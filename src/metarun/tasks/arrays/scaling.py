@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,35 +12,80 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Scale = Literal["auto", "standard", "none"]
+Numbers = NDArray[np.float64] | NDArray[np.uint8]
 
 
-def scaled(
-    x: NDArray[np.float64] | NDArray[np.uint8], known: NDArray[np.bool_], scale: Scale, dtype: torch.dtype
-) -> Tensor:
-    """Return inputs as a tensor without NaN.
+@dataclass(frozen=True)
+class Scaling:
+    """What is done to every input: a missing value becomes the mean, then (x − shift) / divisor.
 
-    `standard`: each column, or each channel of inputs [channels, …], has mean 0 and standard deviation 1 over
-    the known rows; a constant one becomes 0, and so does a missing value. `none`: as they are; a missing
-    value becomes the mean of the known ones. `auto`: `none` for uint8, read as 0 to 1, else `standard`.
-
-    Args:
-        x: inputs, [n, *shape].
-        known: the rows that the training sees, [n]; if there are none, all count.
-        scale: see above.
-        dtype: of the result; uint8 stays as it is.
+    Attributes:
+        mean: of the known rows, [1, *shape] with 1 for what is averaged over.
+        shift: what is subtracted, of that shape.
+        divisor: what divides, of that shape; infinite for a constant column, which becomes 0.
     """
-    if x.dtype == np.uint8 and scale != "standard":
-        return torch.from_numpy(np.ascontiguousarray(x))
-    rows = x[known] if known.any() else x
-    over = (0, *range(2, x.ndim))  # all but the columns, or channels
-    with np.errstate(all="ignore"):
-        finite = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
-        mean = _nanmean(finite, over)
-        spread = np.sqrt(_nanmean((finite - mean) ** 2, over))
-    values = np.where(np.isfinite(x), x, mean).astype(np.float64)
-    if scale != "none":
-        values = (values - mean) / np.where(spread > 1e-12 * (1 + np.abs(mean)), spread, np.inf)
-    return torch.from_numpy(values).to(dtype)
+
+    mean: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    divisor: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, x: Numbers, known: NDArray[np.bool_], scale: Scale) -> Scaling | None:
+        """Return the scaling of inputs; None: uint8 that stay as they are, read as 0 to 1.
+
+        `standard`: each column, or each channel of inputs [channels, …], has mean 0 and standard deviation 1
+        over the known rows. `none`: numbers stay as they are. `auto`: `none` for uint8, else `standard`.
+
+        Args:
+            x: inputs, [n, *shape].
+            known: the rows that the training sees, [n]; if there are none, all count.
+            scale: see above.
+        """
+        if x.dtype == np.uint8 and scale != "standard":
+            return None
+        rows = x[known] if known.any() else x
+        over = (0, *range(2, x.ndim))  # all but the columns, or channels
+        with np.errstate(all="ignore"):
+            finite = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
+            mean = _nanmean(finite, over)
+            spread = np.sqrt(_nanmean((finite - mean) ** 2, over))
+        if scale == "none":
+            return cls(mean, np.zeros_like(mean), np.ones_like(mean))
+        return cls(mean, mean, np.where(spread > 1e-12 * (1 + np.abs(mean)), spread, np.inf))
+
+    def apply(self, x: Numbers, dtype: torch.dtype) -> Tensor:
+        """Return inputs [n, *shape] without NaN."""
+        values = np.where(np.isfinite(x), x, self.mean).astype(np.float64)
+        return torch.from_numpy((values - self.shift) / self.divisor).to(dtype)
+
+    def undone(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what scaled values [n, *shape] were before; of a constant column, its constant."""
+        divisor = np.where(np.isfinite(self.divisor), self.divisor, 0.0)
+        result: NDArray[np.float64] = values * divisor + self.shift
+        return result
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for a file; infinite divisors as None."""
+        divisors = [value if np.isfinite(value) else None for value in self.divisor.ravel().tolist()]
+        shape = list(self.mean.shape)
+        return {
+            "shape": shape,
+            "mean": self.mean.ravel().tolist(),
+            "shift": self.shift.ravel().tolist(),
+            "divisor": divisors,
+        }
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Scaling:
+        """Return what `plain` was made of."""
+        divisors = [np.inf if value is None else value for value in plain["divisor"]]
+        parts = (np.array(values, dtype=np.float64) for values in (plain["mean"], plain["shift"], divisors))
+        return cls(*(part.reshape(plain["shape"]) for part in parts))
+
+
+def scaled(x: Numbers, scaling: Scaling | None, dtype: torch.dtype) -> Tensor:
+    """Return inputs as a tensor without NaN; uint8 without a scaling stays as it is."""
+    return torch.from_numpy(np.ascontiguousarray(x)) if scaling is None else scaling.apply(x, dtype)
 
 
 def _nanmean(x: NDArray[np.float64], over: tuple[int, ...]) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from metarun.errors import ConfigError
 from metarun.system.randomness import Streams
 from metarun.tasks.arrays.rows import Rows
-from metarun.tasks.arrays.scaling import Scale, scaled
+from metarun.tasks.arrays.scaling import Scale, Scaling, scaled
 from metarun.tasks.division import NAMES, Shares, divided, divided_rows
 from metarun.tasks.types import SPLITS, Split
 
@@ -35,6 +35,7 @@ class Table:
         names: of the classes or tasks.
         split_of: the split of each.
         x: the inputs in that order, [n, *shape].
+        scaling: what was done to them; None: nothing, to uint8.
     """
 
     path: Path
@@ -44,12 +45,14 @@ class Table:
     names: list[str]
     split_of: list[Split]
     x: Tensor
+    scaling: Scaling | None
 
     def facts(self) -> dict[str, Any]:
         """Return what people want to know of the file."""
         lines: dict[str, Any] = {"file": str(self.path.resolve()), "rows": f"{len(self.labels):,}"}
-        if self.rows.names:
-            lines["columns"] = ", ".join(self.rows.names[:20]) + (" …" if len(self.rows.names) > 20 else "")
+        if self.rows.x.ndim == 2:
+            names = self.rows.inputs.names
+            lines["columns"] = ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
         return lines
 
     def described(self) -> dict[str, Any]:
@@ -86,9 +89,10 @@ def table_of(path: Path, rows: Rows, groups: list[str], rules: Rules) -> Table:
         split_of = divided(len(names), own, rules.shares, generator)
     order = np.argsort(inverse, kind="stable")
     in_training = np.array([split == "train" for split in split_of])[inverse]
-    x = scaled(rows.x, in_training, rules.scale, rules.dtype)[torch.from_numpy(order)]
+    scaling = Scaling.fit(rows.x, in_training, rules.scale)
+    x = scaled(rows.x, scaling, rules.dtype)[torch.from_numpy(order)]
     labels = torch.from_numpy(inverse[order].astype(np.int64))
-    return Table(path, rows, order, labels, names, split_of, x)
+    return Table(path, rows, order, labels, names, split_of, x, scaling)
 
 
 def _split_named(path: Path, text: str) -> Split:

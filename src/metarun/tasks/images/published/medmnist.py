@@ -18,7 +18,7 @@ from metarun.system.files import data_directory, found
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.arrays.columns import check_fits
 from metarun.tasks.arrays.packages import new_among
-from metarun.tasks.arrays.rows import Rows
+from metarun.tasks.arrays.rows import Inputs, Rows
 from metarun.tasks.arrays.sources import TableClasses
 from metarun.tasks.arrays.table import New, Rules, Table, table_of
 from metarun.tasks.division import Shares, check_shares, divided
@@ -141,7 +141,9 @@ class MedMNIST(TableClasses):
                 f"it is fetched again"
             ) from error
         own = splits if self._rules.new == "rows" else None
-        return table_of(self.file, Rows(x, [], np.array(names, dtype=object), None, own), names, self._rules)
+        return table_of(
+            self.file, Rows(x, Inputs(["x"]), np.array(names, dtype=object), None, own), names, self._rules
+        )
 
     def verify(self) -> list[str]:
         """Return what is wrong with the file."""
