@@ -40,7 +40,7 @@ from metarun.metagradients import MetaGradient
 from metarun.system.randomness import Streams
 from metarun.tasks import TaskSource
 from metarun.tasks.images.adapted import Adapted
-from metarun.tasks.types import output_size, targets_of
+from metarun.tasks.types import Targets, output_size, targets_of
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,22 @@ class Experiment:
     dtype: torch.dtype
     source: TaskSource
     learner: Learner[Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a learner must know of its tasks, see `TaskSource`."""
+
+    input_shape: tuple[int, ...]
+    output_size: int | None
+    training_output_size: int | None
+    targets: Targets
+
+    @classmethod
+    def of(cls, source: TaskSource) -> Facts:
+        """Return those of a source."""
+        in_training = output_size(source, "train")
+        return cls(tuple(source.input_shape), source.output_size, in_training, targets_of(source))
 
 
 @with_keys()
@@ -74,20 +90,41 @@ def build(
     Raises:
         ConfigError: the groups do not fit together, or one has keys that nothing uses.
     """
-    device, dtype = chosen_device(config.device), dtype_of(config)
     source = build_source(config, home)
     if shape is not None and tuple(source.input_shape) != shape:
         source = Adapted(source, shape)
     learner_class = locate("algo", config.algo)
     check_targets(config, source, learner_class)
     check_training(config, source, learner_class)
+    learner = build_learner(config, Facts.of(source), start=start, home=home, announce=announce)
+    return Experiment(chosen_device(config.device), dtype_of(config), source, learner)
+
+
+@with_keys()
+def build_learner(
+    config: Config, facts: Facts, *, start: bool = False, home: str = "", announce: bool = True
+) -> Learner[Any]:
+    """Build the learner alone, on its device.
+
+    Args:
+        config: of the experiment.
+        facts: what it must know of its tasks.
+        start: see `build`.
+        home: see `build`.
+        announce: see `build`.
+
+    Raises:
+        ConfigError: the groups do not fit together, or one has keys that nothing uses.
+    """
+    device, dtype = chosen_device(config.device), dtype_of(config)
+    learner_class = locate("algo", config.algo)
     needs = needs_of(config, learner_class)
-    shapes = {"input_shape": source.input_shape, "output_size": source.output_size}
+    shapes = {"input_shape": facts.input_shape, "output_size": facts.output_size}
     arguments: dict[str, Any] = {"seed": config.seed, "seeding": config.seeding, **shapes}
-    arguments |= {"training_output_size": output_size(source, "train"), "targets": targets_of(source)}
+    arguments |= {"training_output_size": facts.training_output_size, "targets": facts.targets}
     if needs & {"model", "make_model"}:
-        outputs = model_output_size(learner_class, source.output_size)
-        check_head(config, source, outputs)
+        outputs = model_output_size(learner_class, facts.output_size)
+        check_head(config, facts.training_output_size, facts.output_size, outputs)
         model = arguments_of(InitialWeights, config.model)
         make_model = make("model", model, _partial_=True, **{**shapes, "output_size": outputs})
         arguments["make_model"] = make_model
@@ -115,7 +152,7 @@ def build(
         started = model_to_start(learner, initial.init_from)
         if weights:  # again: the learner may have put norms with running statistics into the model
             load(started, weights, initial, announce=announce)
-    return Experiment(device, dtype, source, learner)
+    return learner
 
 
 def _build_model(

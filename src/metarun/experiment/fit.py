@@ -11,7 +11,7 @@ from metarun.experiment.config import Config, annotated, needed_by
 from metarun.experiment.schema import locate
 from metarun.learners import InnerLoop
 from metarun.tasks import Metric, TaskSource
-from metarun.tasks.types import output_size, targets_of, trains_on
+from metarun.tasks.types import targets_of, trains_on
 
 
 def without_needless_training(config: Config) -> Config:
@@ -133,12 +133,18 @@ def check_training(config: Config, source: TaskSource, learner_class: Any) -> No
         )
 
 
-def check_head(config: Config, source: TaskSource, outputs: int | None) -> None:
-    """Raise ConfigError if training tasks need another head than those of a test."""
-    in_training = output_size(source, "train")
-    if outputs is not None and in_training != source.output_size:
+def check_head(config: Config, in_training: int | None, in_test: int | None, outputs: int | None) -> None:
+    """Raise ConfigError if training tasks need another head than those of a test.
+
+    Args:
+        config: of the experiment.
+        in_training: outputs of a training task.
+        in_test: outputs of a test task.
+        outputs: those that the learner wants of its model; None: it has no head.
+    """
+    if outputs is not None and in_training != in_test:
         raise ConfigError(
-            f"data.train_way={in_training} and data.way={source.output_size}: "
+            f"data.train_way={in_training} and data.way={in_test}: "
             f"algo._target_={config.algo['_target_']} has a head of fixed size: leave data.train_way out, or "
             f"type algo=protonet or another without a head"
         )

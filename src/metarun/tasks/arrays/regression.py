@@ -14,6 +14,7 @@ from metarun.tasks.arrays.table import Table
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.metrics import Loss, Metric, Scoring, mean_squared_error
+from metarun.tasks.reading import RowReading
 from metarun.tasks.regression import REGRESSION
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
@@ -94,6 +95,11 @@ class ArrayTasks:
             {"task": task.squeeze(1), "row": row},
             scoring=Scoring(self.loss, self.metrics),
         )
+
+    def reading(self) -> RowReading:
+        """Return how a person's own rows are read."""
+        rows = self.table.rows
+        return RowReading(self.input_shape, rows.inputs, rows.target, self.table.scaling, self.target_scaling)
 
     def facts(self) -> dict[str, Any]:
         """Return what people want to know of the file."""

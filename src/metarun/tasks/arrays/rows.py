@@ -27,6 +27,7 @@ class Rows:
         y: labels or targets, as they are in the file; targets are [n, d].
         group: the task of each row, as texts, or None.
         split: the name of each row's split, or None.
+        target: the name of the labels or targets.
     """
 
     x: NDArray[np.float64] | NDArray[np.uint8]
@@ -34,6 +35,7 @@ class Rows:
     y: Column
     group: list[str] | None
     split: list[str] | None
+    target: str = "y"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
     def of_kept(texts: list[str | None] | None) -> list[str] | None:
         return None if texts is None else [texts[i] or "" for i in kept]
 
-    return Rows(x[kept], inputs, y[kept], of_kept(group), of_kept(split))
+    return Rows(x[kept], inputs, y[kept], of_kept(group), of_kept(split), target)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from metarun.tasks.arrays.scaling import Scale
 from metarun.tasks.arrays.table import New, Rules, Table, table_of
 from metarun.tasks.division import Share, Shares, check_shares
 from metarun.tasks.images.class_episodes import Smoothing, Way
+from metarun.tasks.images.decoding import Look
 from metarun.tasks.images.named import NamedClasses
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.sampling import Sampler
+from metarun.tasks.reading import ImageReading, Reading, RowReading
 from metarun.tasks.types import Split, TaskSource
 
 _WAY = 5
@@ -51,6 +53,13 @@ class TableClasses(NamedClasses):
     def described(self) -> dict[str, Any]:
         """Return what the data turned out to be, as plain values for a run's manifest."""
         return {**self.table.described(), **super().described()}
+
+    def reading(self) -> Reading:
+        """Return how a person's own rows, or images, are read."""
+        rows, shape = self.table.rows, self.input_shape
+        if self.table.scaling is None and len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]:
+            return ImageReading(Look(shape[1], shape[0], "stretch"))  # type: ignore[arg-type]
+        return RowReading(shape, rows.inputs, rows.target, self.table.scaling)
 
 
 class ArrayClasses(TableClasses):

@@ -32,6 +32,7 @@ from metarun.tasks.images.store import (
     prepared,
     store_path,
 )
+from metarun.tasks.reading import ImageReading
 from metarun.tasks.types import Split
 
 log = logging.getLogger("metarun")
@@ -153,6 +154,10 @@ class ImageFolder(NamedClasses):
             "left_out": dict(Counter(left_out.values())),
             "left_out_files": dict(islice(left_out.items(), _MOST_NAMED)),
         }
+
+    def reading(self) -> ImageReading:
+        """Return how a person's own images are read."""
+        return ImageReading(self.look)
 
     def facts(self) -> dict[str, str]:
         """Return where the files are and whether they are prepared, for people to read."""

@@ -12,7 +12,9 @@ from metarun.errors import ConfigError
 from metarun.fields import Seed
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.decoding import Look
 from metarun.tasks.images.omniglot_images import BACKGROUND, CHARACTERS, DRAWINGS, SIZE, Resize, load_images
+from metarun.tasks.reading import ImageReading
 from metarun.tasks.types import Split
 
 # The lake split takes its validation characters from the background set, as many as the random split has.
@@ -91,6 +93,10 @@ class Omniglot(ClassEpisodes):
             "validation": order[counts["train"] : validation_end],
             "test": test,
         }
+
+    def reading(self) -> ImageReading:
+        """Return how a person's own drawings are read: dark ink on light paper."""
+        return ImageReading(Look(SIZE, 1, "stretch"), ink=True, nearest=self.resize == "nearest")
 
     def load(self) -> dict[Split, Tensor]:
         """Return uint8 [classes, 20, 1, 28, 28] by split; class r·n + c is character c turned by r·90°."""

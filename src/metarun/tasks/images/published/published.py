@@ -32,6 +32,7 @@ from metarun.tasks.images.store import (
     prepared,
     store_path,
 )
+from metarun.tasks.reading import ImageReading
 from metarun.tasks.types import SPLITS, Split
 
 log = logging.getLogger("metarun")
@@ -228,6 +229,10 @@ class Published(NamedClasses):
     def _wanted(self) -> str:
         names = ", ".join(archive.name for archive in self.archives)
         return f"put {names} there" if names else self.by_hand
+
+    def reading(self) -> ImageReading:
+        """Return how a person's own images are read."""
+        return ImageReading(self.look)
 
     def facts(self) -> dict[str, Any]:
         """Return where the files are, for people to read."""

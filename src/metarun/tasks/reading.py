@@ -1,0 +1,155 @@
+"""How a person's own examples become the inputs that a run was trained on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.tasks.arrays.columns import Column
+from metarun.tasks.arrays.rows import Inputs
+from metarun.tasks.arrays.scaling import Scaling, scaled
+from metarun.tasks.images.decoding import Look, decode
+from metarun.tasks.types import TaskSource
+
+_GREY = ("1", "L", "LA", "I", "F")
+
+
+@dataclass(frozen=True)
+class ImageReading:
+    """Images are decoded as in the training.
+
+    Attributes:
+        look: size, channels, and how a picture becomes square.
+        ink: whether dark on light becomes light on dark, as Omniglot's drawings.
+        nearest: whether they are made smaller by the nearest pixel, as Omniglot's may be.
+    """
+
+    look: Look
+    ink: bool = False
+    nearest: bool = False
+
+    kind: ClassVar[str] = "images"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an input."""
+        return self.look.shape
+
+    def read(self, content: bytes) -> Tensor:
+        """Return an image of a file's content, uint8 [channels, size, size].
+
+        Raises:
+            LeftOutError: it cannot be used.
+        """
+        pixels = self._nearest(content) if self.nearest else decode(content, self.look)
+        return torch.from_numpy(255 - pixels if self.ink else pixels)
+
+    def _nearest(self, content: bytes) -> NDArray[np.uint8]:
+        decode(content, self.look)  # says what is wrong with it
+        with Image.open(io.BytesIO(content)) as image:
+            grey = ImageOps.exif_transpose(image).convert("L")
+            small = grey.resize((self.look.size, self.look.size), Image.Resampling.NEAREST)
+        return np.array(small, dtype=np.uint8)[None]
+
+    def told(self, content: bytes) -> str:
+        """Return what is done to an image that can be read, besides its size; empty: nothing."""
+        with Image.open(io.BytesIO(content)) as image:
+            is_grey = image.mode in _GREY or image.mode.startswith("I;")
+        if self.look.channels == 1 and not is_grey:
+            return "colour made grey"
+        return "grey made of three equal channels" if self.look.channels == 3 and is_grey else ""
+
+    def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return uint8 images as numbers from 0 to 1."""
+        return x.to(dtype) / 255
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for a file."""
+        return {"kind": self.kind, **asdict(self.look), "ink": self.ink, "nearest": self.nearest}
+
+
+@dataclass(frozen=True)
+class RowReading:
+    """Rows of numbers are encoded and scaled as in the training.
+
+    Attributes:
+        shape: of an input.
+        inputs: which columns they are of.
+        target: the column of labels or targets.
+        scaling: of the inputs; None: none, or uint8 read as 0 to 1.
+        of_targets: of the targets, where they are numbers.
+    """
+
+    shape: tuple[int, ...]
+    inputs: Inputs
+    target: str = "y"
+    scaling: Scaling | None = None
+    of_targets: Scaling | None = None
+
+    kind: ClassVar[str] = "rows"
+
+    def read(self, path: Path, columns: Mapping[str, Column], dtype: torch.dtype) -> Tensor:
+        """Return the inputs of a file, [n, *shape].
+
+        Raises:
+            ConfigError: a column is missing, or has another shape.
+        """
+        found = self.inputs.of(path, columns)
+        if found.shape[1:] != self.shape:
+            raise ConfigError(
+                f"{path}: inputs are {list(found.shape[1:])}, and the run was trained on {list(self.shape)}"
+            )
+        return self.scaled(scaled(found, self.scaling, dtype), dtype)
+
+    def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return inputs as numbers; uint8 from 0 to 1."""
+        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values for a file."""
+        return {
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "columns": self.inputs.columns,
+            "kinds": dict(self.inputs.kinds),
+            "target": self.target,
+            "scaling": None if self.scaling is None else self.scaling.plain(),
+            "of_targets": None if self.of_targets is None else self.of_targets.plain(),
+        }
+
+
+Reading = ImageReading | RowReading
+
+
+def reading_of(source: TaskSource) -> Reading:
+    """Return how inputs of a source are read; of one that does not say it, by the shape of its inputs."""
+    said = getattr(source, "reading", None)
+    if said is not None:
+        found: Reading = said()
+        return found
+    shape = tuple(source.input_shape)
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]:
+        return ImageReading(Look(shape[1], shape[0], "stretch"))  # type: ignore[arg-type]
+    return RowReading(shape, Inputs(["x"]))
+
+
+def reading_from(plain: Mapping[str, Any]) -> Reading:
+    """Return what `plain` was made of."""
+    if plain["kind"] == ImageReading.kind:
+        look = Look(plain["size"], plain["channels"], plain["fit"])
+        return ImageReading(look, plain["ink"], plain["nearest"])
+    scalings = (
+        None if plain[name] is None else Scaling.of(plain[name]) for name in ("scaling", "of_targets")
+    )
+    inputs = Inputs(list(plain["columns"]), dict(plain["kinds"]))
+    return RowReading(tuple(plain["shape"]), inputs, plain["target"], *scalings)
