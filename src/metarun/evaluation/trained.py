@@ -125,11 +125,7 @@ def reopen(
     if same and any(config.data.get(key) != trained["data"].get(key) for key in _DIVIDING):
         log.warning("split, seed, shares or rotations differ: test classes may have been trained on")
     last = run.checkpoints.newest()
-    was_validated = last is None or last.get("selection", {}).get("best") is not None
-    best = run.checkpoints.best() if was_validated else None
-    state = best or last
-    if state is None:
-        raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
+    state = best_state(run)
     experiment = build(config, home=run.home, shape=shape)
     try:
         experiment.learner.load_state_dict(state["learner"])
@@ -141,6 +137,21 @@ def reopen(
     experiment.source.prepare(experiment.device)
     engine = _engine(config, trained["engine"], last or state, experiment, changed=bool(overrides))
     return Trained(run, config, experiment, engine, state["step"])
+
+
+def best_state(run: Run) -> dict[str, Any]:
+    """Return a run's best checkpoint, or the last, where none was validated.
+
+    Raises:
+        MetarunError: there is none.
+    """
+    last = run.checkpoints.newest()
+    was_validated = last is None or last.get("selection", {}).get("best") is not None
+    best = run.checkpoints.best() if was_validated else None
+    state = best or last
+    if state is None:
+        raise MetarunError(f"{run.directory} has no checkpoint yet: type {resume_command(run.directory)}")
+    return state
 
 
 def _engine(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -116,3 +116,8 @@ def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator
         disable=_disable_bar(),
         leave=False,
     )
+
+
+def items_bar(what: str, count: int) -> tqdm[NoReturn]:
+    """Return a bar over so many items, to be updated; on a terminal only."""
+    return tqdm(total=count, desc=what, unit="", file=_Console(), disable=_disable_bar(), leave=False)

@@ -218,6 +218,14 @@ class Run:
         for name in ("results.json", "error.txt"):
             self._path(name).unlink(missing_ok=True)
 
+    def inputs(self) -> dict[str, Any] | None:
+        """Return what the run keeps of its data, to use its learner without it; None: it is of an older one.
+
+        Raises:
+            MetarunError: the file is damaged.
+        """
+        return self._read_json("inputs.json")
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""
         write_text(self._path(name), as_json(content, indent=2) + "\n")

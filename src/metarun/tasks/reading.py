@@ -52,7 +52,7 @@ class ImageReading:
             LeftOutError: it cannot be used.
         """
         pixels = self._nearest(content) if self.nearest else decode(content, self.look)
-        return torch.from_numpy(255 - pixels if self.ink else pixels)
+        return torch.from_numpy(np.subtract(255, pixels, dtype=np.uint8) if self.ink else pixels.copy())
 
     def _nearest(self, content: bytes) -> NDArray[np.uint8]:
         decode(content, self.look)  # says what is wrong with it

@@ -12,6 +12,7 @@ from typing import Any
 from metarun.engine.settings import Engine
 from metarun.errors import ConfigError, DivergedError, PrunedError
 from metarun.evaluation.curve import Curve
+from metarun.evaluation.prediction.usable import inputs_of
 from metarun.experiment.build import build, build_metagradient, build_outer
 from metarun.experiment.config import Config
 from metarun.metagradients import Progress
@@ -68,6 +69,7 @@ class Training:
         self.source.prepare(self.experiment.device)
         if self.ranks.first:
             self.run.describe(described(self.source))
+            self.run.write_json("inputs.json", inputs_of(self.source))
         first = {split: first_episodes(self.source, split, self.experiment.dtype) for split in SPLITS}
         for tasks in first.values():  # any of them may be padded
             self.learner.check(tasks)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -99,10 +100,10 @@ def _of_folder(root: Path, levels: int) -> Listing:
     splits = {NAMES[name]: folder for name, folder in below.items() if name in NAMES}
     if "train" in splits and "test" in splits:
         found: dict[Split | None, _Files] = {
-            split: _files_by_class(root, splits[split], levels) for split in SPLITS if split in splits
+            split: files_by_class(root, splits[split], levels) for split in SPLITS if split in splits
         }
         return _listing(root, found, f"{root}: its folders {', '.join(sorted(splits.values()))}")
-    return _listing(root, {None: _files_by_class(root, "", levels)}, str(root))
+    return _listing(root, {None: files_by_class(root, "", levels)}, str(root))
 
 
 def _folders(root: Path) -> list[str]:
@@ -114,17 +115,19 @@ _Files = dict[str, dict[str, tuple[int, int]]]
 """Class → path → size and time."""
 
 
-def _files_by_class(root: Path, start: str, levels: int) -> _Files:
+def files_by_class(root: Path, start: str, levels: int = 1) -> _Files:
     """Return the images below a folder by class: the names of the first folders below it."""
     classes: _Files = {}
-    for path, stamp in _images(root, start, set()):
+    for path, stamp in images_below(root, start):
         inside = Path(path).relative_to(start) if start else Path(path)
         if len(inside.parts) > levels:
             classes.setdefault("/".join(inside.parts[:levels]), {})[path] = stamp
     return classes
 
 
-def _images(root: Path, folder: str, above: set[tuple[int, int]]) -> Iterator[tuple[str, tuple[int, int]]]:
+def images_below(
+    root: Path, folder: str = "", above: AbstractSet[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield the path, relative to root, and the stamp of every image below a folder; links are followed.
 
     A link to a folder that holds it is left out, or there would be no end.
@@ -141,7 +144,7 @@ def _images(root: Path, folder: str, above: set[tuple[int, int]]) -> Iterator[tu
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _images(root, path, above | {here})
+                yield from images_below(root, path, above | {here})
             elif entry.is_file() and _looks_like_an_image(entry.name):
                 status = entry.stat()
                 yield path, (status.st_size, status.st_mtime_ns)

@@ -1,0 +1,93 @@
+"""`metarun predict RUN --support FILES --query FILES`: learn from a few labelled examples, label others."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from metarun.cli.arguments import parse
+from metarun.errors import ConfigError
+from metarun.evaluation.prediction.answers import Answer, Number, answers, as_csv, counted, right
+from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_query, read_support
+from metarun.evaluation.prediction.task_model import TaskModel
+from metarun.evaluation.prediction.usable import OPEN, usable
+from metarun.reports.progress import items_bar
+from metarun.system.files import write_text
+from metarun.tasks.division import some
+
+_MOST_NAMED = 5
+
+
+def main(arguments: list[str]) -> None:
+    """Predict, print a summary, and write a csv.
+
+    Raises:
+        ConfigError: an argument is wrong, or the examples do not fit the run.
+        MetarunError: the directory holds no run, or the run has no checkpoint.
+    """
+    parser = argparse.ArgumentParser(
+        "metarun predict",
+        description="Adapt a run's best learner to labelled examples, and label others.",
+        epilog=f"overrides may set: {', '.join(OPEN)}",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
+    parser.add_argument("overrides", nargs="*", help="key=value, as in inner.test_steps=10")
+    parser.add_argument("--support", type=Path, required=True, help="class folders, a csv, or a file of rows")
+    parser.add_argument(
+        "--query", type=Path, required=True, help="a folder, an image, a csv, or a file of rows"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write an answer for each example")
+    options = parse(parser, arguments[1:])
+    learner = usable(options.run, options.overrides)
+    is_number = learner.facts.targets == "values"
+    support = read_support(options.support, learner.reading, learner.dtype, values=is_number)
+    model = TaskModel(learner, support)
+    query = read_query(options.query, learner.reading, learner.dtype)
+    with items_bar("queries", len(query)) as bar:
+        found = list(answers(model, query, show=bar.update))
+    if options.out is not None:
+        _write(options.out, as_csv(query, found))
+    for line in _summary(model, query, found):
+        print(line)
+    if options.out is not None:
+        print(f"\nwritten: {options.out}")
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out {path}: there is no folder {path.parent}")
+    write_text(path, text)
+
+
+def _summary(model: TaskModel, query: Unlabelled, found: Sequence[Answer | Number]) -> list[str]:
+    """Return what a person wants to know at once."""
+    support = model.support
+    sizes = f"{len(support.names)} labelled examples"
+    if model.classes:
+        sizes += f" of {len(model.classes)} classes"
+    lines = [f"learned from {sizes}; {len(found)} of {len(query)} examples predicted"]
+    if model.classes:
+        each = [f"{name or 'rejected'} {count}" for name, count in counted(found).items()]
+        shown = ", ".join(each[:10]) + (f" and {len(each) - 10} more classes" if len(each) > 10 else "")
+        lines.append(shown)
+        hits, known = right(model, query, found)
+        if known:
+            lines.append(f"right: {hits} of {known} whose folder or column says a class ({hits / known:.1%})")
+        doubtful = sorted((a for a in found if isinstance(a, Answer)), key=lambda answer: answer.margin)
+        named = [f"{query.names[a.place]} ({a.probability:.0%})" for a in doubtful[:3]]
+        lines.append(f"least certain: {', '.join(named)}")
+    for what, notes in (("support", support.notes), ("query", query.notes)):
+        lines += _told(what, notes)
+    if model.is_transductive:
+        lines.append("each prediction depends on the others: those that were predicted together")
+    return lines
+
+
+def _told(what: str, notes: Notes) -> list[str]:
+    lines = [f"{what}: {count} images: {told}" for told, count in notes.told.items()]
+    if notes.left_out:
+        each = [f"{name} is {why}" for name, why in notes.left_out.items()]
+        lines.append(f"{what}: {len(each)} left out: {some(each)}")
+    return lines

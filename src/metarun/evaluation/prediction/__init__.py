@@ -1,0 +1,1 @@
+"""What was learned, used on a person's own examples."""

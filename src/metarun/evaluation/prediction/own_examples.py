@@ -1,0 +1,221 @@
+"""A person's own examples: labelled ones to learn from, and others to be labelled."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.tasks.arrays.columns import Column
+from metarun.tasks.arrays.files import read_columns
+from metarun.tasks.arrays.rows import text_of
+from metarun.tasks.images.decoding import LeftOutError
+from metarun.tasks.images.listing import Listing, files_by_class, images_below, listed
+from metarun.tasks.reading import ImageReading, Reading, RowReading
+
+
+@dataclass
+class Notes:
+    """What happened to files while they were read.
+
+    Attributes:
+        left_out: why, by name.
+        told: what was done to images, and to how many.
+    """
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    told: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Examples to learn from.
+
+    Attributes:
+        x: inputs [n, *shape], as they are kept: uint8 or numbers.
+        y: labels as texts; or targets, [n, d].
+        names: of the files or rows.
+        notes: of their reading.
+    """
+
+    x: Tensor
+    y: list[str] | Tensor
+    names: list[str]
+    notes: Notes
+
+
+class Unlabelled:
+    """Examples to be labelled, read part by part.
+
+    Args:
+        names: of the files or rows.
+        said: the labels that folders or columns say, if they do.
+        read: returns the inputs of some of them, and which of these could be read.
+
+    Attributes:
+        notes: of their reading, so far.
+    """
+
+    def __init__(self, names: Sequence[str], said: Sequence[str | None], source: _Images | Tensor) -> None:
+        self.names, self.said, self._source = list(names), list(said), source
+        self.notes = source.notes if isinstance(source, _Images) else Notes()
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.names)
+
+    def parts(self, size: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield inputs [n, *shape], of n ≤ size examples that could be read, with their places."""
+        count = max(1, -(-len(self) // size))
+        for places in np.array_split(np.arange(len(self)), count):
+            chosen = places.tolist()
+            if isinstance(self._source, _Images):
+                kept, x = self._source.read(chosen)
+            else:
+                kept, x = chosen, self._source[chosen]
+            if kept:
+                yield kept, x
+
+
+class _Images:
+    """Files of images below a folder, decoded by all cores."""
+
+    def __init__(self, root: Path, paths: Sequence[str], reading: ImageReading) -> None:
+        self.root, self.paths, self.reading, self.notes = root, list(paths), reading, Notes()
+
+    def read(self, places: Sequence[int]) -> tuple[list[int], Tensor]:
+        """Return the places that could be read, and their images, uint8 [n, *shape]."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = list(pool.map(self._one, places))
+        kept = [place for place, image in zip(places, found, strict=True) if image is not None]
+        images = [image for image in found if image is not None]
+        empty = torch.zeros(0, *self.reading.shape, dtype=torch.uint8)
+        return kept, torch.stack(images) if images else empty
+
+    def _one(self, place: int) -> Tensor | None:
+        path = self.root / self.paths[place]
+        try:
+            content = path.read_bytes()
+            image = self.reading.read(content)
+        except LeftOutError as reason:
+            self.notes.left_out[self.paths[place]] = str(reason)
+            return None
+        except OSError as error:
+            self.notes.left_out[self.paths[place]] = f"cannot be read ({error.strerror or error})"
+            return None
+        if told := self.reading.told(content):
+            self.notes.told[told] += 1
+        return image
+
+
+def read_support(path: Path, reading: Reading, dtype: torch.dtype, *, values: bool = False) -> Labelled:
+    """Return labelled examples: class folders, or a csv of paths; or a file of rows.
+
+    Args:
+        path: see above.
+        reading: how examples become inputs.
+        dtype: of rows.
+        values: whether targets are numbers.
+
+    Raises:
+        ConfigError: there is nothing that can be read.
+    """
+    _check_there(path, "--support")
+    if isinstance(reading, RowReading):
+        return _support_rows(path, reading, dtype, values=values)
+    listing = _class_folders(path) if path.is_dir() else listed(path)
+    images = _Images(listing.root, listing.paths, reading)
+    kept, x = images.read(range(len(listing)))
+    if not kept:
+        raise ConfigError(f"--support {path}: none of its {len(listing)} images can be read")
+    labels = [listing.names[listing.labels[place]] for place in kept]
+    for name in sorted(set(listing.names) - set(labels)):
+        images.notes.left_out[name] = "a class without an image that can be read"
+    return Labelled(x, labels, [listing.paths[place] for place in kept], images.notes)
+
+
+def _class_folders(root: Path) -> Listing:
+    """Return the images of a folder of classes, whatever these are called."""
+    classes = files_by_class(root, "")
+    if not classes:
+        raise ConfigError(
+            f"--support {root}: expected a folder of images for each class, or a csv with the columns "
+            f"path,label"
+        )
+    names = sorted(classes, key=os.fsencode)
+    paths = [path for name in names for path in sorted(classes[name], key=os.fsencode)]
+    labels = [place for place, name in enumerate(names) for _ in classes[name]]
+    return Listing(root, paths, labels, names, None, [])
+
+
+def _support_rows(path: Path, reading: RowReading, dtype: torch.dtype, *, values: bool) -> Labelled:
+    columns = read_columns(path)
+    target = _target(columns, reading)
+    if target is None:
+        raise ConfigError(f"--support {path}: it has no column {reading.target}, the labels")
+    x, column = reading.read(path, columns, dtype), columns[target]
+    names = [f"row {number}" for number in range(1, len(x) + 1)]
+    if values:
+        if column.dtype == object:
+            raise ConfigError(f"--support {path}: {target} holds texts: expected numbers")
+        numbers = column.reshape(len(column), -1).astype(np.float64)
+        known = np.flatnonzero(np.isfinite(numbers).all(1))
+        scaled = (
+            numbers[known] if reading.of_targets is None else reading.of_targets.apply(numbers[known], dtype)
+        )
+        y = torch.as_tensor(scaled, dtype=dtype)
+        return Labelled(x[known], y, [names[place] for place in known], Notes())
+    labels = [text_of(value) for value in column.reshape(len(column), -1)[:, 0].tolist()]
+    kept = [place for place, label in enumerate(labels) if label is not None]
+    return Labelled(
+        x[kept], [labels[place] or "" for place in kept], [names[place] for place in kept], Notes()
+    )
+
+
+def _target(columns: Mapping[str, Column], reading: RowReading) -> str | None:
+    return reading.target if reading.target in columns else None
+
+
+def read_query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
+    """Return examples to be labelled: a folder of images, an image, a csv of paths, or a file of rows.
+
+    Where images lie in folders, or a csv or a file has labels, these are what the examples are said to be.
+
+    Raises:
+        ConfigError: there is nothing that can be read.
+    """
+    _check_there(path, "--query")
+    if isinstance(reading, RowReading):
+        columns = read_columns(path)
+        x = reading.read(path, columns, dtype)
+        target = _target(columns, reading)
+        said: list[str | None] = [None] * len(x)
+        if target is not None and reading.of_targets is None:
+            said = [text_of(value) for value in columns[target].reshape(len(x), -1)[:, 0].tolist()]
+        return Unlabelled([f"row {number}" for number in range(1, len(x) + 1)], said, x)
+    if path.is_dir():
+        paths = sorted((found for found, _ in images_below(path)), key=os.fsencode)
+        said = [found.partition("/")[0] if "/" in found else None for found in paths]
+        root = path
+    elif path.suffix.lower() == ".csv":
+        listing = listed(path)
+        root, paths = listing.root, listing.paths
+        said = [listing.names[label] for label in listing.labels]
+    else:
+        root, paths, said = path.parent, [path.name], [None]
+    if not paths:
+        raise ConfigError(f"--query {path}: it holds no images")
+    return Unlabelled(paths, said, _Images(root, paths, reading))
+
+
+def _check_there(path: Path, flag: str) -> None:
+    if not path.exists():
+        raise ConfigError(f"{flag} {path}: there is no such folder or file")
