@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from metarun.cli.arguments import parse
 from metarun.errors import ConfigError
 from metarun.evaluation.prediction.answers import Answer, Number, answers, as_csv, counted, right
+from metarun.evaluation.prediction.calibration import (
+    TASKS,
+    Calibration,
+    calibrated,
+    level_of,
+    scored,
+    source_for,
+)
 from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_query, read_support
 from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import OPEN, usable
@@ -39,20 +49,69 @@ def main(arguments: list[str]) -> None:
         "--query", type=Path, required=True, help="a folder, an image, a csv, or a file of rows"
     )
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write an answer for each example")
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature to validation tasks, and keep it in the run",
+    )
+    parser.add_argument(
+        "--reject",
+        type=float,
+        metavar="P",
+        help="leave examples without a class where the learner is not sure: on validation tasks with unknown "
+        "classes a share P of its answers is right, as in 0.95",
+    )
     options = parse(parser, arguments[1:])
+    if options.reject is not None and not 0 < options.reject < 1:
+        raise ConfigError(f"--reject {options.reject}: should be between 0 and 1, as in 0.95")
     learner = usable(options.run, options.overrides)
     is_number = learner.facts.targets == "values"
     support = read_support(options.support, learner.reading, learner.dtype, values=is_number)
     model = TaskModel(learner, support)
+    threshold, told = _sure(model, options.reject, calibrate=options.calibrate)
     query = read_query(options.query, learner.reading, learner.dtype)
     with items_bar("queries", len(query)) as bar:
-        found = list(answers(model, query, show=bar.update))
+        found = list(answers(model, query, threshold, show=bar.update))
     if options.out is not None:
         _write(options.out, as_csv(query, found))
-    for line in _summary(model, query, found):
+    for line in (*_summary(model, query, found), *told):
         print(line)
     if options.out is not None:
         print(f"\nwritten: {options.out}")
+
+
+def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[float, list[str]]:
+    """Calibrate the model, and return the probability below which it rejects, and what is told of both."""
+    usable, way = model.usable, len(model.classes)
+    assert usable.run is not None
+    if not way and (calibrate or wanted is not None):
+        raise ConfigError("--calibrate and --reject are for classes, and this run predicts numbers")
+    shot = round(median(Counter(model.support.y).values())) if way else 0
+    lines = []
+    if calibrate:
+        with items_bar("validation tasks", TASKS) as bar:
+            found = calibrated(usable, way, shot, TASKS, bar.update)
+        usable.run.write_json("calibration.json", found.plain())
+    kept = usable.run.calibration()
+    if kept is not None and kept["checkpoint_step"] == usable.step and way:
+        known = Calibration.of(kept)
+        model.temperature = known.temperature
+        ece = " to ".join(f"{value:.1%}" for value in known.ece)
+        lines.append(
+            f"calibrated on {known.tasks} validation tasks of {known.way} classes and {known.shot} examples: "
+            f"temperature {known.temperature:.3f}, calibration error {ece}"
+        )
+    if wanted is None:
+        return 0.0, lines
+    source = source_for(usable, 2 * way, shot)
+    with items_bar("validation tasks", TASKS) as bar:
+        level = level_of(list(scored(usable, source, way, TASKS, bar.update)), way, model.temperature, wanted)
+    lines.append(
+        f"rejected below {level.threshold:.3f}: on validation tasks of {way} known and {way} unknown classes "
+        f"{level.right:.1%} of the answers are right, {level.covered:.1%} of the known and "
+        f"{level.unknown:.1%} of the unknown are answered"
+    )
+    return level.threshold, lines
 
 
 def _write(path: Path, text: str) -> None:

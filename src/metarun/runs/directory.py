@@ -226,6 +226,14 @@ class Run:
         """
         return self._read_json("inputs.json")
 
+    def calibration(self) -> dict[str, Any] | None:
+        """Return the temperature that was fitted to validation tasks, and what it does; None: there is none.
+
+        Raises:
+            MetarunError: the file is damaged.
+        """
+        return self._read_json("calibration.json")
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the run atomically."""
         write_text(self._path(name), as_json(content, indent=2) + "\n")
