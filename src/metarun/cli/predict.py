@@ -103,13 +103,14 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
         )
     if wanted is None:
         return 0.0, lines
-    source = source_for(usable, 2 * way, shot)
+    source = source_for(usable, way, shot)
     with items_bar("validation tasks", TASKS) as bar:
-        level = level_of(list(scored(usable, source, way, TASKS, bar.update)), way, model.temperature, wanted)
+        parts = list(scored(usable, source, TASKS, bar.update, unknown=True))
+    level = level_of(parts, model.temperature, wanted)
     lines.append(
-        f"rejected below {level.threshold:.3f}: on validation tasks of {way} known and {way} unknown classes "
-        f"{level.right:.1%} of the answers are right, {level.covered:.1%} of the known and "
-        f"{level.unknown:.1%} of the unknown are answered"
+        f"rejected below {level.threshold:.3f}: on validation tasks of {parts[0].logits.shape[1]} classes and "
+        f"as many queries of unknown ones {level.right:.1%} of the answers are right, {level.covered:.1%} of "
+        f"the known and {level.unknown:.1%} of the unknown are answered"
     )
     return level.threshold, lines
 

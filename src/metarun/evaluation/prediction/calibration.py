@@ -14,13 +14,14 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.prediction.task_model import class_logits, one_task
 from metarun.evaluation.prediction.usable import Usable
 from metarun.experiment.sources import build_source
-from metarun.tasks import Examples, TaskSource
+from metarun.tasks import SPLITS, Examples, Tasks, TaskSource
 from metarun.tasks.metrics import calibration_gaps
 
 TASKS = 100
 """Validation tasks, where nothing else is asked for."""
 
 _STEPS = 100  # of L-BFGS, at most
+_OTHERS = 5  # tasks that unknown classes are taken from, at most
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Level:
 
 
 def source_for(usable: Usable, way: int, shot: int) -> TaskSource:
-    """Return the run's data in tasks of this way and shot, prepared.
+    """Return the run's data in tasks of this way and shot, or the nearest that it allows, prepared.
 
     Raises:
-        ConfigError: its tasks have no classes, or there are too few of them or of their examples.
+        ConfigError: its tasks have no classes.
     """
     assert usable.run is not None
     data = dict(usable.config.data)
@@ -86,11 +87,21 @@ def source_for(usable: Usable, way: int, shot: int) -> TaskSource:
         raise ConfigError("--calibrate and --reject are for runs on data with classes")
     fixed = {"sampler": "fixed", "imbalance": 0.0, "label_noise": 0.0, "unlabelled": 0, "distractors": 0}
     data |= {key: value for key, value in fixed.items() if key in data}
-    # Only validation tasks are used, and a training task may be smaller.
-    data |= {"way": way, "shot": shot, "test": None}
-    source = build_source(usable.config.model_copy(update={"data": data}), usable.run.home)
-    source.prepare(usable.device)
-    return source
+    data |= {"test": None}
+
+    def built(**sizes: int) -> TaskSource:
+        config = usable.config.model_copy(update={"data": {**data, **sizes}})
+        source = build_source(config, usable.run.home if usable.run else "")
+        source.prepare(usable.device)
+        return source
+
+    own = built()
+    count = getattr(own, "classes", None)
+    allowed = way if count is None else max(2, min(way, *(count(split) for split in SPLITS)))
+    try:
+        return built(way=allowed, shot=shot)
+    except ConfigError:  # its classes have too few examples
+        return built(way=allowed)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class Scored:
 
     Attributes:
         logits: [n, way].
-        labels: int64 [n]; `way` and more: of a class that is not in the support set.
+        labels: int64 [n]; `way`: of a class that is not in the support set.
     """
 
     logits: Tensor
@@ -107,30 +118,60 @@ class Scored:
 
 
 def scored(
-    usable: Usable, source: TaskSource, way: int, tasks: int, show: Callable[[int], object]
+    usable: Usable, source: TaskSource, tasks: int, show: Callable[[int], object], *, unknown: bool = False
 ) -> Iterator[Scored]:
-    """Yield the queries of validation tasks, of which only the first `way` classes have support examples.
+    """Yield the queries of validation tasks.
 
     Args:
         usable: the learner.
         source: of the tasks.
-        way: classes with support examples.
         tasks: how many.
         show: is told after each task.
+        unknown: whether to add queries of classes that have no support examples, as many at most: those of
+            another task.
+
+    Raises:
+        MetarunError: there are no other classes.
     """
     for index in range(tasks):
         episode = source.batch("validation", index, 1).to(usable.device, usable.dtype)
-        known = (episode.support.y[0] < way).nonzero().squeeze(1)
-        task = one_task(usable, episode.support.take(known), way)
-        query = Examples(episode.query.x, torch.zeros_like(episode.query.y))
+        way = int(episode.support.y.max()) + 1
+        task = one_task(usable, episode.support, way)
+        x, labels = episode.query.x, episode.query.y[0].cpu()
+        if unknown:
+            others = _unknown(source, episode, tasks + 10 * index)
+            x = torch.cat([x, others.to(x)], 1)
+            labels = torch.cat([labels, torch.full((others.shape[1],), way)])
+        query = Examples(x, torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device))
         learner = usable.learner
         with torch.no_grad(), learner.evaluating():
             adapted = learner.adapt(
                 type(task)(task.support, query, key=task.key, ways=task.ways, scoring=task.scoring)
             )
             logits = class_logits(learner.predict(adapted, query.x), way)[0]
-        yield Scored(logits.double().cpu(), episode.query.y[0].cpu())
+        yield Scored(logits.double().cpu(), labels)
         show(1)
+
+
+def _unknown(source: TaskSource, episode: Tasks, first: int) -> Tensor:
+    """Return queries of classes that an episode does not have, x [1, n, …], as many as it has queries."""
+    if "class" not in episode.info:
+        raise MetarunError("--reject: this data does not say which classes an episode has")
+    known = set(episode.info["class"][0].tolist())
+    found: list[Tensor] = []
+    for index in range(first, first + _OTHERS):
+        other = source.batch("validation", index, 1)
+        classes = other.info["class"][0].tolist()
+        is_new = torch.tensor([classes[label] not in known for label in other.query.y[0].tolist()])
+        found.append(other.query.x[:, is_new])
+        if sum(part.shape[1] for part in found) >= len(episode.query):
+            break
+    x = torch.cat(found, 1)[:, : len(episode.query)]
+    if not x.shape[1]:
+        raise MetarunError(
+            f"--reject: validation tasks have all {len(known)} classes that there are, and none is unknown"
+        )
+    return x
 
 
 def calibrated(usable: Usable, way: int, shot: int, tasks: int, show: Callable[[int], object]) -> Calibration:
@@ -139,7 +180,8 @@ def calibrated(usable: Usable, way: int, shot: int, tasks: int, show: Callable[[
     Raises:
         ConfigError: the run's data has no such tasks.
     """
-    parts = list(scored(usable, source_for(usable, way, shot), way, tasks, show))
+    source = source_for(usable, way, shot)
+    parts = list(scored(usable, source, tasks, show))
     logits, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "labels"))
     temperature = best_temperature(logits, labels)
     nll, ece = [], []
@@ -147,7 +189,10 @@ def calibrated(usable: Usable, way: int, shot: int, tasks: int, show: Callable[[
         nll.append(float(F.cross_entropy(logits / each, labels)))
         gaps = torch.stack([calibration_gaps(p.logits[None] / each, p.labels[None])[0] for p in parts])
         ece.append(float(gaps.mean(0).abs().sum()))
-    return Calibration(usable.step, way, shot, tasks, temperature, (nll[0], nll[1]), (ece[0], ece[1]))
+    sizes = {name: int(getattr(source, name, given)) for name, given in (("way", way), ("shot", shot))}
+    return Calibration(
+        usable.step, sizes["way"], sizes["shot"], tasks, temperature, (nll[0], nll[1]), (ece[0], ece[1])
+    )
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -168,12 +213,11 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(logarithm.detach().exp().clamp(1e-3, 1e3))
 
 
-def level_of(parts: list[Scored], way: int, temperature: float, wanted: float) -> Level:
+def level_of(parts: list[Scored], temperature: float, wanted: float) -> Level:
     """Return the lowest threshold above which a share of the answers is right.
 
     Args:
         parts: queries, some of unknown classes, of which every answer is wrong.
-        way: number of known classes.
         temperature: what logits are divided by.
         wanted: share of right answers, at least.
 
@@ -194,7 +238,7 @@ def level_of(parts: list[Scored], way: int, temperature: float, wanted: float) -
             f"the best has {float(share[is_end].max()):.3f}"
         )
     last = int(reached.max())
-    is_known = (labels < way)[order]
+    is_known = (labels < logits.shape[1])[order]
     answered = torch.arange(len(order)) <= last
     return Level(
         float(confidence[last]),

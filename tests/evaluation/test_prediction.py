@@ -1,0 +1,332 @@
+"""What was learned, used on a person's own examples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from picture_files import bad_files, encoded, pixels, write
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.nn import functional as F
+
+from metarun.config.composition import compose_config
+from metarun.errors import ConfigError, MetarunError
+from metarun.evaluation.prediction.answers import answers, plain_cell
+from metarun.evaluation.prediction.calibration import Scored, best_temperature, level_of
+from metarun.evaluation.prediction.own_examples import read_query, read_support
+from metarun.evaluation.prediction.task_model import TaskModel
+from metarun.evaluation.prediction.usable import inputs_of, read_inputs, usable
+from metarun.experiment.config import read_config
+from metarun.experiment.sources import build_source
+from metarun.runs.directory import Run
+from metarun.tasks.images.decoding import Look
+from metarun.tasks.reading import ImageReading
+from metarun.training.loop import train
+
+Typed = Callable[..., tuple[int, str, str]]
+
+FEW = ["train.steps=2", "train.meta_batch=2", "train.validation_tasks=4", "train.test_tasks=4", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen classes of pictures: noise around a colour of the class."""
+    root = tmp_path_factory.mktemp("own") / "pictures"
+    generator = np.random.default_rng(0)
+    for c in range(16):
+        colour = generator.integers(40, 216, 3)
+        for i in range(8):
+            noise = generator.integers(-40, 41, (10, 10, 3))
+            write(root / f"kind {c:02}" / f"{i}.png", encoded((colour + noise).clip(0, 255).astype(np.uint8)))
+    return root
+
+
+def trained(folder: Path, *words: str) -> Path:
+    node = compose_config([*FEW, *words])
+    train(read_config(node), Run.create(folder, node, {}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[[str], Path]:
+    """A run of each algorithm on the pictures, trained once."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = [
+        *(
+            "data=folder",
+            f"data.root={pictures}",
+            "data.size=8",
+            "data.query=3",
+            "model=mlp",
+            "model.hidden=[12]",
+        ),
+        *("data.way=3", "data.shot=2", "data.shares=[0.4,0.4,0.2]"),
+    ]
+
+    def run(algo: str) -> Path:
+        place = folder / algo
+        return place if place.exists() else trained(place, f"algo={algo}", *data)
+
+    return run
+
+
+def few(pictures: Path, to: Path, classes: int = 3, shots: int = 2) -> tuple[Path, Path]:
+    """Folders of labelled pictures, and of the others of these classes."""
+    for c in range(classes):
+        for i in range(8):
+            part = "support" if i < shots else "query"
+            target = to / part / f"kind {c:02}" / f"{i}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pictures / f"kind {c:02}" / f"{i}.png", target)
+    return to / "support", to / "query"
+
+
+def test_predict_gives_what_a_test_gives(runs: Any, pictures: Path, tmp_path: Path) -> None:
+    """The same task through the run's own episodes, and through files."""
+    for algo in ("protonet", "maml", "metasgd", "r2d2"):
+        learner = usable(runs(algo))
+        source = build_source(learner.config)
+        tasks = source.batch("test", 0, 1)
+        for part in ("support", "query"):
+            examples = getattr(tasks, part)
+            for i, (x, y) in enumerate(zip(examples.x[0], examples.y[0].tolist(), strict=True)):
+                array = (x * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+                write(tmp_path / algo / part / f"c{y}" / f"{i:02}.png", encoded(array))
+        support = read_support(tmp_path / algo / "support", learner.reading, learner.dtype)
+        model = TaskModel(learner, support)
+        query = read_query(tmp_path / algo / "query", learner.reading, learner.dtype)
+        ((places, x),) = query.parts(100)
+        found = model.logits(x)
+        with torch.no_grad(), learner.learner.evaluating():
+            order = support_order(tasks.support.y[0])
+            same = replace(
+                tasks,
+                support=tasks.support.take(order),
+                query=tasks.query.take(query_order(tasks.query.y[0])),
+            )
+            expected = learner.learner.predict(learner.learner.adapt(same), same.query.x)[0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert places == list(range(9))
+
+
+def support_order(y: Tensor) -> Tensor:
+    """Files are read class by class, and in a class in their order."""
+    return y.argsort(stable=True)
+
+
+query_order = support_order
+
+
+@pytest.mark.parametrize("algo", ["protonet", "maml"])
+def test_any_number_of_classes_that_the_head_allows(
+    runs: Any, pictures: Path, tmp_path: Path, algo: str
+) -> None:
+    learner = usable(runs(algo))
+    for classes in (2, 3, 12):
+        support, query = few(pictures, tmp_path / f"{classes}", classes)
+        examples = read_support(support, learner.reading, learner.dtype)
+        if algo == "maml" and classes > 3:
+            with pytest.raises(
+                ConfigError, match=r"has 12 classes, and this run's head tells 3 apart: type 3"
+            ):
+                TaskModel(learner, examples)
+            continue
+        model = TaskModel(learner, examples)
+        found = list(answers(model, read_query(query, learner.reading, learner.dtype)))
+        assert len(found) == 6 * classes
+        assert {answer.label for answer in found} <= {f"kind {c:02}" for c in range(classes)}  # type: ignore[union-attr]
+    one = few(pictures, tmp_path / "one", 1)[0]
+    with pytest.raises(ConfigError, match=r"--support has one class, kind 00: expected two or more"):
+        TaskModel(learner, read_support(one, learner.reading, learner.dtype))
+
+
+def test_parts_change_nothing_and_bad_files_are_named(runs: Any, pictures: Path, tmp_path: Path) -> None:
+    learner = usable(runs("protonet"))
+    support, query = few(pictures, tmp_path)
+    for name, (content, _) in bad_files().items():
+        write(query / "kind 00" / name, content)
+        write(support / "kind 01" / name, content)
+    (support / "an empty class").mkdir()
+    write(support / "a bad class" / "x.png", b"")
+    examples = read_support(support, learner.reading, learner.dtype)
+    assert len(examples.names) == 6
+    assert examples.notes.left_out["a bad class"] == "a class without an image that can be read"
+    for name, (_, why) in bad_files().items():
+        assert examples.notes.left_out[f"kind 01/{name}"].startswith(why)
+    model = TaskModel(learner, examples)
+    others = read_query(query, learner.reading, learner.dtype)
+    whole = list(answers(model, others))
+    assert len(whole) == 18
+    assert set(others.notes.left_out) == {f"kind 00/{name}" for name in bad_files()}
+    parts = [model.probabilities(x) for _, x in read_query(query, learner.reading, learner.dtype).parts(2)]
+    ((_, x),) = read_query(query, learner.reading, learner.dtype).parts(1000)
+    torch.testing.assert_close(torch.cat(parts), model.probabilities(x))
+
+
+def test_a_run_is_used_without_its_data(pictures: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(pictures, tmp_path / "pictures")
+    words = ["algo=protonet", "data=folder", f"data.root={root}", "data.size=8", "data.way=2", "data.query=1"]
+    place = trained(tmp_path / "run", *words, "model=mlp")
+    before = usable(place)
+    kept = (place / "inputs.json").read_text()
+    (place / "inputs.json").unlink()  # as in an older run
+    assert usable(place).reading == before.reading
+    shutil.rmtree(root)
+    with pytest.raises(MetarunError):
+        usable(place)
+    (place / "inputs.json").write_text(kept)
+    after = usable(place)
+    assert (after.facts, after.reading) == (before.facts, before.reading)
+
+
+def test_what_a_run_keeps_of_its_data_is_read_back(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(90, 4)), y=np.arange(90) % 9)
+    for words in (
+        ["data=arrays", f"data.file={tmp_path}/a.npz", "data.way=2", "data.shares=[0.34,0.33,0.33]"],
+        ["data=sinusoid"],
+        ["data=sklearn", "data.name=wine"],
+    ):
+        source = build_source(read_config(compose_config(words)))
+        content = json.loads(json.dumps(inputs_of(source)))
+        facts, reading = read_inputs(content)
+        assert facts.input_shape == tuple(source.input_shape)
+        assert reading.plain() == content["reading"]
+
+
+def test_dark_ink_and_colours_are_converted_and_said() -> None:
+    reading = ImageReading(Look(10, 1, "stretch"), ink=True)
+    picture = pixels(0, 10)
+    grey = np.array(__import__("PIL.Image", fromlist=["Image"]).fromarray(picture).convert("L"))
+    assert torch.equal(reading.read(encoded(picture))[0], torch.from_numpy(255 - grey))
+    assert reading.told(encoded(picture)) == "colour made grey"
+    assert reading.told(encoded(grey)) == ""
+    assert ImageReading(Look(10)).told(encoded(grey)) == "grey made of three equal channels"
+
+
+def test_the_temperature_is_the_best_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, 5, generator=generator, dtype=torch.float64)
+    labels = torch.distributions.Categorical(logits=logits / 2.5).sample()
+    found = best_temperature(logits, labels)
+    best = minimize_scalar(
+        lambda t: float(F.cross_entropy(logits / t, labels)),
+        bounds=(0.1, 10),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    assert found == pytest.approx(best.x, rel=1e-5)
+    assert math.isclose(found, 2.5, rel_tol=0.2)
+
+
+def test_a_level_of_doubt_by_hand() -> None:
+    confidence = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55], dtype=torch.float64)
+    logits = torch.stack([confidence, 1 - confidence], 1).log()
+    labels = torch.tensor([0, 0, 2, 0, 1])  # right, right, unknown, right, wrong
+    level = level_of([Scored(logits, labels)], 1.0, 0.75)
+    assert level.threshold == pytest.approx(0.6)
+    assert (level.right, level.covered, level.unknown) == pytest.approx((0.75, 0.75, 1.0))
+    assert level_of([Scored(logits, labels)], 1.0, 0.9).threshold == pytest.approx(0.8)
+    with pytest.raises(MetarunError, match=r"--reject 0.9: no level .* the best has 0.200"):
+        level_of([Scored(logits, 1 - labels)], 1.0, 0.9)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_no_cell_starts_a_formula(text: str) -> None:
+    assert plain_cell(text) == f"'{text}"
+    assert plain_cell(f"a{text}") == f"a{text}"
+
+
+def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(runs("protonet"), tmp_path / "run")
+    support, query = few(pictures, tmp_path)
+    (support / "kind 00").rename(support / "=1+1")
+    (query / "kind 00").rename(query / "=1+1")
+    words = ["predict", str(run), "--support", str(support), "--query", str(query)]
+    status, printed, said = typed(*words, "--out", "a.csv")
+    assert status == 0, said
+    assert "learned from 6 labelled examples of 3 classes; 18 of 18 examples predicted" in printed
+    assert "of 18 whose folder or column says a class" in printed
+    with Path("a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 18
+    assert rows[0]["name"] == "'=1+1/2.png"
+    assert {row["class"] for row in rows} <= {"'=1+1", "kind 01", "kind 02"}
+    assert all(float(row["margin"]) <= float(row["probability"]) <= 1 for row in rows)
+    status, printed, said = typed(*words, "--calibrate")
+    assert status == 0, said
+    assert "calibrated on 100 validation tasks of 3 classes and 2 examples: temperature" in printed
+    kept = json.loads((run / "calibration.json").read_text())
+    assert kept["nll"][1] <= kept["nll"][0]
+    _, again, _ = typed(*words)
+    assert f"temperature {kept['temperature']:.3f}" in again
+    status, printed, said = typed(*words, "--reject", "0.99", "--out", "b.csv")
+    assert (status, said.count("\n")) == (1, 1) if status else "rejected below" in printed
+    status, printed, said = typed(*words, "--reject", "0.3")
+    assert status == 0, said
+    assert "of 3 classes and as many queries of unknown ones" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--support", "nowhere", "--query", "q"], "--support nowhere: there is no such folder or file"),
+        (["--support", "s", "--query", "nowhere"], "--query nowhere: there is no such folder or file"),
+        (
+            ["--support", "empty", "--query", "q"],
+            "--support empty: expected a folder of images for each class",
+        ),
+        (["--support", "s", "--query", "empty"], "--query empty: it holds no images"),
+        (["--support", "s", "--query", "q", "--reject", "2"], "--reject 2.0: should be between 0 and 1"),
+        (["--support", "s", "--query", "q", "data.way=5"], "data.way cannot be changed for a prediction"),
+        (["--support", "s", "--query", "q", "--out", "no/a.csv"], "--out no/a.csv: there is no folder no"),
+        (["--query", "q"], "--support"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    typed: Typed, runs: Any, pictures: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    support, query = few(pictures, tmp_path)
+    support.rename(tmp_path / "s")
+    query.rename(tmp_path / "q")
+    (tmp_path / "empty").mkdir()
+    status, _, message = typed("predict", str(runs("protonet")), *words)
+    assert status == 2
+    assert said in message
+    assert message.count("\n") == 1
+
+
+def test_numbers_are_predicted_in_their_units(typed: Typed, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    slope, x = generator.normal(size=30), generator.uniform(-1, 1, (30, 20))
+    y = 100 + 10 * slope[:, None] * x
+    with Path("tasks.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x", "y", "task"])
+        writer.writerows(zip(x.ravel(), y.ravel(), np.repeat(np.arange(30), 20), strict=True))
+    data = ["data=arrays", "data.file=tasks.csv", "data.task=task", "data.query=5"]
+    for algo in ("cnp", "maml"):
+        run = trained(tmp_path / algo, f"algo={algo}", *data)
+        for name, rows in (("s", range(8)), ("q", range(8, 12))):
+            lines = ["x,y", *(f"{x[0, i]},{y[0, i]}" for i in rows)]
+            Path(f"{name}.csv").write_text("\n".join(lines))
+        status, _, said = typed(
+            "predict", str(run), "--support", "s.csv", "--query", "q.csv", "--out", "a.csv"
+        )
+        assert status == 0, said
+        with Path("a.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["name"] for row in found] == ["row 1", "row 2", "row 3", "row 4"]
+        assert all(80 < float(row["value"]) < 120 for row in found)
+        assert ("low" in found[0]) == (algo == "cnp")
+        if algo == "cnp":
+            assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in found)
