@@ -301,17 +301,92 @@ def test_other_data_in_the_place_of_the_test_tasks(typed_here: Typed) -> None:
         ("data.test={data: folder, root: others, way: 3}", "its tasks have 3 outputs"),
         (
             "data.test={data: folder, root: others, rot: 3}",
-            "data.rot=3: there is no such key; did you mean root",
+            "data.test.rot=3: there is no such key; did you mean root",
         ),
         (
             "data.test={data: folder, root: others, fit: round}",
-            "data.fit=round: should be 'crop', 'stretch' or",
+            "data.test.fit=round: should be 'crop', 'stretch' or",
         ),
     ):
         status, _, message = typed_here("eval", "run", word)
         assert status == 2, word
         assert said in message
         assert message.count("\n") == 1
+
+
+def test_classes_of_the_training_are_no_test(typed_here: Typed) -> None:
+    class_folders(Path("others"), {f"new {i}": 5 for i in range(14)}, side=12)
+    status, _, said = typed_here(*FEW, *FOLDER, "hydra.run.dir=run", "data.test=folder:./pictures")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "data.test=folder:pictures: these are the data of the training" in said
+    words = [
+        "data=mixture",
+        "data.sources=[folder:pictures,{data: folder, root: others, shares: [0.5,0.2,0.3]}]",
+    ]
+    status, _, said = typed_here(*FEW, *words, *SIZES[:3], "hydra.run.dir=run")
+    assert status == 0, said
+    status, _, said = typed_here("eval", "run", "--on", "folder:others,folder:pictures")
+    assert status == 0, said
+    (kept,) = Path("run/evaluations").iterdir()
+    tests = json.loads(kept.read_text())["domains"]
+    assert [len(test["classes"]) for test in tests] == [
+        4,
+        2,
+    ]  # 0.3 of 14, 0.2 of 12: those of the run's split
+    for word in ("data.test=omniglot", "data=omniglot"):
+        status, _, said = typed_here("eval", "run", "--on", "folder:others", word)
+        assert (status, said.count("\n")) == (2, 1)
+        assert f"{word}: --on says what is tested on: leave it out" in said
+    status, _, said = typed_here("eval", "run", "--on", "sinusoid:others")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "--on sinusoid:others: sinusoid reads no files" in said
+
+
+def test_both_ways_to_test_on_other_data_agree(typed_here: Typed) -> None:
+    class_folders(Path("others"), {f"new {i}": 4 for i in range(3)}, side=12)
+    trained(typed_here)
+    found = []
+    for words in (["--on", "folder:others"], ["data.test=folder:others"]):
+        status, _, said = typed_here("eval", "run", *words)
+        assert status == 0, said
+        (kept,) = Path("run/evaluations").iterdir()
+        found.append(json.loads(kept.read_text()))
+        kept.unlink()
+    assert found[0]["domains"][0]["final"] == found[1]["final"]
+
+
+def test_what_lies_inside_other_data_is_verified(typed_here: Typed) -> None:
+    words = ["data.root=pictures", *SIZES]
+    assert typed_here("data", "prepare", "folder", *words)[0] == 0
+    assert typed_here("data", "verify", "folder", *words)[0] == 0
+    status, _, said = typed_here("data", "verify", "folder", *words, "data.test=cub")
+    assert status == 1
+    assert "folder: cub: nothing in" in said
+    sources = "data.sources=[folder:pictures,cub]"
+    status, _, said = typed_here("data", "verify", "mixture", sources, *SIZES[:3])
+    assert status == 1
+    assert "cub: nothing in" in said
+
+
+def test_a_published_dataset_is_prepared_and_told(typed_here: Typed) -> None:
+    for part, first in (("train", 0), ("val", 2), ("test", 4)):
+        class_folders(
+            Path("data/cifar_fs") / part, {f"{part} {i}": 4 for i in range(first, first + 2)}, side=8
+        )
+    write(Path("data/cifar_fs/train/train 0/cut.png"), b"")
+    words = ["data.root=data", "data.way=2", "data.query=3"]
+    status, printed, said = typed_here("data", "prepare", "cifar_fs", *words)
+    assert status == 0, said
+    assert "left out" in printed
+    assert "1 an empty file" in printed
+
+
+def test_a_sweep_over_data_may_set_keys_that_the_default_lacks(typed_here: Typed) -> None:
+    words = ["data=mnist_5k,sklearn", "data.way=2", "data.query=2", "hydra.sweep.dir=sweep"]
+    status, printed, said = typed_here("-m", *FEW, *words)
+    assert status == 0, said
+    assert "mnist_5k" in printed
+    assert "data.way=2" in json.loads(Path("sweep/sweep.json").read_text())["jobs"][1]
 
 
 def test_a_mixture_is_trained_resumed_and_tested_on_each(typed_here: Typed) -> None:

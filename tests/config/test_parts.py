@@ -35,7 +35,7 @@ def test_a_name_becomes_the_keys_of_its_yaml_without_those_that_all_share() -> N
 
 def test_what_is_in_full_stays_as_it_is() -> None:
     once = with_parts({"sources": ["glyphs", {"data": "folder", "root": "a", "levels": 2}]})
-    assert [part["label"] for part in once["sources"]] == ["glyphs", "folder"]
+    assert [part["label"] for part in once["sources"]] == ["glyphs", "folder:a"]
     assert once["sources"][1]["levels"] == 2
     assert "shares" not in once["sources"][1]
     assert with_parts(once) == once

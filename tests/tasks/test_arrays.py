@@ -375,3 +375,26 @@ def test_its_keys_are_those_of_class_episodes() -> None:
     """A key that is added there is missing here until somebody says what it means for rows."""
     missing = set(target_fields(ClassEpisodes).types) - set(target_fields(arrays).types)
     assert missing == {"train_augment", "train_mixing", "train_rotations", "query_concentration"}
+
+
+def test_numbers_that_are_too_large_are_one_line(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    x, y = rows()
+    np.savez(tmp_path / "a.npz", x=x * 1e300, y=y)
+    with pytest.raises(ConfigError, match=r"the numbers are up to .*: too large for float32"):
+        made(tmp_path / "a.npz", scale="none", dtype=torch.float32)
+    np.savez(tmp_path / "a.npz", x=x * 1e307, y=y)  # whose sum is infinite
+    with pytest.raises(ConfigError, match=r"the numbers are up to .*: too large for float64"):
+        made(tmp_path / "a.npz")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["legacy", "bfloat16", "grad", "sparse"])
+def test_tensors_of_every_kind(tmp_path: Path, kind: str) -> None:
+    x, y = rows()
+    tensor = torch.from_numpy(x).bfloat16() if kind == "bfloat16" else torch.from_numpy(x)
+    tensor = {"grad": tensor.requires_grad_, "sparse": tensor.to_sparse}.get(kind, lambda: tensor)()
+    content = {"x": tensor, "y": torch.from_numpy(y)}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=kind != "legacy")
+    np.savez(tmp_path / "a.npz", x=tensor.detach().to_dense().float().numpy(), y=y)
+    found, expected = (made(tmp_path / f"a.{end}").batch("test", 0, 2).query.x for end in ("pt", "npz"))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

@@ -65,6 +65,12 @@ def test_letters_at_random_and_other_fonts(tmp_path: Path) -> None:
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     with pytest.raises(MetarunError, match=r"broken\.ttf is no font that can be read"):
         Glyphs(**SIZES, fonts=str(tmp_path))
+    (tmp_path / "broken.ttf").unlink()
+    content = bytearray((FONTS / "cmmi10.ttf").read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    (tmp_path / "cut.ttf").write_bytes(content)
+    with pytest.raises(MetarunError, match=r"cut\.ttf is no font that can be read"):
+        Glyphs(**SIZES, fonts=str(tmp_path))
     source = Glyphs(**SIZES, fonts=str(FONTS / "cmmi10.ttf"), each=4, split="letter")
     counts = [source.classes(split) for split in SPLITS]
     assert counts[0] == pytest.approx(0.6 * sum(counts), abs=1)

@@ -290,11 +290,24 @@ def test_what_cannot_be_is_refused_in_one_line(
         ("path,label\nnone.png,x\n", "line 2: none.png cannot be read (No such file"),
         ("path,label,split\na.png,x,train\na.png,y,\n", "line 3: the split is empty"),
         ("path,label,split\na.png,x,train\na.png,y,dev\n", "line 3: the split dev: expected train, val"),
-        ("path,label,split\na.png,x,train\na.png,x,test\n", "its splits share the class x"),
+        ("path,label,split\na.png,x,train\nb.png,x,test\n", "its splits share the class x"),
+        (
+            "path,label,split\na.png,x,train\na.png,x,test\n",
+            "line 3: a.png is in line 2 too, with other labels",
+        ),
+        ("path,label\na.png,x\n./a.png,y\n", "line 3: ./a.png is in line 2 too, with other labels"),
+        ("path,label\na\0.png,x\n", "is no path (embedded null"),
+        ("path,label\nloop/a.png,x\n", "line 2: 'loop/a.png' is no path"),
+        ("path,label\npipe.png,x\n", "line 2: pipe.png is no file"),
+        ("path,label,label\na.png,x,y\n", "has two columns of one name"),
+        ("path,label\na.png,x,y\n", "line 2: it has more entries than there are columns"),
     ],
 )
 def test_a_wrong_csv_is_named_with_its_line(tmp_path: Path, content: str, message: str) -> None:
     write(tmp_path / "a.png", encoded(pixels(0)))
+    write(tmp_path / "b.png", encoded(pixels(1)))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe.png")
     write(tmp_path / "list.csv", content.encode())
     with pytest.raises(ConfigError) as error:
         listed(tmp_path / "list.csv")

@@ -73,6 +73,8 @@ def test_a_set_of_too_few_classes_is_left_out(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"labels": ("species", "weight")}, r"expected a first line with the columns path,species,weight"),
+        ({"labels": ("species", "species")}, "expected different columns, without path and split"),
+        ({"labels": ("species", "split")}, "expected different columns, without path and split"),
         ({"labels": ("species", "colour"), "train_batch": 8}, "train_batch=8 is for one label set"),
         ({"labels": ("species", "colour"), "train_rotations": True}, "train_rotations=True is for one label"),
     ],
@@ -147,3 +149,13 @@ def test_a_set_of_meta_album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not any("NAN" in name for name in both.names("test"))
     supers = MetaAlbum(root=str(tmp_path / "data/meta_album"), by="super_category", shares=(0, 0, 1), **SIZES)
     assert set(supers.names("test")) >= set(COLOURS)
+
+
+def test_a_column_without_labels_is_refused(tmp_path: Path) -> None:
+    labelled_twice(tmp_path)
+    text = (tmp_path / "list.csv").read_text()
+    for colour in COLOURS:
+        text = text.replace(f",{colour}\n", ",nan\n")
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(ConfigError, match=r"list\.csv: the column colour is empty"):
+        ImageFolder(root=str(tmp_path / "list.csv"), labels=("species", "colour"), **SIZES)

@@ -272,3 +272,25 @@ def test_few_medical_classes_have_their_own_splits(tmp_path: Path) -> None:
         MedMNIST(name="pneumoniamnist", root=str(tmp_path), **SIZES)
     with pytest.raises(ConfigError, match=r"have the sum"):
         MedMNIST(root=str(tmp_path), shares=(0.5, 0.5, 0.5), **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c | {"train_images": c["train_images"].repeat(8, 1)},
+            r"uint8 \[54, 224, 28, 3\], expected",
+        ),
+        (lambda c: c | {"val_images": c["val_images"][..., 0]}, r"expected uint8 \[n, 28, 28, 3\]"),
+        (lambda c: c | {"test_images": c["test_images"] / 255}, r"test has images float64"),
+        (lambda c: c | {"train_labels": c["train_labels"].astype(int) - 1}, r"labels from -1 to 7 of 9"),
+        (lambda c: c | {"train_labels": c["train_labels"] + 0.9}, r"labels float64 \[54, 1\], expected one"),
+        (lambda c: c | {"train_labels": c["train_labels"][1:]}, r"labels uint8 \[53, 1\], expected one"),
+    ],
+)
+def test_other_arrays_are_no_medical_images(tmp_path: Path, change: Any, said: str) -> None:
+    content = medical_images(tmp_path / "pathmnist.npz", 3, 9)
+    assert "has the MD5" in MedMNIST(root=str(tmp_path), **SIZES).verify()[0]
+    np.savez(tmp_path / "pathmnist.npz", **change(content))
+    with pytest.raises(MetarunError, match=said):
+        MedMNIST(root=str(tmp_path), **SIZES)

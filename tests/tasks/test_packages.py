@@ -146,7 +146,8 @@ def test_a_file_of_series_is_one_of_arrays(tmp_path: Path) -> None:
         ("@classLabel false", ["1,2"], "have no labels"),
         ("", ["1,2:3,4:a", "1,2:b"], "line 4: 1 channels, expected 2"),
         ("", [], "has no series"),
-        ("", ["1,x:a"], "is damaged, or no .ts file"),
+        ("", ["1,x:a"], "line 3: could not convert string to float: 'x'"),
+        ("", [":a"], "line 3: a channel without values"),
         ("", ["a"], "0 channels, expected one or more"),
     ],
 )
@@ -176,3 +177,9 @@ def test_a_users_rows_may_be_new_instead_of_their_classes(tmp_path: Path) -> Non
     assert own.images("train") == 21  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"new=rows has no effect with task=part"):
         arrays(**{**given, "way": None}, task="part", target="y", features=["x"], new="rows")
+
+
+def test_one_long_series_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = ts(tmp_path / "a.ts", "", *["1,2:a"] * 3000, f"{'1,' * 1_000_000}1:b")
+    with pytest.raises(ConfigError, match=r"a\.ts would take 134 GiB of memory"):
+        read_columns(path)

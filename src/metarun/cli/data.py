@@ -107,6 +107,8 @@ def _show(source: TaskSource, options: Any, words: Sequence[str]) -> None:  # no
         picture(tasks, names).save(options.out)
     except (ValueError, KeyError) as error:  # Pillow's, for an unknown ending
         raise ConfigError(f"--out {options.out}: Pillow writes no such files: type --out FILE.png") from error
+    except OSError as error:
+        raise MetarunError(f"--out {options.out} cannot be written ({error.strerror or error})") from error
     print(f"{options.out}: {options.episodes} episodes of {options.split}, support above query")
 
 

@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
         over_examples=config.train.test_curve,
     )
     print(curve_table(curve))
+    if other := elsewhere(experiment.source).get("test_data"):
+        print(f"\nthe test tasks are of {other['name']}{', ' * bool(other['fitted'])}{other['fitted']}")
     names = {**class_names(experiment.source, "test"), **elsewhere(experiment.source)}
     trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names})
 

@@ -16,6 +16,8 @@ from metarun.config.options import CONF, groups
 from metarun.errors import ConfigError, Interrupted, MetarunError, did_you_mean, with_keys
 from metarun.system.console import to_stderr
 
+_LONGEST = 2000  # characters of an error's line
+
 # The first line of a verb's module: how it is typed, and what it does.
 _VERB = re.compile(r'"""`metarun (?P<name>[a-z]+)[^`]*`: (?P<does>.*)\."""')
 
@@ -92,5 +94,6 @@ def _hint_for_another_folder(error: OSError) -> str:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"metarun: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    print(f"metarun: {line if len(line) <= _LONGEST else f'{line[:_LONGEST]} …'}", file=sys.stderr)
     return status

@@ -108,9 +108,9 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
         parts = list(scored(usable, source, TASKS, bar.update, unknown=True))
     level = level_of(parts, model.temperature, wanted)
     lines.append(
-        f"rejected below {level.threshold:.3f}: on validation tasks of {parts[0].logits.shape[1]} classes and "
-        f"as many queries of unknown ones {level.right:.1%} of the answers are right, {level.covered:.1%} of "
-        f"the known and {level.unknown:.1%} of the unknown are answered"
+        f"rejected below {level.threshold:.3f}: on validation tasks of {parts[0].logits.shape[1]} classes "
+        f"and as many queries of unknown ones {level.right:.1%} of the answers are right, "
+        f"{level.covered:.1%} of the known and {level.unknown:.1%} of the unknown are answered"
     )
     return level.threshold, lines
 

@@ -15,6 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -89,6 +90,8 @@ def _main(arguments: list[str]) -> None:
                     "train.validate_every=0: a search needs validations; type train.validate_every=100"
                 )
     words = [word for word in arguments if word not in overrides]
+    if flags.multirun and _sweeper(overrides) == "grid":
+        overrides = _for_each_job(overrides)
     try:
         _compose_and_train(words, overrides, config_dirs)
     except (MetarunError, OSError):
@@ -203,6 +206,28 @@ def _jobs(overrides: list[str], config_dirs: Sequence[str]) -> list[list[str]]:
     if not jobs:
         raise ConfigError(f"{' '.join(overrides)}: these overrides make no job")
     return [list(job) for job in jobs[:_CHECKED_JOBS]]
+
+
+def _for_each_job(overrides: list[str]) -> list[str]:
+    """Return the overrides of a sweep over a group with single keys as choices of one value.
+
+    Hydra first composes a config without what is swept, whose default option may not have these keys.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if not any(each.is_sweep_override() and "." not in each.key_or_group for each in parsed):
+        return overrides
+    return [
+        f"{line.partition('=')[0]}=choice({line.partition('=')[2]})"
+        if _is_single_key(override) and line.partition("=")[2]
+        else line
+        for override, line in ((each, str(each.input_line)) for each in parsed)
+    ]
+
+
+def _is_single_key(override: Override) -> bool:
+    key = override.key_or_group
+    is_plain = not override.is_sweep_override() and not override.is_delete()
+    return is_plain and "." in key and not key.startswith("hydra.")
 
 
 def _sweeper(overrides: list[str]) -> str:

@@ -30,7 +30,7 @@ def with_parts(data: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(data)
     if result.get("test") is not None:
         result["test"] = _part("data.test", result["test"])
-        if result["test"]["label"].partition(":")[0] == "folder":
+        if str(result["test"]["label"]).partition(":")[0] == "folder":
             result["test"].setdefault("shares", [0, 0, 1])  # where its folders do not say it, all are new
     if isinstance(result.get("sources"), list):
         result["sources"] = [_part("data.sources", given) for given in result["sources"]]
@@ -58,8 +58,9 @@ def _part(key: str, given: Any) -> dict[str, Any]:
         typed[places[0]] = place
     if name == "folder" and "shares" not in typed:
         del node["shares"]  # the class's own, or those of a test
-    label = f"{name}:{Path(place).name}" if place else name
-    return {"label": label, **node, **typed}
+    named = next((str(typed[each]) for each in _PLACES if isinstance(typed.get(each), str)), "")
+    label = f"{name}:{Path(named).name}" if named else name
+    return {**node, **typed, "label": label}
 
 
 @cache

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from metarun.config.composition import compose_config, quoted
+from metarun.config.overrides import single_values
 from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.evaluation.trained import reopen
+from metarun.experiment.config import read_config
+from metarun.experiment.sources import build_source, is_of
 from metarun.runs.directory import Run
 from metarun.system.randomness import fix
 from metarun.tasks.description import class_names
 from metarun.tasks.images.adapted import Adapted
 
 # The sizes of episodes are those of the run, where the other data has such a key.
-_SIZES = ("way", "shot", "query")
+_SIZES = ("way", "shot", "query", "unlabelled", "distractors")
+_PLACES = ("root", "file", "fonts")
 
 
 @dataclass(frozen=True)
@@ -59,17 +63,49 @@ class Domain:
             domains.append(cls(each, name, root))
         return domains
 
-    def words(self, trained: Mapping[str, Any], config_dirs: Sequence[str]) -> list[str]:
-        """Return the overrides for a run whose data keys are `trained`."""
+    def words(
+        self, trained: Mapping[str, Any], shape: tuple[int, ...], config_dirs: Sequence[str]
+    ) -> list[str]:
+        """Return the overrides for a run.
+
+        Args:
+            trained: the data keys of the run.
+            shape: of its inputs; images are decoded in this size, where the data allows it.
+            config_dirs: a user's own folders of groups.
+
+        Raises:
+            ConfigError: the dataset reads no files, and a folder is named.
+        """
         words = [f"data={self.name}"]
         keys = compose_config(words, config_dirs)["data"]
-        sizes = [key for key in _SIZES if isinstance(trained.get(key), int) and key in keys]
-        words += [f"data.{key}={trained[key]}" for key in sizes]
-        if self.root:
-            words.append(f"data.root={quoted(Path(self.root).expanduser().resolve())}")
-        if self.name == "folder":
-            words.append("data.shares=[0,0,1]")  # where its folders do not say it, all classes are new
-        return words
+        place = next((key for key in _PLACES if key in keys), None)
+        if self.root and place is None:
+            raise ConfigError(f"--on {self.typed}: {self.name} reads no files: type --on {self.name}")
+        typed = {place: str(Path(self.root).expanduser().resolve())} if self.root and place else {}
+        sizes = {key: trained[key] for key in _SIZES if isinstance(trained.get(key), int)}
+        look = {"channels": shape[0], "size": shape[1]} if len(shape) == 3 and shape[1] == shape[2] else {}
+        chosen = {key: value for key, value in {**sizes, **look}.items() if key in keys} | typed
+        # Classes that the run was trained on are no test: of its own data, its own test classes are.
+        own = next((part for part in _parts_of(trained) if is_of(part, {**keys, **typed})), None)
+        if own is not None and own is not trained:
+            chosen |= {key: value for key, value in own.items() if key in keys and key != "_target_"}
+        elif self.name == "folder" and own is None:
+            chosen["shares"] = [0, 0, 1]  # where its folders do not say it, all classes are new
+        return [*words, *(f"data.{key}={_typed(value)}" for key, value in chosen.items())]
+
+
+def _parts_of(trained: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    sources = trained.get("sources")
+    return sources if isinstance(sources, list) else [trained]
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one would type it."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -104,13 +140,26 @@ def on_domains(
         ConfigError: a dataset does not fit the run.
         MetarunError: the directory holds no run, it has no checkpoint, or data is missing.
     """
-    trained = Run.open(directory).config()["data"]
+    for word in single_values(overrides):
+        if word.key_or_group in ("data", "data.test") or word.key_or_group.startswith("data.test."):
+            raise ConfigError(f"{word.input_line}: --on says what is tested on: leave it out")
+    run = Run.open(directory)
+    trained, shape = run.config()["data"], _shape_of(run)
     also = ("train.test_tasks", "train.test_curve", "engine.workers")
     for domain in domains:
-        words = [*domain.words(trained, config_dirs), *overrides]
-        run = reopen(directory, words, config_dirs, also, fit_images=True)
-        source = run.experiment.source
-        fix(run.config.seed, "test")
-        curve = evaluate(run.experiment.learner, source, "test", run.config.train.test_tasks, run.executor())
+        words = [*domain.words(trained, shape, config_dirs), *overrides]
+        tested = reopen(directory, words, config_dirs, also, fit_images=True)
+        source = tested.experiment.source
+        fix(tested.config.seed, "test")
+        tasks = tested.config.train.test_tasks
+        curve = evaluate(tested.experiment.learner, source, "test", tasks, tested.executor())
         fitted = source.in_words() if isinstance(source, Adapted) else ""
         yield Tested(domain, curve, fitted, class_names(source, "test"))
+
+
+def _shape_of(run: Run) -> tuple[int, ...]:
+    """Return the shape of a run's inputs."""
+    kept = run.inputs()
+    if kept is not None:
+        return tuple(kept["facts"]["input_shape"])
+    return tuple(build_source(read_config({**run.config(), "device": "cpu"}, run.home), run.home).input_shape)

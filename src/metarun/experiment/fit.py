@@ -58,9 +58,8 @@ def needs_of(config: Config, learner_class: Any) -> set[str]:
     return needs
 
 
-def check_source(config: Config, source: TaskSource) -> None:
-    """Raise ConfigError if a source lacks what learner, model and training use."""
-    target = config.data["_target_"]
+def check_source(target: str, source: TaskSource) -> None:
+    """Raise ConfigError if a source, an instance of the target, lacks what learner and training use."""
     for name, fits, wanted in _SOURCE:
         value = getattr(source, name, None)
         if not fits(value):

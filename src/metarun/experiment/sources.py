@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from metarun.tasks.images.decoding import Channels
 from metarun.tasks.images.published.published import Size
 from metarun.tasks.mixture import Mixture, Weight
 
+# Keys that say which data are meant.
+_IDENTITY = ("root", "file", "fonts", "name")
+
 
 @with_keys()
 def build_source(config: Config, home: str = "") -> TaskSource:
@@ -41,12 +45,33 @@ def build_source(config: Config, home: str = "") -> TaskSource:
             f"give it a `dtype` argument, or type dtype=float32"
         )
     source: TaskSource = make("data", data, **arguments)
-    check_source(config, source)
+    check_source(data["_target_"], source)
     if others.test is None:
         return source
+    if is_of(data, others.test):
+        raise ConfigError(
+            f"data.test={others.test.get('label')}: these are the data of the training, whose own test "
+            f"classes are tested without it: leave it out"
+        )
     sizes = {key: value for key, value in data.items() if not key.startswith("train_")}
-    other = _part(others.test, sizes, offered, tuple(source.input_shape))
+    other = _part("data.test", others.test, sizes, offered, tuple(source.input_shape))
     return TestedElsewhere(source, other, str(others.test.get("label", "another")))
+
+
+def is_of(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether other data are those of a training, or among them: the same dataset, or folder."""
+    mixed = data.get("sources")
+    if isinstance(mixed, Sequence):
+        return any(is_of(part, other) for part in mixed if isinstance(part, Mapping))
+    are_real = any(key in other for key in (*_IDENTITY, "shares"))  # others are as new as their keys
+    same = data.get("_target_") == other.get("_target_") and are_real
+    return same and all(_same_place(data.get(key), other.get(key)) for key in _IDENTITY)
+
+
+def _same_place(one: object, other: object) -> bool:
+    if isinstance(one, str) and isinstance(other, str):
+        return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other
 
 
 def mixture(
@@ -89,27 +114,36 @@ def mixture(
         label = str(node.get("label", len(built)))
         while label in built:
             label += "'"
-        built[label] = _part(node, {"seed": seed, **shared}, offered, shape)
+        key = f"data.sources: {node.get('label', label)}"
+        built[label] = _part(key, node, {"seed": seed, **shared}, offered, shape)
     return Mixture(built, shape, weights, seed)
 
 
 def _part(
-    node: Mapping[str, Any], whole: Mapping[str, Any], offered: Mapping[str, Any], shape: tuple[int, ...]
+    key: str,
+    node: Mapping[str, Any],
+    whole: Mapping[str, Any],
+    offered: Mapping[str, Any],
+    shape: tuple[int, ...],
 ) -> TaskSource:
-    """Build a source inside another; the keys of the whole hold where it has no own.
+    """Build a source inside another, named by its key; the keys of the whole hold where it has no own.
 
     Raises:
         ConfigError: it has no such key, or a value is wrong.
     """
     own = {key: value for key, value in node.items() if key != "label"}
-    target = locate("data", own)
+    target = locate(key, own)
     check_target("data", own, target)
     fields = target_fields(target, GIVEN["data"])
     look = {"size": shape[1], "channels": shape[0]} if len(shape) == 3 else {}
     common = {key: value for key, value in {**whole, **look}.items() if key in fields.types}
     own = {**common, **own}
-    check("data", own, fields)
-    source: TaskSource = make("data", own, **wanted("data", own, offered))
+    check(key, own, fields)
+    try:
+        source: TaskSource = make(key, own, **wanted("data", own, offered))
+    except MetarunError as error:
+        raise type(error)(f"{key}: {error.problem}", error.remedy) from error
+    check_source(f"{key}: {own['_target_']}", source)
     return source
 
 
@@ -137,6 +171,8 @@ def make(group: str, node: Mapping[str, Any], **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, MetarunError):
             raise cause from None
+        if isinstance(cause, PermissionError) and cause.filename:
+            raise MetarunError(f"{group}: {cause.filename} cannot be read ({cause.strerror})") from None
         if is_out_of_memory(cause):
             raise ConfigError(f"{group}: it does not fit into memory: type smaller sizes") from error
         raise ConfigError(f"{group}._target_={node['_target_']} fails: {in_one_line(cause)}") from error

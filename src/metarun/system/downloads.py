@@ -87,18 +87,22 @@ def _from(url: str, path: Path, md5: str, size: int | None) -> None:
             if attempt == _ATTEMPTS - 1:
                 raise
             time.sleep(attempt)
-    found = hashlib.md5()
-    with part.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    if found.hexdigest() != md5:
+    found = md5_of(part)
+    if found != md5:
         with part.open("rb") as file:
             is_page = file.read(64).lstrip()[:1] == b"<"
         part.unlink()
-        raise _FailedError(
-            "a web page came instead" if is_page else f"its MD5 is {found.hexdigest()}, not {md5}"
-        )
+        raise _FailedError("a web page came instead" if is_page else f"its MD5 is {found}, not {md5}")
     part.replace(path)
+
+
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file, 32 hexadecimal digits."""
+    found = hashlib.md5()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _fetch(url: str, part: Path, size: int | None) -> None:

@@ -19,6 +19,12 @@ def class_names(source: TaskSource, split: Split) -> dict[str, list[str]]:
     return {} if names is None else {"classes": list(names(split))}
 
 
+def problems_of(label: str, source: TaskSource) -> list[str]:
+    """Return what is wrong with a source's files, each with a label before it; [] if it has none."""
+    verify = getattr(source, "verify", None)
+    return [] if verify is None else [f"{label}{problem}" for problem in verify()]
+
+
 def elsewhere(source: TaskSource) -> dict[str, Any]:
     """Return where the test tasks of a source are from, as `{"test_data": …}`, for results; {}: its own."""
     said = getattr(source, "elsewhere", None)

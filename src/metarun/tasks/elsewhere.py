@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from metarun.errors import ConfigError
-from metarun.tasks.description import described
+from metarun.tasks.description import described, problems_of
 from metarun.tasks.images.adapted import Adapted
 from metarun.tasks.types import SPLITS, Split, Tasks, TaskSource, targets_of
 
@@ -71,6 +71,10 @@ class TestedElsewhere:
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes of the source, or in the test split of the other one."""
         return (self._other if split == SPLITS[2] else self._source).batch(split, first_episode, count)
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the files of both."""
+        return [*problems_of("", self._source), *problems_of(f"{self.label}: ", self._other)]
 
     def described(self) -> dict[str, Any]:
         """Return what the data turned out to be, as plain values for a run's manifest."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Seed
-from metarun.tasks.description import described
+from metarun.tasks.description import described, problems_of
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.adapted import Adapted
 from metarun.tasks.types import SPLITS, Examples, Split, Tasks, TaskSource, output_size, targets_of, trains_on
@@ -99,6 +99,11 @@ class Mixture:
     def images(self, split: Split) -> int:
         """Return the number of images of a split, of all sources."""
         return self._total("images", split)
+
+    def verify(self) -> list[str]:
+        """Return what is wrong with the files of all."""
+        parts = zip(self.labels, self.sources, strict=True)
+        return [problem for label, source in parts for problem in problems_of(f"{label}: ", source)]
 
     def described(self) -> dict[str, Any]:
         """Return what the data turned out to be, as plain values for a run's manifest."""

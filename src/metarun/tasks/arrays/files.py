@@ -42,7 +42,7 @@ def _read_once(path: Path, size: int, time: int) -> Mapping[str, Column]:  # noq
     """Return a file's columns; a command looks at its data several times."""
     try:
         columns = _READERS[path.suffix.lower()](path)
-    except (MetarunError, MemoryError):
+    except (MetarunError, MemoryError, PermissionError):
         raise
     except Exception as error:  # numpy, torch and pyarrow raise many kinds on damaged files
         raise ConfigError(
@@ -73,7 +73,8 @@ def _npy(path: Path) -> dict[str, Column]:
 
 
 def _pt(path: Path) -> dict[str, Column]:
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    is_zip = zipfile.is_zipfile(path)  # older files of torch are not, and cannot be mapped
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if isinstance(content, torch.Tensor):
         content = {"x": content}
     if isinstance(content, list | tuple) and len(content) == 2:
@@ -84,9 +85,15 @@ def _pt(path: Path) -> dict[str, Column]:
         )
     columns = {}
     for name, value in content.items():
-        array = value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        array = _from_torch(value) if isinstance(value, torch.Tensor) else np.asarray(value)
         columns[str(name)] = _plain(path, str(name), array)
     return columns
+
+
+def _from_torch(value: torch.Tensor) -> Column:
+    plain = value.detach().to_dense() if value.is_sparse else value.detach()
+    # Numpy has no such type.
+    return np.asarray((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
 
 
 def _csv(path: Path) -> dict[str, Column]:

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarun.errors import ConfigError
+
 Scale = Literal["auto", "standard", "none"]
 Numbers = NDArray[np.float64] | NDArray[np.uint8]
 
@@ -49,14 +51,26 @@ class Scaling:
             finite = np.where(np.isfinite(rows), rows, np.nan).astype(np.float64)
             mean = _nanmean(finite, over)
             spread = np.sqrt(_nanmean((finite - mean) ** 2, over))
+        spread = np.where(np.isnan(spread), np.inf, spread)
         if scale == "none":
             return cls(mean, np.zeros_like(mean), np.ones_like(mean))
         return cls(mean, mean, np.where(spread > 1e-12 * (1 + np.abs(mean)), spread, np.inf))
 
     def apply(self, x: Numbers, dtype: torch.dtype) -> Tensor:
-        """Return inputs [n, *shape] without NaN."""
-        values = np.where(np.isfinite(x), x, self.mean).astype(np.float64)
-        return torch.from_numpy((values - self.shift) / self.divisor).to(dtype)
+        """Return inputs [n, *shape] without NaN.
+
+        Raises:
+            ConfigError: numbers are too large.
+        """
+        with np.errstate(all="ignore"):
+            values = np.where(np.isfinite(x), x, self.mean).astype(np.float64)
+            result = torch.from_numpy((values - self.shift) / self.divisor).to(dtype)
+        if not result.isfinite().all():
+            raise ConfigError(
+                f"the numbers are up to {np.abs(values).max():g}: too large for "
+                f"{str(dtype).removeprefix('torch.')}"
+            )
+        return result
 
     def undone(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what scaled values [n, *shape] were before; of a constant column, its constant."""

@@ -10,16 +10,18 @@ from numpy.typing import NDArray
 from metarun.errors import ConfigError
 from metarun.tasks.arrays.columns import MISSING, Column, check_fits
 
+_COPIES = 6  # of the numbers, while they are scaled
+
 
 def read_series(path: Path) -> dict[str, Column]:
     """Return the series of a file as x, [n, channels, length], and their labels or targets as y.
 
-    Shorter series end in NaN, which later stand for missing values. A line has a series: its channels, with a
-    colon between them, and its label at the end (https://www.sktime.net/en/latest/api_reference/file_specifications/ts.html).
+    Shorter series end in NaN, which later stand for missing values. A line has a series: its channels, with
+    a colon between them, and its label at the end (https://www.sktime.net/en/latest/api_reference/file_specifications/ts.html).
 
     Raises:
-        ConfigError: there is no `@data` line, the series have time stamps or different numbers of channels.
-        ValueError: an entry is not a number.
+        ConfigError: there is no `@data` line, the series have time stamps or different numbers of channels,
+            or an entry is not a number.
     """
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     starts = next((i for i, line in enumerate(lines) if line.strip().lower() == "@data"), None)
@@ -41,7 +43,12 @@ def read_series(path: Path) -> dict[str, Column]:
         if not channels or (series and len(channels) != len(series[0])):
             expected = len(series[0]) if series else "one or more"
             raise ConfigError(f"{path}, line {number}: {len(channels)} channels, expected {expected}")
-        series.append([[_number(text) for text in channel.split(",")] for channel in channels])
+        if not all(channel.strip() for channel in channels):
+            raise ConfigError(f"{path}, line {number}: a channel without values")
+        try:
+            series.append([[_number(text) for text in channel.split(",")] for channel in channels])
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
         labels.append(label.strip())
     if not series:
         raise ConfigError(f"{path} has no series")
@@ -49,7 +56,7 @@ def read_series(path: Path) -> dict[str, Column]:
     if has_target:
         y = np.array([_number(text) for text in labels])
     longest = max(len(channel) for channels in series for channel in channels)
-    check_fits(path, 8 * len(series) * len(series[0]) * longest)
+    check_fits(path, 8 * _COPIES * len(series) * len(series[0]) * longest)
     return {"x": _padded(series, longest), "y": y}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -73,7 +74,7 @@ def glyphs_of(fonts: list[Path]) -> list[Glyph]:
     glyphs: list[Glyph] = []
     seen: set[bytes] = set()
     for character in sorted(having):
-        drawn = _drawn(ImageFont.truetype(str(having[character][0]), 32), character)
+        drawn = _outline(having[character][0], character)
         look = drawn.tobytes() + bytes(str(drawn.size), "ascii")
         if unicodedata.name(character, "") and drawn.getbbox() and look not in seen:
             seen.add(look)
@@ -88,11 +89,19 @@ def _codes(path: Path) -> list[int]:
         from fontTools.ttLib import TTFont
     except ImportError as error:
         raise MetarunError("data=glyphs needs fontTools: pip install 'metarun[glyphs]'") from error
+    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # what is wrong is said in one line
     try:
         with TTFont(path, lazy=True, fontNumber=0) as font:
             return sorted(font.getBestCmap() or {})
     except Exception as error:  # fontTools raises many kinds on damaged files
         raise MetarunError(f"{path} is no font that can be read ({in_one_line(error)[:100]})") from error
+
+
+def _outline(path: Path, character: str) -> Image.Image:
+    try:
+        return _drawn(ImageFont.truetype(str(path), 32), character)
+    except OSError as error:  # of FreeType
+        raise MetarunError(f"{path} is no font that can be read ({error})") from error
 
 
 def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,7 @@ def listed(root: Path, levels: int = 1, columns: Columns | None = None) -> Listi
     """
     if root.is_dir():
         return _of_folder(root, levels)
-    if not root.exists():
+    if not root.is_file():
         raise ConfigError(
             f"@source.root={root}: there is no such folder or file",
             "@source.root=FOLDER, a folder of classes",
@@ -165,11 +166,10 @@ def _of_csv(file: Path, columns: Columns) -> Listing:
     files: dict[Split | None, _Files] = {split: {} for split in SPLITS} if has_splits else {None: {}}
     folder = (file.parent / columns.folder).resolve()
     further: dict[str, tuple[str, ...]] = {}
+    known: dict[Path, tuple[int, str, tuple[str, ...], str]] = {}
     for line, (path, (label, *more), split) in enumerate(rows, 2):
         where = f"{file}, line {line}"
-        target = (folder / path).resolve()
-        if not target.is_relative_to(folder):
-            raise ConfigError(f"{where}: {path} is outside of {folder}", "paths below the csv file's folder")
+        target = _resolved(folder, path, where)
         if split.lower() not in NAMES if has_splits else False:
             raise ConfigError(
                 f"{where}: the split {split or 'is empty'}: expected train, val or test in every line"
@@ -178,12 +178,37 @@ def _of_csv(file: Path, columns: Columns) -> Listing:
             status = target.stat()
         except OSError as error:
             raise ConfigError(f"{where}: {path} cannot be read ({error.strerror})") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"{where}: {path} is no file")
+        said = (label, tuple(more), split.lower())
+        if known.setdefault(target, (line, *said))[1:] != said:
+            raise ConfigError(
+                f"{where}: {path} is in line {known[target][0]} too, with other labels or another split"
+            )
         of_split = files[NAMES[split.lower()] if has_splits else None]
         of_split.setdefault(label, {})[path] = (status.st_size, status.st_mtime_ns)
         further[path] = tuple(more)
+    for place, column in enumerate(columns.labels[1:]):
+        if all(more[place].lower() in ("", "nan") for more in further.values()):
+            raise ConfigError(f"{file}: the column {column} is empty")
     found = _listing(folder, files, f"{file}: its splits")
     sets = range(len(columns.labels) - 1)
     return replace(found, more=[[further[path][i] for path in found.paths] for i in sets])
+
+
+def _resolved(folder: Path, path: str, where: str) -> Path:
+    """Return a file of a csv.
+
+    Raises:
+        ConfigError: it is outside of the csv's folder, or no path at all.
+    """
+    try:
+        target = (folder / path).resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # a NUL byte, a loop of links
+        raise ConfigError(f"{where}: {path[:100]!r} is no path ({error})") from error
+    if not target.is_relative_to(folder):
+        raise ConfigError(f"{where}: {path} is outside of {folder}", f"paths below {folder}")
+    return target
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
@@ -195,6 +220,11 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not a text in UTF-8 (byte {error.start})") from error
     wanted = [columns.path, *columns.labels]
+    if len(set(wanted)) < len(wanted) or "split" in wanted:
+        raise ConfigError(
+            f"@source.labels={list(columns.labels)}: expected different columns, without {columns.path} and "
+            f"split"
+        )
     expected = f"a first line with the columns {','.join(wanted)} or {','.join([*wanted, 'split'])}"
     try:
         dialect = csv.Sniffer().sniff(text.partition("\n")[0], ",;\t")
@@ -202,17 +232,21 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
         raise ConfigError(f"{file} has no columns separated by commas: expected {expected}") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
     names = [" ".join(name.lower().split()) for name in reader.fieldnames or []]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{file} has two columns of one name: {', '.join(names)}")
     if not set(wanted) <= set(names):
         raise ConfigError(f"{file} has the columns {', '.join(names)}: expected {expected}")
     reader.fieldnames = names
     try:
         for line, row in enumerate(reader, 2):
+            if None in row:  # where csv puts more entries than there are columns
+                raise ConfigError(f"{file}, line {line}: it has more entries than there are columns")
             path, *labels, split = ((row.get(name) or "").strip() for name in [*wanted, "split"])
             if not path or not labels[0]:
                 raise ConfigError(f"{file}, line {line}: expected a path and a label")
             yield path, labels, split
     except csv.Error as error:
-        raise ConfigError(f"{file}: {error}") from error
+        raise ConfigError(f"{file}, line {reader.line_num}: {error}") from error
 
 
 def _listing(root: Path, found: Mapping[Split | None, _Files], where: str) -> Listing:

@@ -299,7 +299,7 @@ def _decoded(
         except LeftOutError as reason:
             return bytes(_record(look.shape)), str(reason)
         except OSError as error:
-            return bytes(_record(look.shape)), f"cannot be read ({error.strerror or error})"
+            return bytes(_record(look.shape)), f"unreadable ({error.strerror or error})"
 
     def started(places: range) -> Iterator[tuple[bytes, str]]:
         contents = [files.read(place) if files.in_order else None for place in places]

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from metarun.errors import MetarunError, in_one_line
 from metarun.fields import Seed
-from metarun.system.downloads import download
+from metarun.system.downloads import download, md5_of
 from metarun.system.files import data_directory, found
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.arrays.columns import check_fits
@@ -128,28 +129,47 @@ class MedMNIST(TableClasses):
                 check_fits(self.file, sum(entry.file_size for entry in archive.infolist()))
             with np.load(self.file, allow_pickle=False) as arrays:
                 for split in ("train", "val", "test"):
-                    parts.append(np.asarray(arrays[f"{split}_images"], np.uint8))
-                    labels += np.ravel(arrays[f"{split}_labels"]).astype(int).tolist()
-                    splits += [split] * len(parts[-1])
-            x = np.concatenate(parts).reshape(len(labels), 28, 28, -1).transpose(0, 3, 1, 2)
-            names = [self._known["labels"][label] for label in labels]
-        except MetarunError:
+                    images, own_labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+                    self._check(split, images, own_labels)
+                    parts.append(images)
+                    labels += np.ravel(own_labels).astype(int).tolist()
+                    splits += [split] * len(images)
+        except (MetarunError, PermissionError):
             raise
         except Exception as error:  # numpy raises many kinds on damaged files
             raise MetarunError(
                 f"{self.file} is damaged, or not {self._name} ({in_one_line(error)[:100]}): delete it, and "
                 f"it is fetched again"
             ) from error
+        x = np.concatenate(parts).reshape(len(labels), 28, 28, -1).transpose(0, 3, 1, 2)
+        names = [self._known["labels"][label] for label in labels]
         own = splits if self._rules.new == "rows" else None
         return table_of(
             self.file, Rows(x, Inputs(["x"]), np.array(names, dtype=object), None, own), names, self._rules
         )
 
+    def _check(self, split: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
+        """Raise MetarunError for arrays that are not those of this dataset."""
+        channels, classes = self._known["channels"], len(self._known["labels"])
+        shape = (len(images), 28, 28, 3) if channels == 3 else (len(images), 28, 28)
+        found = f"{self.file}: {split} has images {images.dtype} {list(images.shape)}"
+        if images.dtype != np.uint8 or images.shape != shape:
+            raise MetarunError(f"{found}, expected uint8 [n, {', '.join(map(str, shape[1:]))}]")
+        if labels.dtype.kind not in "iu" or labels.size != len(images):
+            raise MetarunError(
+                f"{found} and labels {labels.dtype} {list(labels.shape)}, expected one for each"
+            )
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise MetarunError(f"{found}, and labels from {labels.min()} to {labels.max()} of {classes}")
+
     def verify(self) -> list[str]:
         """Return what is wrong with the file."""
         if not self._is_read:
             return [f"{self.file} is not there: type metarun data prepare medmnist data.name={self._name}"]
-        return []  # it was read
+        found = md5_of(self.file)
+        return (
+            [] if found == self._known["md5"] else [f"{self.file} has the MD5 {found}, not the published one"]
+        )
 
 
 def _known() -> dict[str, Any]:

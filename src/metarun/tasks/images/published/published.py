@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,5 +277,5 @@ class Published(NamedClasses):
             "layout": self._about["layout"],
             "pixels": self._digest,
             **super().described(),
-            "left_out": len(self._left_out),
+            "left_out": dict(Counter(self._left_out.values())),
         }
