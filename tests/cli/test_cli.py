@@ -42,6 +42,7 @@ def test_the_default_run(metarun, tmp_path: Path) -> None:
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         "config.yaml",
         "engine.json",
+        "inputs.json",
         "manifest.json",
         "metrics.jsonl",
         "checkpoints",

@@ -330,3 +330,68 @@ def test_numbers_are_predicted_in_their_units(typed: Typed, tmp_path: Path) -> N
         assert ("low" in found[0]) == (algo == "cnp")
         if algo == "cnp":
             assert all(float(row["low"]) < float(row["value"]) < float(row["high"]) for row in found)
+
+
+@pytest.mark.parametrize("algo", ["protonet", "metasgd", "r2d2"])
+def test_an_adapted_learner_in_a_file_gives_the_same_answers(
+    typed: Typed, runs: Any, pictures: Path, tmp_path: Path, algo: str
+) -> None:
+    support, query = few(pictures, tmp_path)
+    status, printed, said = typed(
+        "adapt", str(runs(algo)), "--support", str(support), "--out", "a.safetensors"
+    )
+    assert status == 0, said
+    assert "a.safetensors: 6 labelled examples of 3 classes" in printed
+    run = ["predict", str(runs(algo)), "--support", str(support), "--query", str(query), "--out", "run.csv"]
+    assert typed(*run)[0] == 0
+    shutil.rmtree(support)
+    status, printed, said = typed("predict", "a.safetensors", "--query", str(query), "--out", "file.csv")
+    assert status == 0, said
+    assert Path("file.csv").read_text() == Path("run.csv").read_text()
+    for words, why in (
+        (
+            ["--support", str(query)],
+            "has seen its examples: --support, --calibrate and --reject are for a run",
+        ),
+        (["--reject", "0.9"], "has seen its examples"),
+        (["inner.test_steps=3"], "inner.test_steps=3: of a file only the device can be changed"),
+    ):
+        status, _, said = typed("predict", "a.safetensors", "--query", str(query), *words)
+        assert (status, said.count("\n")) == (2, 1)
+        assert why in said
+
+
+def test_numbers_in_a_file(typed: Typed, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "algo=maml", "data=sinusoid", "data.shot=5")
+    np.savez(tmp_path / "s.npz", x=np.linspace(-1, 1, 5)[:, None], y=np.linspace(0, 1, 5))
+    np.savez(tmp_path / "q.npz", x=np.linspace(-1, 1, 3)[:, None])
+    assert typed("adapt", str(run), "--support", "s.npz", "--out", "a.safetensors")[0] == 0
+    whole = ["predict", str(run), "--support", "s.npz", "--query", "q.npz", "--out", "run.csv"]
+    assert typed(*whole)[0] == 0
+    status, _, said = typed("predict", "a.safetensors", "--query", "q.npz", "--out", "file.csv")
+    assert status == 0, said
+    assert Path("file.csv").read_text() == Path("run.csv").read_text()
+
+
+def test_other_files_are_no_models(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    support, query = few(pictures, tmp_path)
+    assert typed("adapt", str(runs("protonet")), "--support", str(support), "--out", "a.safetensors")[0] == 0
+    whole = Path("a.safetensors").read_bytes()
+    Path("cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    Path("empty.safetensors").write_bytes(b"")
+    save_file({"x": torch.zeros(2)}, "other.safetensors")
+    save_file({"x": torch.zeros(2)}, "odd.safetensors", {"metarun": '{"format": 1, "facts": 3}'})
+    for name in ("cut", "empty", "other", "odd"):
+        status, _, said = typed("predict", f"{name}.safetensors", "--query", str(query))
+        assert (status, said.count("\n")) == (1, 1), name
+        assert f"{name}.safetensors is no file of metarun adapt" in said
+    status, _, said = typed("adapt", str(runs("protonet")), "--support", str(support), "--out", "no/a")
+    assert (status, said.count("\n")) == (2, 1)
+    hostile = whole.replace(b"metarun.tasks.ImageFolder", b"os.system.__call__.xxxxxx")
+    hostile = hostile.replace(b"metarun.learners.ProtoNet", b"subprocess.Popen" + b"x" * 9)
+    Path("hostile.safetensors").write_bytes(hostile)
+    status, _, said = typed("predict", "hostile.safetensors", "--query", str(query))
+    assert (status, said.count("\n")) == (2, 1)
+    assert "_target_=" in said  # which is not called

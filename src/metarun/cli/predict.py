@@ -19,6 +19,7 @@ from metarun.evaluation.prediction.calibration import (
     scored,
     source_for,
 )
+from metarun.evaluation.prediction.model_file import read_model
 from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_query, read_support
 from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import OPEN, usable
@@ -42,9 +43,11 @@ def main(arguments: list[str]) -> None:
         epilog=f"overrides may set: {', '.join(OPEN)}",
         allow_abbrev=False,
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, outputs/DATE/TIME")
+    parser.add_argument(
+        "run", metavar="RUN|MODEL", type=Path, help="the run's directory, or a file of metarun adapt"
+    )
     parser.add_argument("overrides", nargs="*", help="key=value, as in inner.test_steps=10")
-    parser.add_argument("--support", type=Path, required=True, help="class folders, a csv, or a file of rows")
+    parser.add_argument("--support", type=Path, help="class folders, a csv, or a file of rows")
     parser.add_argument(
         "--query", type=Path, required=True, help="a folder, an image, a csv, or a file of rows"
     )
@@ -64,10 +67,8 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments[1:])
     if options.reject is not None and not 0 < options.reject < 1:
         raise ConfigError(f"--reject {options.reject}: should be between 0 and 1, as in 0.95")
-    learner = usable(options.run, options.overrides)
-    is_number = learner.facts.targets == "values"
-    support = read_support(options.support, learner.reading, learner.dtype, values=is_number)
-    model = TaskModel(learner, support)
+    model = _of_file(options) if options.run.is_file() else _of_run(options)
+    learner = model.usable
     threshold, told = _sure(model, options.reject, calibrate=options.calibrate)
     query = read_query(options.query, learner.reading, learner.dtype)
     with items_bar("queries", len(query)) as bar:
@@ -83,7 +84,8 @@ def main(arguments: list[str]) -> None:
 def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[float, list[str]]:
     """Calibrate the model, and return the probability below which it rejects, and what is told of both."""
     usable, way = model.usable, len(model.classes)
-    assert usable.run is not None
+    if usable.run is None:
+        return 0.0, []
     if not way and (calibrate or wanted is not None):
         raise ConfigError("--calibrate and --reject are for classes, and this run predicts numbers")
     shot = round(median(Counter(model.support.y).values())) if way else 0
@@ -113,6 +115,26 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
         f"{level.covered:.1%} of the known and {level.unknown:.1%} of the unknown are answered"
     )
     return level.threshold, lines
+
+
+def _of_run(options: argparse.Namespace) -> TaskModel:
+    if options.support is None:
+        raise ConfigError("--support is missing: class folders, a csv, or a file of rows")
+    learner = usable(options.run, options.overrides)
+    values = learner.facts.targets == "values"
+    return TaskModel(learner, read_support(options.support, learner.reading, learner.dtype, values=values))
+
+
+def _of_file(options: argparse.Namespace) -> TaskModel:
+    if options.support is not None or options.calibrate or options.reject is not None:
+        raise ConfigError(
+            f"{options.run} has seen its examples: --support, --calibrate and --reject are for a run"
+        )
+    for word in options.overrides:
+        if not word.startswith("device="):
+            raise ConfigError(f"{word}: of a file only the device can be changed: device=cpu")
+    chosen = [word.partition("=")[2] for word in options.overrides]
+    return read_model(options.run, chosen[-1] if chosen else None)
 
 
 def _write(path: Path, text: str) -> None:

@@ -85,6 +85,14 @@ class TaskModel:
                 self._adapted = learner.adapt(tasks)
             return learner.predict(self._adapted, scaled)
 
+    def check(self) -> None:
+        """Predict what it has seen.
+
+        Raises:
+            MetarunError: the learner cannot.
+        """
+        self.predict(self.support.x[:2])
+
     def logits(self, x: Tensor) -> Tensor:
         """Map inputs to logits [n, classes], before any temperature."""
         return class_logits(self.predict(x), len(self.classes))[0]

@@ -45,6 +45,7 @@ class Usable:
         dtype: of inputs.
         device: where it is.
         step: meta-step of its checkpoint.
+        node: the config as plain values.
         run: None: it is of a file.
     """
 
@@ -55,6 +56,7 @@ class Usable:
     dtype: torch.dtype
     device: torch.device
     step: int
+    node: Mapping[str, Any]
     run: Run | None = None
 
     @property
@@ -65,7 +67,12 @@ class Usable:
 
 def inputs_of(source: TaskSource) -> dict[str, Any]:
     """Return what a run keeps of its source, to use its learner without it, as plain values."""
-    return {"facts": asdict(Facts.of(source)), "reading": reading_of(source).plain()}
+    return plain_inputs(Facts.of(source), reading_of(source))
+
+
+def plain_inputs(facts: Facts, reading: Reading) -> dict[str, Any]:
+    """Return them as plain values for a file."""
+    return {"facts": asdict(facts), "reading": reading.plain()}
 
 
 def read_inputs(content: Mapping[str, Any]) -> tuple[Facts, Reading]:
@@ -108,4 +115,4 @@ def usable(directory: Path, overrides: Sequence[str] = ()) -> Usable:
     learner.load_state_dict(state["learner"])
     learner.eval()
     device, dtype = chosen_device(config.device), dtype_of(config)
-    return Usable(learner, config, facts, reading, dtype, device, state["step"], run)
+    return Usable(learner, config, facts, reading, dtype, device, state["step"], node, run)
