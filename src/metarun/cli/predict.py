@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,15 @@ from statistics import median
 
 from metarun.cli.arguments import parse
 from metarun.errors import ConfigError
-from metarun.evaluation.prediction.answers import Answer, Number, answers, as_csv, counted, right
+from metarun.evaluation.prediction.answers import (
+    Answer,
+    Number,
+    answers,
+    as_csv,
+    counted,
+    least_certain,
+    right,
+)
 from metarun.evaluation.prediction.calibration import (
     TASKS,
     Calibration,
@@ -24,10 +33,11 @@ from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_q
 from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import OPEN, usable
 from metarun.reports.progress import items_bar
-from metarun.system.files import write_text
+from metarun.system.files import naming, replace, write_text
 from metarun.tasks.division import some
+from metarun.tasks.reading import ImageReading
 
-_MOST_NAMED = 5
+_MOST_DRAWN = 20
 
 
 def main(arguments: list[str]) -> None:
@@ -53,6 +63,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write an answer for each example")
     parser.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="draw the 20 images that it is least sure of"
+    )
+    parser.add_argument(
         "--calibrate",
         action="store_true",
         help="fit a temperature to validation tasks, and keep it in the run",
@@ -75,10 +88,12 @@ def main(arguments: list[str]) -> None:
         found = list(answers(model, query, threshold, show=bar.update))
     if options.out is not None:
         _write(options.out, as_csv(query, found))
+    if options.picture is not None:
+        _draw(options.picture, model, query, found)
     for line in (*_summary(model, query, found), *told):
         print(line)
-    if options.out is not None:
-        print(f"\nwritten: {options.out}")
+    if written := [str(path) for path in (options.out, options.picture) if path is not None]:
+        print(f"\nwritten: {', '.join(written)}")
 
 
 def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[float, list[str]]:
@@ -143,6 +158,34 @@ def _write(path: Path, text: str) -> None:
     write_text(path, text)
 
 
+def _draw(path: Path, model: TaskModel, query: Unlabelled, found: Sequence[Answer | Number]) -> None:
+    """Draw the images with the least margins."""
+    from metarun.reports.pictures import sheet
+
+    reading = model.usable.reading
+    if not isinstance(reading, ImageReading) or not model.classes:
+        raise ConfigError(f"--picture {path}: it is for images of classes")
+    doubtful = least_certain(found)[:_MOST_DRAWN]
+    kept, x = query.read([answer.place for answer in doubtful])
+    images = reading.scaled(x, model.usable.dtype)
+    captions = [
+        [
+            query.names[answer.place],
+            f"{answer.label or 'rejected'} {answer.probability:.0%}",
+            f"or {answer.runner_up} {answer.probability - answer.margin:.0%}",
+        ]
+        for answer in doubtful
+        if answer.place in kept
+    ]
+    try:
+        drawn = io.BytesIO()
+        sheet(list(images), captions).save(drawn, path.suffix.lstrip(".").upper() or "PNG")
+    except (KeyError, ValueError) as error:  # Pillow's, for an unknown ending
+        raise ConfigError(f"--picture {path}: type --picture FILE.png") from error
+    with naming(path):
+        replace(path, lambda file: file.write(drawn.getvalue()))
+
+
 def _summary(model: TaskModel, query: Unlabelled, found: Sequence[Answer | Number]) -> list[str]:
     """Return what a person wants to know at once."""
     support = model.support
@@ -157,7 +200,7 @@ def _summary(model: TaskModel, query: Unlabelled, found: Sequence[Answer | Numbe
         hits, known = right(model, query, found)
         if known:
             lines.append(f"right: {hits} of {known} whose folder or column says a class ({hits / known:.1%})")
-        doubtful = sorted((a for a in found if isinstance(a, Answer)), key=lambda answer: answer.margin)
+        doubtful = least_certain(found)
         named = [f"{query.names[a.place]} ({a.probability:.0%})" for a in doubtful[:3]]
         lines.append(f"least certain: {', '.join(named)}")
     for what, notes in (("support", support.notes), ("query", query.notes)):

@@ -33,6 +33,29 @@ def picture(tasks: Tasks, names: Sequence[str] = (), most_queries: int = 5) -> I
     return sheet
 
 
+def sheet(images: Sequence[Tensor], captions: Sequence[Sequence[str]], columns: int = 5) -> Image.Image:
+    """Return images in rows, each with its caption of a few short lines below it.
+
+    Args:
+        images: [channels, height, width] from 0 to 1, of one or three channels.
+        captions: of each image, the same number of lines.
+        columns: images of a row.
+    """
+    line, side = 12, 2 * _SIDE
+    step, height = side + 2 * _GAP, side + line * max(map(len, captions), default=0) + 3 * _GAP
+    rows = -(-len(images) // columns)
+    whole = Image.new("RGB", (step * min(columns, len(images)) + _GAP, height * rows + _GAP), _PAPER)
+    draw = ImageDraw.Draw(whole)
+    for place, (image, texts) in enumerate(zip(images, captions, strict=True)):
+        left, top = _GAP + step * (place % columns), _GAP + height * (place // columns)
+        whole.paste(_thumbnail(image).resize((side, side), Image.Resampling.NEAREST), (left, top))
+        for number, text in enumerate(texts):
+            short = text if len(text) <= 2 * _LONGEST else f"…{text[1 - 2 * _LONGEST :]}"
+            place_of = (left, top + side + 2 + line * number)
+            draw.text(place_of, short, fill=_INK, font=ImageFont.load_default(10))
+    return whole
+
+
 def _episode(tasks: Tasks, names: Sequence[str], most_queries: int) -> Image.Image:
     support, query = (_by_class(examples.x[0], examples.y[0]) for examples in (tasks.support, tasks.query))
     classes = sorted(support.keys() | query.keys())

@@ -123,6 +123,11 @@ def right(model: TaskModel, query: Unlabelled, found: Sequence[Answer | Number])
     return sum(said == label for said, label in pairs), len(pairs)
 
 
+def least_certain(found: Sequence[Answer | Number]) -> list[Answer]:
+    """Return the answers, those with the least margins first."""
+    return sorted((a for a in found if isinstance(a, Answer)), key=lambda answer: answer.margin)
+
+
 def counted(found: Sequence[Answer | Number]) -> Mapping[str, int]:
     """Return how many examples got each class, the most frequent first; rejected ones as ""."""
     labels = Counter(answer.label for answer in found if isinstance(answer, Answer))

@@ -76,13 +76,15 @@ class Unlabelled:
         """Yield inputs [n, *shape], of n ≤ size examples that could be read, with their places."""
         count = max(1, -(-len(self) // size))
         for places in np.array_split(np.arange(len(self)), count):
-            chosen = places.tolist()
-            if isinstance(self._source, _Images):
-                kept, x = self._source.read(chosen)
-            else:
-                kept, x = chosen, self._source[chosen]
+            kept, x = self.read(places.tolist())
             if kept:
                 yield kept, x
+
+    def read(self, places: list[int]) -> tuple[list[int], Tensor]:
+        """Return those of these places that can be read, and their inputs."""
+        return (
+            self._source.read(places) if isinstance(self._source, _Images) else (places, self._source[places])
+        )
 
 
 class _Images:
