@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from picture_files import bad_files, encoded, pixels, write
+from PIL import Image
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
@@ -206,7 +207,7 @@ def test_what_a_run_keeps_of_its_data_is_read_back(tmp_path: Path) -> None:
 def test_dark_ink_and_colours_are_converted_and_said() -> None:
     reading = ImageReading(Look(10, 1, "stretch"), ink=True)
     picture = pixels(0, 10)
-    grey = np.array(__import__("PIL.Image", fromlist=["Image"]).fromarray(picture).convert("L"))
+    grey = np.array(Image.fromarray(picture).convert("L"))
     assert torch.equal(reading.read(encoded(picture))[0], torch.from_numpy(255 - grey))
     assert reading.told(encoded(picture)) == "colour made grey"
     assert reading.told(encoded(grey)) == ""
@@ -262,6 +263,13 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
     assert rows[0]["name"] == "'=1+1/2.png"
     assert {row["class"] for row in rows} <= {"'=1+1", "kind 01", "kind 02"}
     assert all(float(row["margin"]) <= float(row["probability"]) <= 1 for row in rows)
+    status, printed, said = typed(*words, "--picture", "a.png")
+    assert status == 0, said
+    with Image.open("a.png") as sheet:
+        assert sheet.width > 5 * 128
+        assert sheet.height > 4 * 128
+    status, _, said = typed(*words, "--picture", "a.xyz")
+    assert (status, said.count("\n")) == (2, 1)
     status, printed, said = typed(*words, "--calibrate")
     assert status == 0, said
     assert "calibrated on 100 validation tasks of 3 classes and 2 examples: temperature" in printed
