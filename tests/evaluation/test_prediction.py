@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_runs import few, trained
 from picture_files import bad_files, encoded, pixels, write
 from PIL import Image
 from scipy.optimize import minimize_scalar
@@ -29,67 +30,10 @@ from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import inputs_of, read_inputs, usable
 from metarun.experiment.config import read_config
 from metarun.experiment.sources import build_source
-from metarun.runs.directory import Run
 from metarun.tasks.images.decoding import Look
 from metarun.tasks.reading import ImageReading
-from metarun.training.loop import train
 
 Typed = Callable[..., tuple[int, str, str]]
-
-FEW = ["train.steps=2", "train.meta_batch=2", "train.validation_tasks=4", "train.test_tasks=4", "device=cpu"]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen classes of pictures: noise around a colour of the class."""
-    root = tmp_path_factory.mktemp("own") / "pictures"
-    generator = np.random.default_rng(0)
-    for c in range(16):
-        colour = generator.integers(40, 216, 3)
-        for i in range(8):
-            noise = generator.integers(-40, 41, (10, 10, 3))
-            write(root / f"kind {c:02}" / f"{i}.png", encoded((colour + noise).clip(0, 255).astype(np.uint8)))
-    return root
-
-
-def trained(folder: Path, *words: str) -> Path:
-    node = compose_config([*FEW, *words])
-    train(read_config(node), Run.create(folder, node, {}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[[str], Path]:
-    """A run of each algorithm on the pictures, trained once."""
-    folder = tmp_path_factory.mktemp("runs")
-    data = [
-        *(
-            "data=folder",
-            f"data.root={pictures}",
-            "data.size=8",
-            "data.query=3",
-            "model=mlp",
-            "model.hidden=[12]",
-        ),
-        *("data.way=3", "data.shot=2", "data.shares=[0.4,0.4,0.2]"),
-    ]
-
-    def run(algo: str) -> Path:
-        place = folder / algo
-        return place if place.exists() else trained(place, f"algo={algo}", *data)
-
-    return run
-
-
-def few(pictures: Path, to: Path, classes: int = 3, shots: int = 2) -> tuple[Path, Path]:
-    """Folders of labelled pictures, and of the others of these classes."""
-    for c in range(classes):
-        for i in range(8):
-            part = "support" if i < shots else "query"
-            target = to / part / f"kind {c:02}" / f"{i}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(pictures / f"kind {c:02}" / f"{i}.png", target)
-    return to / "support", to / "query"
 
 
 def test_predict_gives_what_a_test_gives(runs: Any, pictures: Path, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ class ImageReading:
         return "grey made of three equal channels" if self.look.channels == 3 and is_grey else ""
 
     def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return uint8 images as numbers from 0 to 1."""
-        return x.to(dtype) / 255
+        """Return images as numbers from 0 to 1."""
+        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values for a file."""

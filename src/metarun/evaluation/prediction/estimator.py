@@ -1,0 +1,263 @@
+"""A run's learner with the manners of scikit-learn: fit, predict, predict_proba, score.
+
+The manners do not need scikit-learn, which is imported only when scikit-learn itself asks for tags.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from metarun.errors import ConfigError
+from metarun.evaluation.prediction.own_examples import Labelled, Notes
+from metarun.evaluation.prediction.task_model import TaskModel, Values
+from metarun.evaluation.prediction.usable import Usable, usable
+from metarun.tasks.images.decoding import LeftOutError
+from metarun.tasks.reading import ImageReading, RowReading
+
+_TOGETHER = 1000  # of a learner whose predictions depend on one another
+
+
+class NotFittedError(ValueError, AttributeError):
+    """`predict` before `fit`; what scikit-learn's own error is, too."""
+
+
+class Estimator:
+    """The best learner of a run, to be fitted to a few examples.
+
+    Examples are, for a run on images, paths of files, PIL images, or arrays [n, channels, size, size], uint8
+    or from 0 to 1; else rows of numbers [n, *shape], which are scaled as in the training.
+
+    Args:
+        run: the run's directory.
+        overrides: key=value, as in inner.test_steps=10; see `metarun predict --help`.
+        part: examples that are predicted at once.
+
+    Attributes:
+        classes_: the labels, sorted; set by `fit` where the run learns classes.
+        n_features_in_: number of columns; set by `fit` where examples are rows.
+    """
+
+    def __init__(self, run: str | Path, overrides: Sequence[str] = (), part: int = 256) -> None:
+        self.run, self.overrides, self.part = run, overrides, part
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  (scikit-learn's signature)
+        """Return the arguments of the constructor."""
+        return {"run": self.run, "overrides": self.overrides, "part": self.part}
+
+    def set_params(self, **params: Any) -> Self:
+        """Change arguments of the constructor.
+
+        Raises:
+            ValueError: there is no such argument.
+        """
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"{name}: expected one of {', '.join(self.get_params())}")
+            setattr(self, name, value)
+            self.__dict__.pop("_usable", None)
+        return self
+
+    def _learner(self) -> Usable:
+        if "_usable" not in self.__dict__:
+            self._usable = usable(Path(self.run), tuple(self.overrides))
+        return self._usable
+
+    @property
+    def _predicts_classes(self) -> bool:
+        return self._learner().facts.targets != "values"
+
+    def fit(self, X: Any, y: ArrayLike) -> Self:  # noqa: N803  (scikit-learn's name)
+        """Adapt the learner to labelled examples.
+
+        Raises:
+            ValueError: examples or labels do not fit the run.
+        """
+        learner = self._learner()
+        x, targets = self._inputs(X), np.asarray(y)
+        if len(targets) != len(x):
+            raise ValueError(f"there are {len(x)} examples and {len(targets)} labels")
+        names = [str(number) for number in range(len(x))]
+        if self._predicts_classes:
+            self.classes_, places = np.unique(targets, return_inverse=True)
+            support = Labelled(x, [f"{place:09}" for place in places.tolist()], names, Notes())
+        else:
+            support = Labelled(x, self._scaled_targets(targets), names, Notes())
+        if x.dim() == 2:
+            self.n_features_in_ = x.shape[1]
+        self._model = TaskModel(learner, support)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+        """Return the label, or the number, of each example."""
+        if self._predicts_classes:
+            best: NDArray[Any] = self.classes_of()[self.predict_proba(X).argmax(1)]
+            return best
+        mean = np.concatenate([values.mean.numpy() for values in self._values(X)])
+        return mean[:, 0] if mean.shape[1] == 1 else mean
+
+    def classes_of(self) -> NDArray[Any]:
+        """Return the labels.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        self._fitted()
+        return np.asarray(self.classes_)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """Return the probability of each label, [n, classes].
+
+        Raises:
+            AttributeError: the run predicts numbers.
+            NotFittedError: before `fit`.
+        """
+        if not self._predicts_classes:
+            raise AttributeError("this run predicts numbers, which have no probabilities")
+        model = self._fitted()
+        parts = [model.probabilities(x).cpu().numpy() for x in self._parts(X)]
+        found: NDArray[np.float64] = np.concatenate(parts)
+        return found
+
+    def predict_interval(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # noqa: N803
+        """Return where 95 % intervals begin and end, each [n, outputs].
+
+        Raises:
+            AttributeError: the learner predicts no distribution of numbers.
+        """
+        ends = [(values.low, values.high) for values in self._values(X)]
+        found = [(low.numpy(), high.numpy()) for low, high in ends if low is not None and high is not None]
+        if len(found) < len(ends):
+            raise AttributeError("this learner predicts no distribution")
+        return np.concatenate([low for low, _ in found]), np.concatenate([high for _, high in found])
+
+    def score(self, X: Any, y: ArrayLike) -> float:  # noqa: N803
+        """Return the share of right labels; of numbers the coefficient of determination, R²."""
+        targets, found = np.asarray(y), self.predict(X)
+        if self._predicts_classes:
+            return float((found == targets).mean())
+        targets = targets.reshape(found.shape).astype(np.float64)
+        rest = float(((targets - found) ** 2).sum())
+        return 1 - rest / float(((targets - targets.mean(0)) ** 2).sum())
+
+    def _values(self, x: Any) -> Iterator[Values]:
+        model = self._fitted()
+        return (model.values(part) for part in self._parts(x))
+
+    def _fitted(self) -> TaskModel:
+        if "_model" not in self.__dict__:
+            raise NotFittedError("this estimator is not fitted yet: call fit(X, y) first")
+        return self._model
+
+    def _parts(self, x: Any) -> Iterator[Tensor]:
+        inputs = self._inputs(x)
+        size = _TOGETHER if self._fitted().is_transductive else self.part
+        return iter(inputs.tensor_split(max(1, -(-len(inputs) // size))))
+
+    def _scaled_targets(self, y: NDArray[Any]) -> Tensor:
+        learner = self._learner()
+        numbers = y.reshape(len(y), -1).astype(np.float64)
+        of_targets = getattr(learner.reading, "of_targets", None)
+        if of_targets is None:
+            return torch.as_tensor(numbers, dtype=learner.dtype)
+        scaled: Tensor = of_targets.apply(numbers, learner.dtype)
+        return scaled
+
+    def _inputs(self, x: Any) -> Tensor:
+        """Return examples as inputs, as they are kept: uint8 or numbers, [n, *shape]."""
+        learner = self._learner()
+        reading = learner.reading
+        if isinstance(reading, ImageReading) and _are_files(x):
+            return torch.stack([_read(reading, each) for each in x])
+        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"examples are {array.dtype} {list(array.shape)}: expected numbers")
+        if array.shape[1:] != tuple(learner.facts.input_shape):
+            raise ValueError(
+                f"examples are {list(array.shape)}, and the run was trained on "
+                f"[n, {', '.join(map(str, learner.facts.input_shape))}]"
+            )
+        if isinstance(reading, RowReading) and reading.scaling is not None:
+            return reading.scaling.apply(array.astype(np.float64), learner.dtype)
+        if array.dtype == np.uint8:
+            return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.as_tensor(array.astype(np.float64), dtype=learner.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the learner, which is of the run: what was learned from stays."""
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_usable", "_model")}
+        model = self.__dict__.get("_model")
+        return {**state, "_support": model.support} if model is not None else state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read the learner again, and show it what it has seen."""
+        support = state.pop("_support", None)
+        self.__dict__.update(state)
+        if support is not None:
+            self._model = TaskModel(self._learner(), support)
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"metarun.load({str(self.run)!r})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Return whether `fit` was called."""
+        return "_model" in self.__dict__
+
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn wants to know of an estimator."""
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        classes = self._predicts_classes
+        return Tags(
+            estimator_type="classifier" if classes else "regressor",
+            target_tags=TargetTags(required=True, multi_output=not classes),
+            transformer_tags=None,
+            classifier_tags=ClassifierTags() if classes else None,
+            regressor_tags=None if classes else RegressorTags(),
+            input_tags=InputTags(three_d_array=True, two_d_array=len(self._learner().facts.input_shape) == 1),
+        )
+
+
+def _are_files(x: Any) -> bool:
+    return not isinstance(x, Tensor) and len(x) > 0 and isinstance(x[0], str | Path | Image.Image)
+
+
+def _read(reading: ImageReading, given: Any) -> Tensor:
+    if isinstance(given, Image.Image):
+        buffer = io.BytesIO()
+        given.save(buffer, "PNG")
+        content = buffer.getvalue()
+    else:
+        content = Path(given).read_bytes()
+    try:
+        return reading.read(content)
+    except LeftOutError as reason:
+        raise ValueError(f"{given} is {reason}") from reason
+
+
+def load(run: str | Path, overrides: Sequence[str] = (), part: int = 256) -> Estimator:
+    """Return the best learner of a run, to be fitted to a few examples.
+
+    Args:
+        run: the run's directory.
+        overrides: key=value, as in inner.test_steps=10.
+        part: examples that are predicted at once.
+
+    Raises:
+        ConfigError: an override does not fit.
+        MetarunError: the directory is not a run's, or has no checkpoint.
+    """
+    if not Path(run).is_dir():
+        raise ConfigError(f"{run}: there is no such run")
+    estimator = Estimator(run, overrides, part)
+    estimator._learner()  # says at once what is wrong with it
+    return estimator
