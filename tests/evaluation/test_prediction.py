@@ -21,6 +21,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
+from metarun import load
 from metarun.config.composition import compose_config
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.prediction.answers import answers, plain_cell
@@ -221,6 +222,16 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
     assert kept["nll"][1] <= kept["nll"][0]
     _, again, _ = typed(*words)
     assert f"temperature {kept['temperature']:.3f}" in again
+    assert usable(run).temperature == kept["temperature"]
+    (run / "calibration.json").write_text(json.dumps(kept | {"temperature": 2.0}))
+    paths = sorted(support.rglob("*.png"))
+    estimator = load(run).fit(paths, [path.parent.name for path in paths])
+    others = sorted(query.rglob("*.png"))
+    cooler = estimator.predict_proba(others)
+    (run / "calibration.json").write_text(json.dumps(kept | {"checkpoint_step": 99, "temperature": 2.0}))
+    plain = load(run).fit(paths, [path.parent.name for path in paths]).predict_proba(others)
+    np.testing.assert_allclose(cooler, (np.sqrt(plain).T / np.sqrt(plain).sum(1)).T, rtol=1e-6)
+    (run / "calibration.json").write_text(json.dumps(kept))
     status, printed, said = typed(*words, "--reject", "0.99", "--out", "b.csv")
     assert (status, said.count("\n")) == (1, 1) if status else "rejected below" in printed
     status, printed, said = typed(*words, "--reject", "0.3")

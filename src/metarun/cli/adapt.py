@@ -7,7 +7,6 @@ from pathlib import Path
 
 from metarun.cli.arguments import parse
 from metarun.errors import ConfigError
-from metarun.evaluation.prediction.calibration import Calibration
 from metarun.evaluation.prediction.model_file import save_model
 from metarun.evaluation.prediction.own_examples import read_support
 from metarun.evaluation.prediction.task_model import TaskModel
@@ -38,10 +37,6 @@ def main(arguments: list[str]) -> None:
     values = learner.facts.targets == "values"
     model = TaskModel(learner, read_support(options.support, learner.reading, learner.dtype, values=values))
     model.check()
-    assert learner.run is not None
-    kept = learner.run.calibration()
-    if kept is not None and kept["checkpoint_step"] == learner.step and model.classes:
-        model.temperature = Calibration.of(kept).temperature
     save_model(options.out, model)
     of_classes = f" of {len(model.classes)} classes" if model.classes else ""
     print(f"{options.out}: {len(model.support.names)} labelled examples{of_classes}")

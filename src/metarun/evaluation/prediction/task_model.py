@@ -40,7 +40,7 @@ class TaskModel:
     Args:
         usable: the learner.
         support: the labelled examples.
-        temperature: what logits are divided by.
+        temperature: what logits are divided by; None: what the run keeps.
 
     Attributes:
         classes: their names, sorted; empty for numbers.
@@ -49,8 +49,9 @@ class TaskModel:
         ConfigError: there are fewer than two classes, or more than the learner can tell apart.
     """
 
-    def __init__(self, usable: Usable, support: Labelled, temperature: float = 1.0) -> None:
-        self.usable, self.support, self.temperature = usable, support, temperature
+    def __init__(self, usable: Usable, support: Labelled, temperature: float | None = None) -> None:
+        self.usable, self.support = usable, support
+        self.temperature = usable.temperature if temperature is None else temperature
         self.x = usable.reading.scaled(support.x, usable.dtype).to(usable.device)
         if isinstance(support.y, Tensor):
             self.classes: list[str] = []

@@ -60,6 +60,12 @@ class Usable:
     run: Run | None = None
 
     @property
+    def temperature(self) -> float:
+        """What logits are divided by: 1, or what the run keeps for this checkpoint."""
+        kept = None if self.run is None else self.run.calibration()
+        return float(kept["temperature"]) if kept and kept["checkpoint_step"] == self.step else 1.0
+
+    @property
     def limit(self) -> int | None:
         """The number of classes that its head can tell apart; None: any."""
         return type(self.learner).model_output_size(self.facts.output_size)
