@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Callable[[
 
     def run(algo: str) -> Path:
         place = folder / algo
-        return place if place.exists() else trained(place, f"algo={algo}", *data)
+        batches = ["data.train_batch=16"] if algo == "baseline" else []
+        return place if place.exists() else trained(place, f"algo={algo}", *data, *batches)
 
     return run

@@ -314,7 +314,7 @@ def test_an_adapted_learner_in_a_file_gives_the_same_answers(
     for words, why in (
         (
             ["--support", str(query)],
-            "has seen its examples: --support, --calibrate and --reject are for a run",
+            "has seen its examples: --support is for a run",
         ),
         (["--reject", "0.9"], "has seen its examples"),
         (["inner.test_steps=3"], "inner.test_steps=3: of a file only the device can be changed"),

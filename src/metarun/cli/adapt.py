@@ -8,9 +8,8 @@ from pathlib import Path
 from metarun.cli.arguments import parse
 from metarun.errors import ConfigError
 from metarun.evaluation.prediction.model_file import save_model
-from metarun.evaluation.prediction.own_examples import read_support
-from metarun.evaluation.prediction.task_model import TaskModel
-from metarun.evaluation.prediction.usable import OPEN, usable
+from metarun.evaluation.prediction.opened import opened
+from metarun.evaluation.prediction.usable import OPEN
 
 
 def main(arguments: list[str]) -> None:
@@ -33,9 +32,9 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments[1:])
     if not options.out.parent.is_dir() or options.out.is_dir():
         raise ConfigError(f"--out {options.out}: expected a file in a folder that is there")
-    learner = usable(options.run, options.overrides)
-    values = learner.facts.targets == "values"
-    model = TaskModel(learner, read_support(options.support, learner.reading, learner.dtype, values=values))
+    if options.run.is_file():
+        raise ConfigError(f"{options.run}: expected a run's directory; a file has seen its examples")
+    model = opened(options.run, options.support, options.overrides)
     model.check()
     save_model(options.out, model)
     of_classes = f" of {len(model.classes)} classes" if model.classes else ""

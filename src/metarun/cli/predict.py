@@ -28,10 +28,10 @@ from metarun.evaluation.prediction.calibration import (
     scored,
     source_for,
 )
-from metarun.evaluation.prediction.model_file import read_model
-from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_query, read_support
+from metarun.evaluation.prediction.opened import opened
+from metarun.evaluation.prediction.own_examples import Notes, Unlabelled, read_query
 from metarun.evaluation.prediction.task_model import TaskModel
-from metarun.evaluation.prediction.usable import OPEN, usable
+from metarun.evaluation.prediction.usable import OPEN
 from metarun.reports.progress import items_bar
 from metarun.system.files import naming, replace, write_text
 from metarun.tasks.division import some
@@ -80,7 +80,9 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments[1:])
     if options.reject is not None and not 0 < options.reject < 1:
         raise ConfigError(f"--reject {options.reject}: should be between 0 and 1, as in 0.95")
-    model = _of_file(options) if options.run.is_file() else _of_run(options)
+    if options.run.is_file() and (options.calibrate or options.reject is not None):
+        raise ConfigError(f"{options.run} has seen its examples: --calibrate and --reject are for a run")
+    model = opened(options.run, options.support, options.overrides)
     learner = model.usable
     threshold, told = _sure(model, options.reject, calibrate=options.calibrate)
     query = read_query(options.query, learner.reading, learner.dtype)
@@ -130,26 +132,6 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
         f"{level.covered:.1%} of the known and {level.unknown:.1%} of the unknown are answered"
     )
     return level.threshold, lines
-
-
-def _of_run(options: argparse.Namespace) -> TaskModel:
-    if options.support is None:
-        raise ConfigError("--support is missing: class folders, a csv, or a file of rows")
-    learner = usable(options.run, options.overrides)
-    values = learner.facts.targets == "values"
-    return TaskModel(learner, read_support(options.support, learner.reading, learner.dtype, values=values))
-
-
-def _of_file(options: argparse.Namespace) -> TaskModel:
-    if options.support is not None or options.calibrate or options.reject is not None:
-        raise ConfigError(
-            f"{options.run} has seen its examples: --support, --calibrate and --reject are for a run"
-        )
-    for word in options.overrides:
-        if not word.startswith("device="):
-            raise ConfigError(f"{word}: of a file only the device can be changed: device=cpu")
-    chosen = [word.partition("=")[2] for word in options.overrides]
-    return read_model(options.run, chosen[-1] if chosen else None)
 
 
 def _write(path: Path, text: str) -> None:

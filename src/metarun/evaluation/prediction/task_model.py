@@ -44,6 +44,7 @@ class TaskModel:
 
     Attributes:
         classes: their names, sorted; empty for numbers.
+        adapted: what the learner has made of the examples, after a prediction.
 
     Raises:
         ConfigError: there are fewer than two classes, or more than the learner can tell apart.
@@ -62,7 +63,7 @@ class TaskModel:
             place = {name: number for number, name in enumerate(self.classes)}
             y = torch.tensor([place[label] for label in support.y], device=usable.device)
         self.tasks = one_task(usable, Examples(self.x[None], y[None]), len(self.classes))
-        self._adapted: Any = None
+        self.adapted: Any = None
 
     @property
     def is_transductive(self) -> bool:
@@ -74,7 +75,7 @@ class TaskModel:
         scaled = self.usable.reading.scaled(x, self.usable.dtype).to(self.usable.device)[None]
         learner = self.usable.learner
         with torch.no_grad(), learner.evaluating():
-            if self._adapted is None or self.is_transductive:
+            if self.adapted is None or self.is_transductive:
                 hidden = self.tasks.support.y.new_zeros(1, scaled.shape[1], *self.tasks.support.y.shape[2:])
                 tasks = Tasks(
                     self.tasks.support,
@@ -83,8 +84,8 @@ class TaskModel:
                     ways=self.tasks.ways,
                     scoring=self.tasks.scoring,
                 )
-                self._adapted = learner.adapt(tasks)
-            return learner.predict(self._adapted, scaled)
+                self.adapted = learner.adapt(tasks)
+            return learner.predict(self.adapted, scaled)
 
     def check(self) -> None:
         """Predict what it has seen.

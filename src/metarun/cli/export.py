@@ -1,0 +1,42 @@
+"""`metarun export RUN|MODEL --out FILE.onnx`: write a learner that has seen examples as a function."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from metarun.cli.arguments import parse
+from metarun.errors import ConfigError
+from metarun.evaluation.prediction.exporting import export
+from metarun.evaluation.prediction.opened import opened
+from metarun.evaluation.prediction.usable import OPEN
+
+
+def main(arguments: list[str]) -> None:
+    """Write an adapted learner for torch.export or ONNX.
+
+    Raises:
+        ConfigError: an argument is wrong, or the examples do not fit the run.
+        MetarunError: the learner cannot be exported.
+    """
+    parser = argparse.ArgumentParser(
+        "metarun export",
+        description="Write a learner that has seen labelled examples as a function of its inputs.",
+        epilog=f"overrides may set: {', '.join(OPEN)}",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", metavar="RUN|MODEL", type=Path, help="the run's directory, or a file of metarun adapt"
+    )
+    parser.add_argument("overrides", nargs="*", help="key=value, as in inner.test_steps=10")
+    parser.add_argument("--support", type=Path, help="of a run: class folders, a csv, or a file of rows")
+    parser.add_argument("--format", choices=("torch", "onnx"), default="onnx", help="onnx, or torch (.pt2)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file")
+    options = parse(parser, arguments[1:])
+    if not options.out.parent.is_dir() or options.out.is_dir():
+        raise ConfigError(f"--out {options.out}: expected a file in a folder that is there")
+    model = opened(options.run, options.support, options.overrides)
+    export(options.out, model, options.format)
+    shape = ", ".join(map(str, model.usable.facts.input_shape))
+    output = f"probabilities of {', '.join(model.classes)}" if model.classes else "numbers"
+    print(f"{options.out}: [n, {shape}] to {output}")
