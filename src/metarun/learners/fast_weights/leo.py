@@ -81,6 +81,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
     needs = frozenset({"model", "rule", "loop", "training_output_size", "seed", "seeding"})
     targets: ClassVar[Targets | None] = "classes"
     answers_in_pass: ClassVar[bool] = False
+    ignores_absent_classes: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -165,7 +165,7 @@ class MedMNIST(TableClasses):
     def verify(self) -> list[str]:
         """Return what is wrong with the file."""
         if not self._is_read:
-            return [f"{self.file} is not there: type metarun data prepare medmnist data.name={self._name}"]
+            return [f"{self.file} is not there: metarun data prepare fetches it"]
         found = md5_of(self.file)
         return (
             [] if found == self._known["md5"] else [f"{self.file} has the MD5 {found}, not the published one"]

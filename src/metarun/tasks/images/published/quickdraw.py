@@ -73,8 +73,8 @@ class QuickDraw(Published):
             ]
             if few:
                 log.warning(
-                    "quickdraw: %d files have fewer than data.each=%d drawings, as %s: delete them, and more "
-                    "are fetched",
+                    "quickdraw: %d files have fewer than the %d drawings that are wanted, as %s: delete them "
+                    "to fetch more",
                     len(few),
                     self.each,
                     some(few),
