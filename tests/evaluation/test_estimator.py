@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import pickle
 import shutil
+import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 import torch
 from own_runs import few, trained
 from PIL import Image
+from sklearn import exceptions
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted
 
 import metarun
@@ -37,8 +41,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, n
     """A run on rows of numbers, and rows of three classes that it has not seen."""
     folder = tmp_path_factory.mktemp("table")
     generator = np.random.default_rng(0)
-    means = generator.normal(size=(24, 4)) * 3
-    x = means.repeat(12, 0) + generator.normal(size=(288, 4))
+    means = generator.uniform(-20, 20, (24, 2))
+    x = means.repeat(12, 0) + generator.normal(size=(288, 2))
     np.savez(folder / "a.npz", x=x[:252], y=np.arange(24).repeat(12)[:252])
     words = ["algo=protonet", "data=arrays", f"data.file={folder}/a.npz", "data.way=3", "data.shot=3"]
     run = trained(folder / "run", *words, "model=mlp", "model.hidden=[16]")
@@ -89,7 +93,7 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
     assert (numbered.predict(others) == estimator.predict_proba(others).argmax(1) + 7).all()
     for wrong, said in (
         (pixels[:, :, :4], r"examples are \[18, 3, 4, 8\], and the run was trained on \[n, 3, 8, 8\]"),
-        ([["a"]], r"expected numbers"),
+        ([["a"]], "could not convert string to float"),
         ([tmp_path / "none.png"], "No such file"),
     ):
         with pytest.raises((ValueError, OSError), match=said):
@@ -103,14 +107,14 @@ def test_its_manners(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
     run, x, y = table
     estimator = metarun.load(run)
     assert is_classifier(estimator)
-    with pytest.raises(NotFittedError, match="not fitted yet"):
+    with pytest.raises(exceptions.NotFittedError, match="not fitted yet"):  # where it is imported
         estimator.predict(x)
     with pytest.raises(ValueError, match="there are 36 examples and 35 labels"):
         estimator.fit(x, y[1:])
     fitted = estimator.fit(x[::4], y[::4])
     assert fitted is estimator
     check_is_fitted(fitted)
-    assert fitted.n_features_in_ == 4
+    assert fitted.n_features_in_ == 2
     assert fitted.score(x, y) > 0.8
     assert fitted.score(x, y) == (fitted.predict(x) == y).mean()
     again = pickle.loads(pickle.dumps(fitted))
@@ -119,8 +123,12 @@ def test_its_manners(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
     np.testing.assert_allclose(parts.predict_proba(x), fitted.predict_proba(x), rtol=1e-5)
     copy = clone(fitted)
     assert copy.get_params() == fitted.get_params()
-    with pytest.raises(NotFittedError):
+    with pytest.raises(exceptions.NotFittedError):
         copy.predict(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "sklearn.exceptions")
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            copy.predict(x)
     with pytest.raises(ValueError, match="odd: expected one of run, overrides, part"):
         copy.set_params(odd=3)
     assert repr(copy) == f"metarun.load({str(run)!r})"
@@ -134,6 +142,29 @@ def test_inside_scikit_learns_own_tools(table: tuple[Path, np.ndarray, np.ndarra
     assert pipeline.fit(x, y).score(x, y) > 0.8
     search = GridSearchCV(metarun.load(run), {"part": [8, 64], "overrides": [(), ("device=cpu",)]}, cv=2)
     assert search.fit(x, y).best_score_ > 0.8
+
+
+# A few-shot learner has a fixed input: checks that make examples of other shapes cannot pass.
+OF_OTHER_SHAPES = (
+    *("check_fit_score_takes_y", "check_dont_overwrite_parameters", "check_n_features_in_after_fitting"),
+    *("check_positive_only_tag_during_fit", "check_estimators_dtypes", "check_dtype_object"),
+    *("check_pipeline_consistency", "check_estimators_pickle", "check_f_contiguous_array_estimator"),
+    *("check_classifiers_one_label", "check_classifiers_regression_target", "check_supervised_y_2d"),
+    *("check_methods_sample_order_invariance", "check_methods_subset_invariance", "check_fit2d_1sample"),
+    *("check_fit2d_1feature", "check_dict_unchanged", "check_fit2d_predict1d"),
+)
+
+
+@pytest.mark.filterwarnings("ignore:Estimator Estimator does not inherit")
+def test_scikit_learns_own_checks(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    expected = dict.fromkeys(OF_OTHER_SHAPES, "its examples have the shape of the run's")
+    found = check_estimator(
+        metarun.load(table[0]), expected_failed_checks=expected, on_skip=None, on_fail="raise"
+    )
+    assert sum(each["status"] == "passed" for each in found) >= 30
+    for each in found:
+        if each["status"] == "xfail":
+            assert "the run was trained on [n, 2]" in "".join(traceback.format_exception(each["exception"]))
 
 
 def test_numbers(tmp_path: Path) -> None:
@@ -166,7 +197,10 @@ def test_what_cannot_be_loaded_is_one_line(runs: Any, tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    """A name that is added is described in docs/using.md."""
-    assert sorted(metarun.__all__) == ["__version__", "load"]
+    names = ["Run", "__version__", "compose", "load", "runs", "tasks", "train"]
+    assert sorted(metarun.__all__) == names
+    described = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    assert all(f"`metarun.{name}" in described for name in names)
+    assert all(hasattr(metarun, name) for name in names)
     with pytest.raises(AttributeError, match="has no attribute 'odd'"):
         _ = metarun.odd

@@ -1,5 +1,6 @@
 """Tasks and their sources (`data=`), independent of models and learners."""
 
+from metarun.system.callable_package import make_callable
 from metarun.tasks.binary_classification import BinaryClassification
 from metarun.tasks.gaussian_classes import GaussianClasses
 from metarun.tasks.gaussian_process import GaussianProcess
@@ -76,3 +77,5 @@ __all__ = [
     "VGGFlower",
     "targets_of",
 ]
+
+make_callable(__name__, "metarun.api.episodes", "tasks")

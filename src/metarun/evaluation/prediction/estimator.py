@@ -6,6 +6,7 @@ The manners do not need scikit-learn, which is imported only when scikit-learn i
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -81,12 +82,15 @@ class Estimator:
         Raises:
             ValueError: examples or labels do not fit the run.
         """
+        if y is None:
+            raise ValueError("fit requires y to be passed, but the target y is None")
         learner = self._learner()
         x, targets = self._inputs(X), np.asarray(y)
-        if len(targets) != len(x):
-            raise ValueError(f"there are {len(x)} examples and {len(targets)} labels")
+        if targets.ndim == 0 or len(targets) != len(x):
+            raise ValueError(f"there are {len(x)} examples and {targets.size} labels")
         names = [str(number) for number in range(len(x))]
         if self._predicts_classes:
+            targets = _labels(targets)
             self.classes_, places = np.unique(targets, return_inverse=True)
             support = Labelled(x, [f"{place:09}" for place in places.tolist()], names, Notes())
         else:
@@ -154,7 +158,9 @@ class Estimator:
 
     def _fitted(self) -> TaskModel:
         if "_model" not in self.__dict__:
-            raise NotFittedError("this estimator is not fitted yet: call fit(X, y) first")
+            known = sys.modules.get("sklearn.exceptions")  # whose own class scikit-learn looks for
+            kind = NotFittedError if known is None else known.NotFittedError
+            raise kind("this estimator is not fitted yet: call fit(X, y) first")
         return self._model
 
     def _parts(self, x: Any) -> Iterator[Tensor]:
@@ -177,9 +183,7 @@ class Estimator:
         reading = learner.reading
         if isinstance(reading, ImageReading) and _are_files(x):
             return torch.stack([_read(reading, each) for each in x])
-        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"examples are {array.dtype} {list(array.shape)}: expected numbers")
+        array = _numbers(x)
         if array.shape[1:] != tuple(learner.facts.input_shape):
             raise ValueError(
                 f"examples are {list(array.shape)}, and the run was trained on "
@@ -223,8 +227,49 @@ class Estimator:
             transformer_tags=None,
             classifier_tags=ClassifierTags() if classes else None,
             regressor_tags=None if classes else RegressorTags(),
-            input_tags=InputTags(three_d_array=True, two_d_array=len(self._learner().facts.input_shape) == 1),
+            # A missing number is what the training made of it: the mean.
+            input_tags=InputTags(
+                two_d_array=len(self._learner().facts.input_shape) == 1,
+                three_d_array=True,
+                allow_nan=isinstance(self._learner().reading, RowReading),
+            ),
         )
+
+
+def _numbers(x: Any) -> NDArray[Any]:
+    """Return examples as an array of numbers.
+
+    Raises:
+        TypeError: they are sparse.
+        ValueError: they are no numbers, or there are none.
+    """
+    if hasattr(x, "toarray"):
+        raise TypeError("sparse data was passed, and dense data is required: X.toarray()")
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    if array.dtype.kind == "c":
+        raise ValueError("Complex data not supported")
+    if array.dtype.kind not in "biuf":
+        array = array.astype(np.float64)  # raises ValueError for texts, TypeError for other objects
+    if array.ndim < 2 or not len(array):
+        count = len(array) if array.ndim else 0
+        raise ValueError(f"X has {count} sample(s) and the shape {list(array.shape)}: expected [n, …]")
+    if array.shape[1] == 0:
+        raise ValueError(f"X has 0 feature(s) (shape={array.shape}) while a minimum of 1 is required.")
+    return array
+
+
+def _labels(y: NDArray[Any]) -> NDArray[Any]:
+    """Return labels of any type, [n].
+
+    Raises:
+        ValueError: they are numbers with fractions, or there are several for each example.
+    """
+    labels = y.reshape(len(y), -1)
+    if labels.shape[1] != 1:
+        raise ValueError(f"y is {list(y.shape)}: expected one label for each example")
+    if y.dtype.kind == "f" and not (np.isfinite(y).all() and (y == np.floor(y)).all()):
+        raise ValueError("Unknown label type: numbers with fractions, and this run learns classes")
+    return labels[:, 0]
 
 
 def _are_files(x: Any) -> bool:
