@@ -15,6 +15,9 @@ import torch
 import zygote
 from hypothesis import settings
 
+# Pictures of a person, and runs on them.
+pytest_plugins = ["own_fixtures"]
+
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
 
 

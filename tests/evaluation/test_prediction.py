@@ -83,7 +83,7 @@ def test_any_number_of_classes_that_the_head_allows(
         examples = read_support(support, learner.reading, learner.dtype)
         if algo == "maml" and classes > 3:
             with pytest.raises(
-                ConfigError, match=r"has 12 classes, and this run's head tells 3 apart: type 3"
+                ConfigError, match=r"have 12 classes, and this run's head tells 3 apart: give 3"
             ):
                 TaskModel(learner, examples)
             continue
@@ -92,7 +92,7 @@ def test_any_number_of_classes_that_the_head_allows(
         assert len(found) == 6 * classes
         assert {answer.label for answer in found} <= {f"kind {c:02}" for c in range(classes)}  # type: ignore[union-attr]
     one = few(pictures, tmp_path / "one", 1)[0]
-    with pytest.raises(ConfigError, match=r"--support has one class, kind 00: expected two or more"):
+    with pytest.raises(ConfigError, match=r"are of one class, kind 00: expected two or more"):
         TaskModel(learner, read_support(one, learner.reading, learner.dtype))
 
 

@@ -146,16 +146,16 @@ def check_classes(usable: Usable, classes: Sequence[str]) -> None:
     """Raise ConfigError for classes that the learner cannot tell apart."""
     if len(classes) < 2:
         raise ConfigError(
-            f"--support has one class, {classes[0]}: expected two or more"
+            f"all labelled examples are of one class, {classes[0]}: expected two or more"
             if classes
-            else "--support is empty"
+            else "there are no labelled examples"
         )
     if usable.facts.targets == "values":
-        raise ConfigError("--support has labels, and this run predicts numbers")
+        raise ConfigError("the examples have labels, and this run predicts numbers")
     limit = 2 if usable.facts.targets == "binary" else usable.limit
     if limit is not None and len(classes) > limit:
         raise ConfigError(
-            f"--support has {len(classes)} classes, and this run's head tells {limit} apart: type {limit} "
-            f"classes or fewer, or train an algorithm that takes any number of them, as algo=protonet, feat, "
+            f"the examples have {len(classes)} classes, and this run's head tells {limit} apart: give "
+            f"{limit} or fewer, or train an algorithm that takes any number of them, as algo=protonet, feat, "
             f"r2d2 or proto_maml"
         )
