@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -358,3 +359,71 @@ def test_other_files_are_no_models(typed: Typed, runs: Any, pictures: Path, tmp_
     status, _, said = typed("predict", "hostile.safetensors", "--query", str(query))
     assert (status, said.count("\n")) == (2, 1)
     assert "_target_=" in said  # which is not called
+
+
+def test_two_hundred_classes_and_examples_that_are_in_both(runs: Any, tmp_path: Path) -> None:
+    for c in range(200):
+        for i in range(2):
+            content = encoded(pixels(2 * c + i, 8))
+            write(tmp_path / "support" / f"{c}" / f"{i}.png", content)
+            if i == 0:
+                write(tmp_path / "query" / f"{c}.png", content)
+    learner = usable(runs("protonet"))
+    model = TaskModel(learner, read_support(tmp_path / "support", learner.reading, learner.dtype))
+    found = list(answers(model, read_query(tmp_path / "query", learner.reading, learner.dtype)))
+    assert len(found) == 200
+    one_each = {"support": tmp_path / "one"}
+    for c in range(200):
+        target = one_each["support"] / f"{c}" / "0.png"
+        target.parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "query" / f"{c}.png", target)
+    alone = TaskModel(learner, read_support(one_each["support"], learner.reading, learner.dtype))
+    query = read_query(tmp_path / "query", learner.reading, learner.dtype)
+    labels = {query.names[answer.place]: answer.label for answer in answers(alone, query)}  # type: ignore[union-attr]
+    assert labels == {f"{c}.png": f"{c}" for c in range(200)}  # what it has seen it knows
+
+
+def test_queries_are_read_part_by_part(runs: Any, pictures: Path, tmp_path: Path) -> None:
+    support, query = few(pictures, tmp_path)
+    for i in range(600):
+        (query / f"{i}.png").symlink_to(query / "kind 00" / "5.png")
+    learner = usable(runs("protonet"))
+    model = TaskModel(learner, read_support(support, learner.reading, learner.dtype))
+    told: list[int] = []
+    found = list(answers(model, read_query(query, learner.reading, learner.dtype), show=told.append))
+    assert len(found) == sum(told) == 618
+    assert max(told) <= 256
+
+
+def test_names_in_any_encoding(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) -> None:
+    support, query = few(pictures, tmp_path)
+    odd = ["ü 雪.png", "C:\\x\\y.png", 'a,"b".png', "x\ny.png", os.fsdecode(b"\xff.png")]
+    for name in odd:
+        shutil.copy(pictures / "kind 00" / "5.png", query / name)
+    (support / "kind 00").rename(support / os.fsdecode(b"\xe9t\xe9"))
+    words = ["predict", str(runs("protonet")), "--support", str(support), "--query", str(query)]
+    status, printed, said = typed(*words, "--out", "a.csv")
+    assert status == 0, said
+    with Path("a.csv").open(newline="", encoding="utf-8") as file:
+        names = {row["name"] for row in csv.DictReader(file)}
+    assert set(odd[:4]) <= names
+    assert "\\udcff.png" in names
+    assert "\\udce9t\\udce9" in printed
+
+
+def test_ctrl_c_leaves_no_half_file(
+    typed: Typed, runs: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support, query = few(pictures, tmp_path)
+    run = str(runs("protonet"))
+    Path("a.csv").write_text("what was there")
+
+    def interrupted(*given: Any, **keys: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TaskModel, "probabilities", interrupted)
+    words = ["predict", run, "--support", str(support), "--query", str(query), "--out", "a.csv"]
+    status, _, said = typed(*words)
+    assert (status, said.count("\n")) == (130, 1)
+    assert Path("a.csv").read_text() == "what was there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "query", "support"]
