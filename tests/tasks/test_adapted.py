@@ -47,7 +47,7 @@ def test_labels_and_episodes_stay(source: ImageFolder) -> None:
 
 
 def test_what_is_no_image_is_refused(source: ImageFolder, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"its inputs are \[1\], and the run was trained on \[3, 8, 8\]"):
+    with pytest.raises(ConfigError, match=r"its inputs are \[1\], and \[3, 8, 8\] are wanted"):
         Adapted(Sinusoid(shot=1, query=1), (3, 8, 8))
     with pytest.raises(ConfigError, match="only images of one or three channels are made to fit"):
         Adapted(source, (4, 8, 8))

@@ -30,7 +30,7 @@ class Adapted:
         given = tuple(source.input_shape)
         if len(given) != 3 or len(shape) != 3 or not {given[0], shape[0]} <= {1, 3}:
             raise ConfigError(
-                f"data: its inputs are {list(given)}, and the run was trained on {list(shape)}: only images "
+                f"data: its inputs are {list(given)}, and {list(shape)} are wanted: only images "
                 f"of one or three channels are made to fit"
             )
         self._source = source
