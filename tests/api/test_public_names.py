@@ -69,6 +69,9 @@ def test_episodes_are_those_of_the_source() -> None:
             continue
         with pytest.raises(IndexError, match="expected a number from 0, or first:last"):
             found[wrong]
+    with pytest.raises(ConfigError, match=r"val: expected one of train, validation, test"):
+        metarun.tasks("sinusoid", "val")
+    assert metarun.tasks("omniglot", split="lake").source.split == "lake"  # a key of the data
     with pytest.raises(ConfigError, match=r"data.wey=5: there is no such key; did you mean"):
         metarun.tasks("omniglot", wey=5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import pickle
 import shutil
 import sys
@@ -18,6 +19,7 @@ from own_runs import few, trained
 from PIL import Image
 from sklearn import exceptions
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -60,7 +62,7 @@ def test_it_labels_as_the_command_does(
         run = runs(algo)
         words = ["predict", str(run), "--support", str(support), "--query", str(query), "--out", "a.csv"]
         assert typed(*words)[0] == 0
-        with Path("a.csv").open(newline="") as file:
+        with Path("a.csv").open(newline="", encoding="utf-8-sig") as file:
             expected = list(csv.DictReader(file))
         paths, labels = files(support)
         estimator = metarun.load(run).fit(paths, labels)
@@ -101,6 +103,21 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
     (tmp_path / "bad.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"bad\.png is an empty file"):
         estimator.predict([tmp_path / "bad.png"])
+    with pytest.raises(ValueError, match=r"X is one path, a\.png: expected a list"):
+        estimator.predict("a.png")
+    with pytest.raises(ValueError, match="expected uint8, or 0 to 1"):
+        estimator.predict(pixels.double().numpy())
+    assert (estimator.predict(pixels.long().numpy()) == estimator.predict(others)).all()
+    with pytest.raises(ValueError, match="is in CMYK"):
+        estimator.predict([Image.open(others[0]).convert("CMYK")])
+    turned = Image.open(others[0])
+    turned.getexif()[0x0112] = 6  # a camera that was held on its side
+    buffer = io.BytesIO()
+    turned.save(buffer, "PNG", exif=turned.getexif())
+    (tmp_path / "turned.png").write_bytes(buffer.getvalue())
+    both = [tmp_path / "turned.png", others[0]]
+    as_files = estimator.predict_proba(both)
+    np.testing.assert_array_equal(as_files, estimator.predict_proba([Image.open(path) for path in both]))
 
 
 def test_its_manners(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
@@ -109,6 +126,8 @@ def test_its_manners(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
     assert is_classifier(estimator)
     with pytest.raises(exceptions.NotFittedError, match="not fitted yet"):  # where it is imported
         estimator.predict(x)
+    with pytest.raises(ValueError, match="one class: expected two or more"):
+        estimator.fit(x, np.full(36, "x"))
     with pytest.raises(ValueError, match="there are 36 examples and 35 labels"):
         estimator.fit(x, y[1:])
     fitted = estimator.fit(x[::4], y[::4])
@@ -116,7 +135,10 @@ def test_its_manners(table: tuple[Path, np.ndarray, np.ndarray]) -> None:
     check_is_fitted(fitted)
     assert fitted.n_features_in_ == 2
     assert fitted.score(x, y) > 0.8
-    assert fitted.score(x, y) == (fitted.predict(x) == y).mean()
+    assert fitted.score(x, y) == (fitted.predict(x) == y).mean() == fitted.score(x, y[:, None])
+    weights = np.arange(36)
+    expected = ((fitted.predict(x) == y) * weights).sum() / weights.sum()
+    assert fitted.score(x, y, sample_weight=weights) == pytest.approx(expected)
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict_proba(x), fitted.predict_proba(x))
     parts = metarun.load(run, part=5).fit(x[::4], y[::4])
@@ -179,9 +201,14 @@ def test_numbers(tmp_path: Path) -> None:
     assert (low[:, 0] < found).all()
     assert (high[:, 0] > found).all()
     y = np.sin(x[:, 0])
-    assert estimator.score(x, y) == pytest.approx(1 - ((y - found) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    assert estimator.score(x, y) == pytest.approx(r2_score(y, found))
+    assert estimator.score(x, y[:, None]) == pytest.approx(r2_score(y, found))
+    assert estimator.score(x, np.ones(12)) == r2_score(np.ones(12), found) == 0
+    other = estimator.set_params(overrides=("device=cpu",))
+    with pytest.raises(exceptions.NotFittedError):  # it was another's
+        other.predict(x)
     with pytest.raises(AttributeError, match="predicts numbers"):
-        estimator.predict_proba(x)
+        estimator.fit(x, y).predict_proba(x)
 
 
 def test_what_cannot_be_loaded_is_one_line(runs: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -107,6 +108,7 @@ def test_parts_change_nothing_and_bad_files_are_named(runs: Any, pictures: Path,
     write(support / "a bad class" / "x.png", b"")
     examples = read_support(support, learner.reading, learner.dtype)
     assert len(examples.names) == 6
+    assert examples.notes.left_out["an empty class"] == "a class without an image that can be read"
     assert examples.notes.left_out["a bad class"] == "a class without an image that can be read"
     for name, (_, why) in bad_files().items():
         assert examples.notes.left_out[f"kind 01/{name}"].startswith(why)
@@ -187,7 +189,7 @@ def test_a_level_of_doubt_by_hand() -> None:
         level_of([Scored(logits, 1 - labels)], 1.0, 0.9)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "＝1"])
 def test_no_cell_starts_a_formula(text: str) -> None:
     assert plain_cell(text) == f"'{text}"
     assert plain_cell(f"a{text}") == f"a{text}"
@@ -203,7 +205,7 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
     assert status == 0, said
     assert "learned from 6 labelled examples of 3 classes; 18 of 18 examples predicted" in printed
     assert "of 18 whose folder or column says a class" in printed
-    with Path("a.csv").open(newline="") as file:
+    with Path("a.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 18
     assert rows[0]["name"] == "'=1+1/2.png"
@@ -229,6 +231,7 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
     estimator = load(run).fit(paths, [path.parent.name for path in paths])
     others = sorted(query.rglob("*.png"))
     cooler = estimator.predict_proba(others)
+    assert usable(run, ["algo.transductive=true"]).temperature == 1  # of other settings nothing is known
     (run / "calibration.json").write_text(json.dumps(kept | {"checkpoint_step": 99, "temperature": 2.0}))
     plain = load(run).fit(paths, [path.parent.name for path in paths]).predict_proba(others)
     np.testing.assert_allclose(cooler, (np.sqrt(plain).T / np.sqrt(plain).sum(1)).T, rtol=1e-6)
@@ -252,7 +255,10 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
         (["--support", "s", "--query", "empty"], "--query empty: it holds no images"),
         (["--support", "s", "--query", "q", "--reject", "2"], "--reject 2.0: should be between 0 and 1"),
         (["--support", "s", "--query", "q", "data.way=5"], "data.way cannot be changed for a prediction"),
-        (["--support", "s", "--query", "q", "--out", "no/a.csv"], "--out no/a.csv: there is no folder no"),
+        (
+            ["--support", "s", "--query", "q", "--out", "no/a.csv"],
+            "--out no/a.csv: expected a file in a folder that is there",
+        ),
         (["--query", "q"], "--support"),
     ],
 )
@@ -287,7 +293,7 @@ def test_numbers_are_predicted_in_their_units(typed: Typed, tmp_path: Path) -> N
             "predict", str(run), "--support", "s.csv", "--query", "q.csv", "--out", "a.csv"
         )
         assert status == 0, said
-        with Path("a.csv").open(newline="") as file:
+        with Path("a.csv").open(newline="", encoding="utf-8-sig") as file:
             found = list(csv.DictReader(file))
         assert [row["name"] for row in found] == ["row 1", "row 2", "row 3", "row 4"]
         assert all(80 < float(row["value"]) < 120 for row in found)
@@ -404,7 +410,7 @@ def test_names_in_any_encoding(typed: Typed, runs: Any, pictures: Path, tmp_path
     words = ["predict", str(runs("protonet")), "--support", str(support), "--query", str(query)]
     status, printed, said = typed(*words, "--out", "a.csv")
     assert status == 0, said
-    with Path("a.csv").open(newline="", encoding="utf-8") as file:
+    with Path("a.csv").open(newline="", encoding="utf-8-sig") as file:
         names = {row["name"] for row in csv.DictReader(file)}
     assert set(odd[:4]) <= names
     assert "\\udcff.png" in names
@@ -427,3 +433,96 @@ def test_ctrl_c_leaves_no_half_file(
     assert (status, said.count("\n")) == (130, 1)
     assert Path("a.csv").read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "query", "support"]
+
+
+def test_a_csv_of_queries_keeps_its_order_and_needs_no_labels(
+    runs: Any, pictures: Path, tmp_path: Path
+) -> None:
+    support, query = few(pictures, tmp_path)
+    lines = ["kind 01/5.png,", "kind 00/none.png,", "kind 00/5.png,kind 00", "kind 02/5.png,kind 02"]
+    learner = usable(runs("protonet"))
+    model = TaskModel(learner, read_support(support, learner.reading, learner.dtype))
+    for text in (
+        "\n".join(["path,label", *lines]),
+        "\n".join(["Path", *(line.split(",")[0] for line in lines)]),
+    ):
+        (query / "list.csv").write_text(text)
+        others = read_query(query / "list.csv", learner.reading, learner.dtype)
+        found = list(answers(model, others))
+        assert [others.names[answer.place] for answer in found] == [f"kind 0{c}/5.png" for c in (1, 0, 2)]
+        assert others.notes.left_out == {"kind 00/none.png": "unreadable (No such file or directory)"}
+        assert others.said[1:] == ([None, "kind 00", "kind 02"] if "label" in text else [None] * 3)
+    (query / "list.csv").write_text("path\n../../secret.png\n")
+    with pytest.raises(ConfigError, match=r"line 2: \.\./\.\./secret\.png is outside of"):
+        read_query(query / "list.csv", learner.reading, learner.dtype)
+    (query / "list.csv").write_text("file\na.png\n")
+    with pytest.raises(ConfigError, match=r"^--query: .*list\.csv has the columns file: expected path"):
+        read_query(query / "list.csv", learner.reading, learner.dtype)
+
+
+@pytest.mark.parametrize("algo", ["snail", "metanet"])
+def test_learners_that_read_labels_have_a_number_of_classes(
+    runs: Any, pictures: Path, tmp_path: Path, algo: str
+) -> None:
+    learner = usable(runs(algo))
+    for classes in (2, 3, 4):
+        examples = read_support(
+            few(pictures, tmp_path / f"{classes}", classes)[0], learner.reading, learner.dtype
+        )
+        if classes == 4:
+            with pytest.raises(
+                ConfigError, match="the examples have 4 classes, and this run's head tells 3 apart"
+            ):
+                TaskModel(learner, examples)
+            continue
+        found = TaskModel(learner, examples).probabilities(examples.x)
+        assert found.shape == (2 * classes, classes)
+        torch.testing.assert_close(found.sum(1), torch.ones(2 * classes, dtype=torch.float64))
+
+
+def test_bytes_are_bytes_in_every_file(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (90, 4), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", x=x, y=np.arange(90) % 9)
+    words = [
+        "algo=protonet",
+        "data=arrays",
+        f"data.file={tmp_path}/a.npz",
+        "data.way=2",
+        "data.query=2",
+        "data.shot=2",
+    ]
+    run = trained(tmp_path / "run", *words, "data.shares=[0.34,0.33,0.33]", "model=mlp")
+    learner = usable(run)
+    found = []
+    for kind in (np.uint8, np.int64, np.float64):
+        np.savez(tmp_path / "s.npz", x=x[:12].astype(kind), y=np.arange(12) % 3)
+        model = TaskModel(learner, read_support(tmp_path / "s.npz", learner.reading, learner.dtype))
+        ((_, inputs),) = read_query(tmp_path / "s.npz", learner.reading, learner.dtype).parts(100)
+        found.append(model.probabilities(inputs))
+        assert inputs.dtype == torch.uint8
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    np.savez(tmp_path / "s.npz", x=x[:12] / 255, y=np.arange(12) % 3)
+    with pytest.raises(ConfigError, match=r"other numbers than 0, 1, … 255"):
+        read_support(tmp_path / "s.npz", learner.reading, learner.dtype)
+
+
+def test_targets_of_another_number_are_refused(tmp_path: Path) -> None:
+    learner = usable(trained(tmp_path / "run", "algo=maml", "data=sinusoid"))
+    np.savez(tmp_path / "s.npz", x=np.zeros((3, 1)), y=np.zeros((3, 2)))
+    with pytest.raises(
+        ConfigError, match=r"targets \[3, 2\]: expected one row or more, and 1 numbers for each"
+    ):
+        TaskModel(learner, read_support(tmp_path / "s.npz", learner.reading, learner.dtype, values=True))
+
+
+def test_transparent_paper_is_white_with_the_nearest_pixel_too() -> None:
+    drawing = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    drawing.putpixel((3, 4), (0, 0, 0, 255))
+    buffer = io.BytesIO()
+    drawing.save(buffer, "PNG")
+    for nearest in (False, True):
+        ink = ImageReading(Look(10, 1, "stretch"), ink=True, nearest=nearest).read(buffer.getvalue())[0]
+        assert int(ink.sum()) == 255
+        assert ink[4, 3] == 255

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-from own_runs import few
+from own_runs import few, trained
 from picture_files import bad_files
 
 from metarun.errors import MetarunError
@@ -82,7 +82,30 @@ def test_the_endpoint_answers_as_the_command_does(
     for each, row in zip(found["answers"], expected, strict=True):
         assert each["probability"] == pytest.approx(float(row["probability"]), abs=1e-4)
         assert each["margin"] == pytest.approx(float(row["margin"]), abs=2e-4)
-        assert len(each["neighbours"]) == 3
+        assert len(each["neighbours"]) == len(each["neighbourNames"]) == 3
+
+
+def test_neighbours_are_the_nearest_embeddings_also_with_batch_norms(
+    runs: Any, pictures: Path, tmp_path: Path
+) -> None:
+    support, query = few(pictures, tmp_path)
+    words = [
+        "data=folder",
+        f"data.root={pictures}",
+        "data.size=16",
+        "data.query=3",
+        "data.way=3",
+        "data.shot=2",
+    ]
+    run = trained(tmp_path / "run", "algo=protonet", *words, "model=conv4", "model.filters=4")
+    desk = Desk(usable(run), None, LIMITS)
+    labelled = [(path.parent.name, path.name, path.read_bytes()) for path in sorted(support.rglob("*.png"))]
+    others = [(path.name, path.read_bytes()) for path in sorted(query.rglob("*.png"))]
+    whole = desk.answer(labelled, others)["answers"]
+    alone = [desk.answer(labelled, [other])["answers"][0] for other in others]  # one by one
+    assert [each["neighbours"] for each in whole] == [each["neighbours"] for each in alone]
+    same = desk.answer(labelled, [(name, content) for _, name, content in labelled])["answers"]
+    assert [each["neighbours"][0] for each in same] == list(range(len(labelled)))  # each is its own nearest
 
 
 def test_a_file_of_adapt_needs_no_labelled_images(
@@ -109,8 +132,10 @@ def test_bad_requests_are_one_line(address: str, pictures: Path, tmp_path: Path)
     bad = [("query", (f"C:\\secret\\../{name}", content)) for name, (content, _) in bad_files().items()]
     found = requests.post(f"{address}/predict", files=[*good, *bad], timeout=60).json()
     assert len(found["answers"]) == 18
-    for name, (_, why) in bad_files().items():
-        assert found["leftOut"][name].startswith(why)
+    said = {each["name"]: (each["part"], each["place"], each["why"]) for each in found["leftOut"]}
+    for place, (name, (_, why)) in enumerate(bad_files().items(), 18):
+        assert said[name][:2] == ("query", place)
+        assert said[name][2].startswith(why)
     one_class = [part for part in good if part[0] in ("support:kind 00", "query")]
     big = ("query", ("big.png", bytes(LIMITS.file_bytes + 1)))
     for parts, status, said in (
@@ -122,9 +147,14 @@ def test_bad_requests_are_one_line(address: str, pictures: Path, tmp_path: Path)
         answer = requests.post(f"{address}/predict", files=parts or {"odd": b""}, timeout=60)
         assert (answer.status_code, said in answer.json()["error"]) == (status, True), said
         assert "\n" not in answer.json()["error"]
-    assert requests.post(f"{address}/predict", files=[*good, big], timeout=60).json()["leftOut"] == {
-        "big.png": "larger than 0 MB"
-    }
+    (left,) = requests.post(f"{address}/predict", files=[*good, big], timeout=60).json()["leftOut"]
+    assert (left["name"], left["why"]) == ("big.png", "larger than 0 MB")
+    foreign = requests.post(
+        f"{address}/predict", files=good, headers={"Origin": "http://evil.example"}, timeout=60
+    )
+    assert (foreign.status_code, foreign.json()) == (403, {"error": "this page is from elsewhere"})
+    own = requests.post(f"{address}/predict", files=good, headers={"Origin": address}, timeout=60)
+    assert own.status_code == 200
     assert requests.get(f"{address}/../../etc/passwd", timeout=60).status_code == 404
     assert requests.get(f"{address}/app.py", timeout=60).status_code == 404
     assert requests.get(f"{address}/predict", timeout=60).status_code == 404
@@ -148,8 +178,6 @@ def test_only_the_last_part_of_a_name_is_kept(given: Any, name: str) -> None:
 
 
 def test_a_run_on_numbers_has_no_page(tmp_path: Path) -> None:
-    from own_runs import trained
-
     with pytest.raises(MetarunError, match="metarun serve is for images of classes"):
         Desk(usable(trained(tmp_path / "run", "algo=maml", "data=sinusoid")), None, LIMITS)
 
@@ -188,6 +216,10 @@ def test_the_page_in_a_browser(address: str, pictures: Path, tmp_path: Path) -> 
         labels = [each.text for each in browser.find_elements(By.CLASS_NAME, "label")]
         assert all(label.startswith("<b>") and label.endswith("%") for label in labels)  # text, not markup
         assert len(browser.find_elements(By.CSS_SELECTOR, ".answer .near img")) == 3 * len(others)
+        shown = [each.get_attribute("src") for each in browser.find_elements(By.CSS_SELECTOR, ".class img")]
+        assert len(set(shown)) == 6  # pictures of one name are told apart
+        near = [each.get_attribute("src") for each in browser.find_elements(By.CSS_SELECTOR, ".near img")]
+        assert set(near) <= set(shown)
         bad = tmp_path / "bad.png"
         bad.write_bytes(b"")
         browser.find_element(By.CSS_SELECTOR, "#query input").send_keys(str(bad))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from metarun.config.composition import compose_config, quoted
-from metarun.errors import with_keys
+from metarun.errors import ConfigError, did_you_mean, with_keys
 from metarun.experiment.config import read_config
 from metarun.experiment.fit import without_training
 from metarun.experiment.sources import build_source
-from metarun.tasks import Split, Tasks, TaskSource
+from metarun.tasks import SPLITS, Split, Tasks, TaskSource
 from metarun.tasks.episodes import episodes
 
 
@@ -52,23 +52,25 @@ class Episodes:
 
 
 @with_keys()
-def tasks(data: str, split: Split = "train", *, device: str = "cpu", **keys: Any) -> Episodes:
+def tasks(data: str, part: Split = "train", *, device: str = "cpu", **keys: Any) -> Episodes:
     """Return the episodes of a dataset, as in `tasks("omniglot", way=5, shot=1)`.
 
     Args:
         data: an option of `data`, as `metarun data list` has them.
-        split: train, validation or test.
+        part: train, validation or test.
         device: where they are kept.
         **keys: the dataset's keys, `way` for data.way.
 
     Raises:
-        ConfigError: there is no such dataset, or key.
+        ConfigError: there is no such dataset, part or key.
         MetarunError: files are missing.
     """
+    if part not in SPLITS:
+        raise ConfigError(f"{part}: expected one of {', '.join(SPLITS)}{did_you_mean(part, SPLITS)}")
     words = [f"data={data}", *(f"data.{key}={_typed(value)}" for key, value in keys.items())]
     source = build_source(without_training(read_config(compose_config(words))))
     source.prepare(torch.device(device))
-    return Episodes(source, split)
+    return Episodes(source, part)
 
 
 def _typed(value: Any) -> str:

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments[1:])
     if not options.out.parent.is_dir() or options.out.is_dir():
         raise ConfigError(f"--out {options.out}: expected a file in a folder that is there")
-    model = opened(options.run, options.support, options.overrides)
+    model = opened(options.run, options.support, [*options.overrides, "device=cpu"])
     export(options.out, model, options.format)
     shape = ", ".join(map(str, model.usable.facts.input_shape))
     output = f"probabilities of {', '.join(model.classes)}" if model.classes else "numbers"

@@ -82,12 +82,17 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"--reject {options.reject}: should be between 0 and 1, as in 0.95")
     if options.run.is_file() and (options.calibrate or options.reject is not None):
         raise ConfigError(f"{options.run} has seen its examples: --calibrate and --reject are for a run")
+    for flag, path in (("--out", options.out), ("--picture", options.picture)):
+        if path is not None and (not path.parent.is_dir() or path.is_dir()):
+            raise ConfigError(f"{flag} {path}: expected a file in a folder that is there")
     model = opened(options.run, options.support, options.overrides)
     learner = model.usable
-    threshold, told = _sure(model, options.reject, calibrate=options.calibrate)
+    if options.picture is not None and not (isinstance(learner.reading, ImageReading) and model.classes):
+        raise ConfigError(f"--picture {options.picture}: it is for images of classes")
     query = read_query(options.query, learner.reading, learner.dtype)
+    threshold, told = _sure(model, options.reject, calibrate=options.calibrate)
     with items_bar("queries", len(query)) as bar:
-        found = list(answers(model, query, threshold, show=bar.update))
+        found = sorted(answers(model, query, threshold, show=bar.update), key=lambda each: each.place)
     if options.out is not None:
         _write(options.out, as_csv(query, found))
     if options.picture is not None:
@@ -110,9 +115,9 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
     if calibrate:
         with items_bar("validation tasks", TASKS) as bar:
             found = calibrated(usable, way, shot, TASKS, bar.update)
-        usable.run.write_json("calibration.json", found.plain())
-    kept = usable.run.calibration()
-    if kept is not None and kept["checkpoint_step"] == usable.step and way:
+        usable.run.write_json("calibration.json", found.plain(usable))
+    kept = usable.calibration
+    if kept is not None and way:
         known = Calibration.of(kept)
         model.temperature = known.temperature
         ece = " to ".join(f"{value:.1%}" for value in known.ece)
@@ -135,9 +140,7 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: there is no folder {path.parent}")
-    write_text(path, text)
+    write_text(path, f"\ufeff{text}")  # by which spreadsheets know UTF-8
 
 
 def _draw(path: Path, model: TaskModel, query: Unlabelled, found: Sequence[Answer | Number]) -> None:
@@ -145,10 +148,8 @@ def _draw(path: Path, model: TaskModel, query: Unlabelled, found: Sequence[Answe
     from metarun.reports.pictures import sheet
 
     reading = model.usable.reading
-    if not isinstance(reading, ImageReading) or not model.classes:
-        raise ConfigError(f"--picture {path}: it is for images of classes")
     doubtful = least_certain(found)[:_MOST_DRAWN]
-    kept, x = query.read([answer.place for answer in doubtful])
+    kept, x = query.again([answer.place for answer in doubtful])
     images = reading.scaled(x, model.usable.dtype)
     captions = [
         [

@@ -60,7 +60,8 @@ def main(arguments: list[str]) -> None:
         port = place.getsockname()[1]
         print(f"http://{_HERE}:{port}  (Ctrl-C stops it)", flush=True)
         app = make_app(desk, [_HERE, "localhost"])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        config = uvicorn.Config(app, log_level="warning", limit_concurrency=16, timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
         with suppress(KeyboardInterrupt):  # raised once more when all is closed
             server.run(sockets=[place])
     print("stopped", file=sys.stderr)

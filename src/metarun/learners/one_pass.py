@@ -80,6 +80,11 @@ class OnePassLearner(Learner[Embedded]):
         features: Tensor = self.model(x.flatten(0, 1))
         return features.view(*x.shape[:2], math.prod(features.shape[1:]))
 
+    def embeddings(self, x: Tensor) -> Tensor:
+        """Map x [T, n, …] to embeddings as they are without a task, [T, n, features]."""
+        with passing(self._pass(len(x))):
+            return self.embed(x)
+
     @property
     def _together(self) -> bool:
         return self.training or self.transductive

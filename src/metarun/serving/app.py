@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath, PureWindowsPath
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from starlette.applications import Starlette
@@ -22,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor
 
-from metarun.errors import MetarunError
+from metarun.errors import MetarunError, in_one_line
 from metarun.evaluation.prediction.own_examples import Labelled, Notes
 from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import Usable
@@ -36,7 +37,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _NEIGHBOURS = 3
 _SUPPORT, _QUERY = "support:", "query"
 # The page's own script and style, and nothing from elsewhere.
-_POLICY = "default-src 'none'; style-src 'self'; script-src 'self'; img-src blob:; connect-src 'self'"
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src blob:; connect-src 'self'; "
+    "frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,23 @@ class LimitedSize:
         await self._app(scope, counted, send)
 
 
+class OwnPages:
+    """Refuses what a page from elsewhere sends: a browser says where a page is from."""
+
+    def __init__(self, app: Any, hosts: list[str]) -> None:
+        self._app, self._hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer that it is from elsewhere."""
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        if origin and urlsplit(origin).hostname not in self._hosts:
+            answer = JSONResponse({"error": "this page is from elsewhere"}, 403)
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class Desk:
     """Answers requests with one learner.
 
@@ -107,7 +128,7 @@ class Desk:
         }
 
     def answer(self, support: list[tuple[str, str, bytes]], query: list[tuple[str, bytes]]) -> dict[str, Any]:
-        """Return the answers.
+        """Return the answers: images are told apart by their places among those that were sent.
 
         Args:
             support: class, name and content of each labelled image.
@@ -116,71 +137,73 @@ class Desk:
         Raises:
             MetarunError: they do not make a task.
         """
-        left_out: dict[str, str] = {}
+        left_out: list[dict[str, Any]] = []
         with self._lock:
-            model, names = self._model(support, left_out)
-            kept, images = [], []
-            for name, content in query:
-                if (image := self._read(name, content, left_out)) is not None:
-                    kept.append(name)
-                    images.append(image)
+            model, places = self._model(support, left_out)
+            contents = [(name, content) for name, content in query]
+            kept, images = self._read("query", contents, left_out)
+            found: dict[str, Any] = {"answers": [], "leftOut": left_out, "classes": model.classes}
             if not images:
-                return {"answers": [], "leftOut": left_out, "classes": model.classes}
+                return found
             x = torch.stack(images)
             probabilities = model.probabilities(x)
             near = self._neighbours(model, x)
         best = probabilities.topk(2, dim=1)
-        answers = [
-            {
-                "name": name,
+        columns = (kept, best.values.tolist(), best.indices.tolist(), near.tolist())
+        for place, values, classes, others in zip(*columns, strict=True):
+            answer = {
+                "place": place,
+                "name": query[place][0],
                 "class": model.classes[classes[0]],
                 "probability": values[0],
                 "runnerUp": model.classes[classes[1]],
                 "margin": values[0] - values[1],
-                "neighbours": [names[place] for place in places],
+                "neighbours": [places[other] for other in others],
+                "neighbourNames": [model.support.names[other] for other in others],
             }
-            for name, values, classes, places in zip(
-                kept, best.values.tolist(), best.indices.tolist(), near.tolist(), strict=True
-            )
-        ]
-        return {"answers": answers, "leftOut": left_out, "classes": model.classes}
+            found["answers"].append(answer)
+        return found
 
     def _model(
-        self, support: list[tuple[str, str, bytes]], left_out: dict[str, str]
-    ) -> tuple[TaskModel, list[str]]:
+        self, support: list[tuple[str, str, bytes]], left_out: list[dict[str, Any]]
+    ) -> tuple[TaskModel, list[int | None]]:
+        """Return the learner, and the place of each of its examples among those that were sent."""
         if self.model is not None:
             if support:
                 raise MetarunError("this learner has seen its examples: drop unlabelled images alone")
-            return self.model, self.model.support.names
-        images, labels, names = [], [], []
-        for label, name, content in support:
-            if (image := self._read(name, content, left_out)) is not None:
-                images.append(image)
-                labels.append(label)
-                names.append(name)
+            return self.model, [None] * len(self.model.support.names)
+        kept, images = self._read("support", [(name, content) for _, name, content in support], left_out)
         if not images:
             raise MetarunError("no labelled image can be read: drop some of each class")
-        return TaskModel(self.usable, Labelled(torch.stack(images), labels, names, Notes())), names
+        labels, names = [support[place][0] for place in kept], [support[place][1] for place in kept]
+        return TaskModel(self.usable, Labelled(torch.stack(images), labels, names, Notes())), list(kept)
 
-    def _read(self, name: str, content: bytes, left_out: dict[str, str]) -> Tensor | None:
-        if len(content) > self.limits.file_bytes:
-            left_out[name] = f"larger than {self.limits.file_bytes / 2**20:.0f} MB"
-            return None
-        try:
-            return self.reading.read(content)
-        except LeftOutError as reason:
-            left_out[name] = str(reason)
-            return None
+    def _read(
+        self, part: str, files: list[tuple[str, bytes]], left_out: list[dict[str, Any]]
+    ) -> tuple[list[int], list[Tensor]]:
+        """Return the places of those that can be read, and their images."""
+        kept, images = [], []
+        for place, (name, content) in enumerate(files):
+            why = f"larger than {self.limits.file_bytes / 2**20:.0f} MB"
+            try:
+                if len(content) <= self.limits.file_bytes:
+                    images.append(self.reading.read(content))
+                    kept.append(place)
+                    continue
+            except LeftOutError as reason:
+                why = str(reason)
+            left_out.append({"part": part, "place": place, "name": name, "why": why})
+        return kept, images
 
     def _neighbours(self, model: TaskModel, x: Tensor) -> Tensor:
         """Return the places of the nearest labelled images, [n, 3]: by embeddings, where there are some."""
         scaled = self.reading.scaled(x, self.usable.dtype).to(self.usable.device)
         learner: Any = self.usable.learner
-        embed = getattr(learner, "embed", None)
+        embeddings = getattr(learner, "embeddings", None)
         with torch.no_grad(), learner.evaluating():
             ours, theirs = scaled.flatten(1), model.x.flatten(1)
-            if embed is not None and not learner.is_transductive:
-                ours, theirs = embed(scaled[None])[0], embed(model.x[None])[0]
+            if embeddings is not None and not learner.is_transductive:
+                ours, theirs = embeddings(scaled[None])[0], embeddings(model.x[None])[0]
         return (
             torch.cdist(ours.double(), theirs.double())
             .topk(min(_NEIGHBOURS, len(theirs)), dim=1, largest=False)
@@ -197,7 +220,8 @@ def make_app(desk: Desk, hosts: list[str]) -> Starlette:
     """
 
     async def page(request: Request) -> Response:  # noqa: ARG001
-        return HTMLResponse(_static("page.html"), headers={"Content-Security-Policy": _POLICY})
+        headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(_static("page.html"), headers=headers)
 
     async def part(request: Request) -> Response:
         name = request.path_params["name"]
@@ -230,6 +254,9 @@ def make_app(desk: Desk, hosts: list[str]) -> Starlette:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": " ".join(str(error.detail).split())}, error.status_code)
 
+    async def failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
+        return JSONResponse({"error": f"the server failed: {in_one_line(error)[:200]}"}, 500)
+
     async def too_large(request: Request, error: Exception) -> Response:  # noqa: ARG001
         most = math.floor(desk.limits.bytes / 2**20)
         return JSONResponse({"error": f"more than {most} MB together: drop fewer images"}, 413)
@@ -243,9 +270,10 @@ def make_app(desk: Desk, hosts: list[str]) -> Starlette:
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(OwnPages, hosts=hosts),
             Middleware(LimitedSize, most=desk.limits.bytes),
         ],
-        exception_handlers={HTTPException: refused, TooLargeError: too_large},
+        exception_handlers={HTTPException: refused, TooLargeError: too_large, Exception: failed},
     )
 
 

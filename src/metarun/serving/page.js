@@ -1,8 +1,8 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
-const pictures = new Map(); // name → address of its picture
-const classes = []; // { name: input, files: [] }
+const classes = []; // { name: input, images: [{ file, address }] }
 let about = {};
+let asked = 0; // only the latest answer is shown
 
 function element(kind, className, text) {
   const made = document.createElement(kind);
@@ -11,21 +11,25 @@ function element(kind, className, text) {
   return made;
 }
 
-function picture(name) {
-  const image = element("img");
-  image.src = pictures.get(name) || "";
-  image.alt = name;
-  image.title = name;
-  return image;
+function picture(image) {
+  const made = element("img");
+  made.src = image.address;
+  made.alt = image.file.name;
+  made.title = image.file.name;
+  return made;
 }
 
-function remember(files) {
-  for (const file of files) pictures.set(file.name, URL.createObjectURL(file));
+function withAddress(file) {
+  return { file, address: URL.createObjectURL(file) };
 }
 
 function droppable(zone, use) {
   const input = zone.querySelector("input[type=file]");
-  input.addEventListener("change", () => use([...input.files]));
+  input.addEventListener("change", () => {
+    const files = [...input.files];
+    input.value = ""; // so that the same files can be chosen again
+    use(files);
+  });
   for (const name of ["dragover", "dragleave", "drop"])
     zone.addEventListener(name, (event) => {
       event.preventDefault();
@@ -45,11 +49,11 @@ function addClass() {
   Object.assign(input, { type: "file", multiple: true, accept: "image/*" });
   zone.append(input);
   const shown = element("div", "pictures");
-  const each = { name, files: [] };
+  const each = { name, images: [] };
   droppable(zone, (files) => {
-    remember(files);
-    each.files.push(...files);
-    shown.append(...files.map((file) => picture(file.name)));
+    const images = files.map(withAddress);
+    each.images.push(...images);
+    shown.append(...images.map(picture));
   });
   box.append(name, zone, shown);
   classes.push(each);
@@ -57,12 +61,17 @@ function addClass() {
 }
 
 async function predict(files) {
+  const number = ++asked;
   $("error").textContent = "";
-  remember(files);
+  const queries = files.map(withAddress);
+  const supports = [];
   const body = new FormData();
   for (const each of classes)
-    for (const file of each.files) body.append(`support:${each.name.value}`, file, file.name);
-  for (const file of files) body.append("query", file, file.name);
+    for (const image of each.images) {
+      supports.push(image);
+      body.append(`support:${each.name.value}`, image.file, image.file.name);
+    }
+  for (const image of queries) body.append("query", image.file, image.file.name);
   let found;
   try {
     const response = await fetch("predict", { method: "POST", body });
@@ -70,29 +79,32 @@ async function predict(files) {
   } catch (error) {
     found = { error: "the server does not answer: is metarun serve still running?" };
   }
+  if (number !== asked) return;
   if (found.error) {
     $("error").textContent = found.error;
     return;
   }
-  const left = Object.entries(found.leftOut).map(([name, why]) => `${name} is ${why}`);
+  const left = found.leftOut.map((each) => `${each.name} is ${each.why}`);
   $("error").textContent = left.length ? `left out: ${left.join("; ")}` : "";
-  $("answers").replaceChildren(...found.answers.map(answer));
+  $("answers").replaceChildren(...found.answers.map((each) => answer(each, queries, supports)));
 }
 
-function answer(each) {
+function answer(each, queries, supports) {
   const row = element("div", "answer");
   const text = element("div");
   const percent = (share) => `${(100 * share).toFixed(1)} %`;
   text.append(element("div", "label", `${each.class} ${percent(each.probability)}`));
   text.append(element("div", "rest", `else ${each.runnerUp}, ${percent(each.probability - each.margin)}`));
-  text.append(element("div", "rest", each.name));
+  text.append(element("div", "rest", queries[each.place].file.name));
   const near = element("div", "near", "nearest labelled");
-  const row2 = element("div", "pictures");
-  row2.append(
-    ...each.neighbours.map((name) => (pictures.has(name) ? picture(name) : element("span", "", name)))
+  const shown = element("div", "pictures");
+  shown.append(
+    ...each.neighbours.map((place, i) =>
+      place === null ? element("span", "", each.neighbourNames[i]) : picture(supports[place])
+    )
   );
-  near.append(row2);
-  row.append(picture(each.name), text, near);
+  near.append(shown);
+  row.append(picture(queries[each.place]), text, near);
   return row;
 }
 

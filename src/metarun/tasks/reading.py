@@ -18,7 +18,7 @@ from metarun.errors import ConfigError
 from metarun.tasks.arrays.columns import Column
 from metarun.tasks.arrays.rows import Inputs
 from metarun.tasks.arrays.scaling import Scaling, scaled
-from metarun.tasks.images.decoding import Look, decode
+from metarun.tasks.images.decoding import Look, decode, opaque
 from metarun.tasks.types import TaskSource
 
 _GREY = ("1", "L", "LA", "I", "F")
@@ -57,7 +57,7 @@ class ImageReading:
     def _nearest(self, content: bytes) -> NDArray[np.uint8]:
         decode(content, self.look)  # says what is wrong with it
         with Image.open(io.BytesIO(content)) as image:
-            grey = ImageOps.exif_transpose(image).convert("L")
+            grey = opaque(ImageOps.exif_transpose(image)).convert("L")
             small = grey.resize((self.look.size, self.look.size), Image.Resampling.NEAREST)
         return np.array(small, dtype=np.uint8)[None]
 
@@ -88,6 +88,7 @@ class RowReading:
         target: the column of labels or targets.
         scaling: of the inputs; None: none, or uint8 read as 0 to 1.
         of_targets: of the targets, where they are numbers.
+        of_bytes: whether the training's are uint8, read as 0 to 1.
     """
 
     shape: tuple[int, ...]
@@ -95,6 +96,7 @@ class RowReading:
     target: str = "y"
     scaling: Scaling | None = None
     of_targets: Scaling | None = None
+    of_bytes: bool = False
 
     kind: ClassVar[str] = "rows"
 
@@ -109,7 +111,10 @@ class RowReading:
             raise ConfigError(
                 f"{path}: inputs are {list(found.shape[1:])}, and the run was trained on {list(self.shape)}"
             )
-        return self.scaled(scaled(found, self.scaling, dtype), dtype)
+        if self.of_bytes and found.dtype != np.uint8:
+            found = as_bytes(f"{path}: inputs", found)
+        is_kept = found.dtype == np.uint8 or self.scaling is not None
+        return scaled(found, self.scaling, dtype) if is_kept else _plain(found, dtype)
 
     def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return inputs as numbers; uint8 from 0 to 1."""
@@ -125,6 +130,7 @@ class RowReading:
             "target": self.target,
             "scaling": None if self.scaling is None else self.scaling.plain(),
             "of_targets": None if self.of_targets is None else self.of_targets.plain(),
+            "of_bytes": self.of_bytes,
         }
 
 
@@ -148,8 +154,25 @@ def reading_from(plain: Mapping[str, Any]) -> Reading:
     if plain["kind"] == ImageReading.kind:
         look = Look(plain["size"], plain["channels"], plain["fit"])
         return ImageReading(look, plain["ink"], plain["nearest"])
-    scalings = (
+    scaling, of_targets = (
         None if plain[name] is None else Scaling.of(plain[name]) for name in ("scaling", "of_targets")
     )
     inputs = Inputs(list(plain["columns"]), dict(plain["kinds"]))
-    return RowReading(tuple(plain["shape"]), inputs, plain["target"], *scalings)
+    shape, of_bytes = tuple(plain["shape"]), bool(plain["of_bytes"])
+    return RowReading(shape, inputs, plain["target"], scaling, of_targets, of_bytes)
+
+
+def as_bytes(what: str, values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return whole numbers from 0 to 255 as uint8.
+
+    Raises:
+        ConfigError: there are others.
+    """
+    result: NDArray[np.uint8] = np.asarray(values).clip(0, 255).astype(np.uint8)
+    if not (result == values).all():
+        raise ConfigError(f"{what} have other numbers than 0, 1, … 255, which the training's have")
+    return result
+
+
+def _plain(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values)).to(dtype)

@@ -14,7 +14,7 @@ from metarun.evaluation.prediction.task_model import TaskModel
 
 _PART = 256  # examples in memory at once
 _TOGETHER = 1000  # of a learner whose predictions depend on one another
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 Show = Callable[[int], object]
 
@@ -60,7 +60,7 @@ def answers(
         show: is told after each part how many examples it had.
     """
     size = _TOGETHER if model.is_transductive else _PART
-    for places, x in query.parts(size):
+    for places, x in query.parts(size, mixed=model.is_transductive):
         yield from _of_classes(model, places, x, threshold) if model.classes else _of_values(model, places, x)
         if show is not None:
             show(len(places))
@@ -81,9 +81,9 @@ def _of_values(model: TaskModel, places: Sequence[int], x: Any) -> Iterator[Numb
 
 
 def as_csv(query: Unlabelled, found: Sequence[Answer | Number]) -> str:
-    """Return the answers as csv; no cell starts a formula in a spreadsheet."""
+    """Return the answers as csv; no cell starts a formula in a spreadsheet, whatever it splits at."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file)
+    writer = csv.writer(file, quoting=csv.QUOTE_ALL)
     if found and isinstance(found[0], Number):
         outputs = len(found[0].mean)
         ends = [("value", "mean"), *([("low", "low"), ("high", "high")] if found[0].low else [])]

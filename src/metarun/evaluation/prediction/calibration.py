@@ -46,15 +46,15 @@ class Calibration:
     nll: tuple[float, float]
     ece: tuple[float, float]
 
-    def plain(self) -> dict[str, Any]:
-        """Return it as plain values for a file."""
-        return asdict(self)
+    def plain(self, usable: Usable) -> dict[str, Any]:
+        """Return it as plain values for a file, with the settings that it is for."""
+        return {**asdict(self), "settings": usable.settings}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Calibration:
         """Return what `plain` was made of."""
         pairs = {name: tuple(plain[name]) for name in ("nll", "ece")}
-        return cls(**{**plain, **pairs})
+        return cls(**{key: value for key, value in {**plain, **pairs}.items() if key != "settings"})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from metarun.errors import ConfigError
@@ -22,7 +22,7 @@ from metarun.evaluation.prediction.own_examples import Labelled, Notes
 from metarun.evaluation.prediction.task_model import TaskModel, Values
 from metarun.evaluation.prediction.usable import Usable, usable
 from metarun.tasks.images.decoding import LeftOutError
-from metarun.tasks.reading import ImageReading, RowReading
+from metarun.tasks.reading import ImageReading, RowReading, as_bytes
 
 _TOGETHER = 1000  # of a learner whose predictions depend on one another
 
@@ -64,7 +64,9 @@ class Estimator:
             if name not in self.get_params():
                 raise ValueError(f"{name}: expected one of {', '.join(self.get_params())}")
             setattr(self, name, value)
-            self.__dict__.pop("_usable", None)
+            if name != "part":  # what was learned was learned by another
+                for made in ("_usable", "_model"):
+                    self.__dict__.pop(made, None)
         return self
 
     def _learner(self) -> Usable:
@@ -92,6 +94,8 @@ class Estimator:
         if self._predicts_classes:
             targets = _labels(targets)
             self.classes_, places = np.unique(targets, return_inverse=True)
+            if len(self.classes_) < 2:
+                raise ValueError(f"all labels are {self.classes_[0]!r}, one class: expected two or more")
             support = Labelled(x, [f"{place:09}" for place in places.tolist()], names, Notes())
         else:
             support = Labelled(x, self._scaled_targets(targets), names, Notes())
@@ -143,14 +147,19 @@ class Estimator:
             raise AttributeError("this learner predicts no distribution")
         return np.concatenate([low for low, _ in found]), np.concatenate([high for _, high in found])
 
-    def score(self, X: Any, y: ArrayLike) -> float:  # noqa: N803
-        """Return the share of right labels; of numbers the coefficient of determination, R²."""
+    def score(self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:  # noqa: N803
+        """Return the share of right labels; of numbers R², the mean over outputs."""
         targets, found = np.asarray(y), self.predict(X)
+        weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
         if self._predicts_classes:
-            return float((found == targets).mean())
-        targets = targets.reshape(found.shape).astype(np.float64)
-        rest = float(((targets - found) ** 2).sum())
-        return 1 - rest / float(((targets - targets.mean(0)) ** 2).sum())
+            return float(np.average(found == _labels(targets), weights=weights))
+        values = targets.reshape(len(found), -1).astype(np.float64)
+        centre = np.average(values, axis=0, weights=weights)
+        rest = np.average((values - found.reshape(values.shape)) ** 2, axis=0, weights=weights)
+        spread = np.average((values - centre) ** 2, axis=0, weights=weights)
+        # As scikit-learn's r2_score: of a constant 1 if it is met, else 0.
+        each = np.where(spread > 0, 1 - rest / np.where(spread > 0, spread, 1), rest == 0)
+        return float(each.mean())
 
     def _values(self, x: Any) -> Iterator[Values]:
         model = self._fitted()
@@ -164,9 +173,10 @@ class Estimator:
         return self._model
 
     def _parts(self, x: Any) -> Iterator[Tensor]:
-        inputs = self._inputs(x)
         size = _TOGETHER if self._fitted().is_transductive else self.part
-        return iter(inputs.tensor_split(max(1, -(-len(inputs) // size))))
+        given = list(x) if _are_files(x) else _numbers(x)
+        for first in range(0, len(given), size):
+            yield self._inputs(given[first : first + size])
 
     def _scaled_targets(self, y: NDArray[Any]) -> Tensor:
         learner = self._learner()
@@ -191,8 +201,15 @@ class Estimator:
             )
         if isinstance(reading, RowReading) and reading.scaling is not None:
             return reading.scaling.apply(array.astype(np.float64), learner.dtype)
+        is_image = isinstance(reading, ImageReading)
+        if array.dtype.kind in "iu" and (is_image or (isinstance(reading, RowReading) and reading.of_bytes)):
+            array = as_bytes("X", array)
         if array.dtype == np.uint8:
             return torch.from_numpy(np.ascontiguousarray(array))
+        if is_image and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise ValueError(
+                f"images are {array.dtype} from {array.min():g} to {array.max():g}: expected uint8, or 0 to 1"
+            )
         return torch.as_tensor(array.astype(np.float64), dtype=learner.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -273,20 +290,30 @@ def _labels(y: NDArray[Any]) -> NDArray[Any]:
 
 
 def _are_files(x: Any) -> bool:
-    return not isinstance(x, Tensor) and len(x) > 0 and isinstance(x[0], str | Path | Image.Image)
+    if isinstance(x, str | Path):
+        raise ValueError(f"X is one path, {x}: expected a list of paths")
+    if isinstance(x, Tensor | np.ndarray) or not hasattr(x, "__iter__"):
+        return False
+    return isinstance(next(iter(x), None), str | Path | Image.Image)
 
 
 def _read(reading: ImageReading, given: Any) -> Tensor:
-    if isinstance(given, Image.Image):
-        buffer = io.BytesIO()
-        given.save(buffer, "PNG")
-        content = buffer.getvalue()
-    else:
-        content = Path(given).read_bytes()
     try:
-        return reading.read(content)
+        return reading.read(_png(given) if isinstance(given, Image.Image) else Path(given).read_bytes())
     except LeftOutError as reason:
         raise ValueError(f"{given} is {reason}") from reason
+
+
+def _png(image: Image.Image) -> bytes:
+    """Return an image as a file, turned as its camera was held, so that it is read as one."""
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode == "CMYK":
+        raise LeftOutError("in CMYK: convert it to RGB")
+    if turned.mode in ("LAB", "HSV", "YCbCr", "RGBX"):
+        turned = turned.convert("RGB")
+    buffer = io.BytesIO()
+    turned.save(buffer, "TIFF" if turned.mode == "F" else "PNG")
+    return buffer.getvalue()
 
 
 def load(run: str | Path, overrides: Sequence[str] = (), part: int = 256) -> Estimator:

@@ -6,6 +6,7 @@ The file is in the format safetensors: tensors, and one JSON text. Reading it ru
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from metarun import __version__
 from metarun.errors import MetarunError, in_one_line, with_keys
 from metarun.evaluation.prediction.own_examples import Labelled, Notes
 from metarun.evaluation.prediction.task_model import TaskModel
-from metarun.evaluation.prediction.usable import Usable, plain_inputs, read_inputs
+from metarun.evaluation.prediction.usable import (
+    LOSSES,
+    Usable,
+    plain_inputs,
+    read_inputs,
+    without_downloads,
+)
 from metarun.experiment.build import build_learner, chosen_device
 from metarun.experiment.config import read_config
 from metarun.experiment.sources import dtype_of
@@ -91,10 +98,22 @@ def read_model(path: Path, device: str | None = None) -> TaskModel:
         }
         x, y = tensors["support.x"], tensors["support.y"]
         classes, names = list(content["classes"]), list(content["names"])
-        node = {**content["config"], **({} if device is None else {"device": device})}
+        node = without_downloads({**content["config"], **({} if device is None else {"device": device})})
         temperature, step = float(content["temperature"]), int(content["step"])
-        labels = [classes[label] for label in y.tolist()] if classes else y
-    except (SafetensorError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        labels = [str(classes[label]) for label in y.tolist() if label >= 0] if classes else y
+        if not (0 < temperature < math.inf and len(labels) == len(x) == len(names)):
+            raise ValueError("its examples, labels and temperature do not fit together")
+        if tuple(x.shape[1:]) != facts.input_shape or facts.targets not in LOSSES:
+            raise ValueError("its examples are not those of its network")
+    except (
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise MetarunError(f"{path} is no file of metarun adapt ({in_one_line(error)[:100]})") from error
     config = read_config(node)
     learner = build_learner(config, facts)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +21,13 @@ from metarun.tasks.arrays.columns import Column
 from metarun.tasks.arrays.files import read_columns
 from metarun.tasks.arrays.rows import text_of
 from metarun.tasks.images.decoding import LeftOutError
-from metarun.tasks.images.listing import Listing, files_by_class, images_below, listed
+from metarun.tasks.images.listing import (
+    Listing,
+    files_by_class,
+    images_below,
+    listed,
+    resolved_below,
+)
 from metarun.tasks.reading import ImageReading, Reading, RowReading
 
 
@@ -72,13 +81,25 @@ class Unlabelled:
         """Return how many there are."""
         return len(self.names)
 
-    def parts(self, size: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield inputs [n, *shape], of n ≤ size examples that could be read, with their places."""
+    def parts(self, size: int, *, mixed: bool = False) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield inputs [n, *shape], of n ≤ size examples that could be read, with their places.
+
+        Args:
+            size: examples of a part, at most.
+            mixed: whether a part has examples from all over, where its predictions depend on one another.
+        """
         count = max(1, -(-len(self) // size))
-        for places in np.array_split(np.arange(len(self)), count):
+        every = np.arange(len(self))
+        for places in [every[i::count] for i in range(count)] if mixed else np.array_split(every, count):
             kept, x = self.read(places.tolist())
             if kept:
                 yield kept, x
+
+    def again(self, places: list[int]) -> tuple[list[int], Tensor]:
+        """Return inputs once more, without noting what is done to them."""
+        if isinstance(self._source, _Images):
+            return _Images(self._source.root, self._source.paths, self._source.reading).read(places)
+        return self.read(places)
 
     def read(self, places: list[int]) -> tuple[list[int], Tensor]:
         """Return those of these places that can be read, and their inputs."""
@@ -97,25 +118,37 @@ class _Images:
         """Return the places that could be read, and their images, uint8 [n, *shape]."""
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             found = list(pool.map(self._one, places))
-        kept = [place for place, image in zip(places, found, strict=True) if image is not None]
-        images = [image for image in found if image is not None]
+        kept, images = [], []
+        for place, (image, said) in zip(places, found, strict=True):
+            if image is None:
+                self.notes.left_out[self.paths[place]] = said
+                continue
+            kept.append(place)
+            images.append(image)
+            if said:
+                self.notes.told[said] += 1
         empty = torch.zeros(0, *self.reading.shape, dtype=torch.uint8)
         return kept, torch.stack(images) if images else empty
 
-    def _one(self, place: int) -> Tensor | None:
-        path = self.root / self.paths[place]
+    def _one(self, place: int) -> tuple[Tensor | None, str]:
+        """Return an image, and what was done to it; or None, and why."""
         try:
-            content = path.read_bytes()
-            image = self.reading.read(content)
+            content = (self.root / self.paths[place]).read_bytes()
+            return self.reading.read(content), self.reading.told(content)
         except LeftOutError as reason:
-            self.notes.left_out[self.paths[place]] = str(reason)
-            return None
+            return None, str(reason)
         except OSError as error:
-            self.notes.left_out[self.paths[place]] = f"cannot be read ({error.strerror or error})"
-            return None
-        if told := self.reading.told(content):
-            self.notes.told[told] += 1
-        return image
+            return None, f"unreadable ({error.strerror or error})"
+
+
+@contextmanager
+def _of_flag(flag: str) -> Iterator[None]:
+    """Name a flag in the place of the key that a file would have in a training."""
+    try:
+        yield
+    except ConfigError as error:
+        problem = re.sub(r"@source\.(file|root)=", f"{flag} ", error.problem)
+        raise ConfigError(problem if problem.startswith(flag) else f"{flag}: {problem}") from error
 
 
 def read_support(path: Path, reading: Reading, dtype: torch.dtype, *, values: bool = False) -> Labelled:
@@ -131,15 +164,17 @@ def read_support(path: Path, reading: Reading, dtype: torch.dtype, *, values: bo
         ConfigError: there is nothing that can be read.
     """
     _check_there(path, "--support")
-    if isinstance(reading, RowReading):
-        return _support_rows(path, reading, dtype, values=values)
-    listing = _class_folders(path) if path.is_dir() else listed(path)
+    with _of_flag("--support"):
+        if isinstance(reading, RowReading):
+            return _support_rows(path, reading, dtype, values=values)
+        listing = _class_folders(path) if path.is_dir() else listed(path)
     images = _Images(listing.root, listing.paths, reading)
     kept, x = images.read(range(len(listing)))
     if not kept:
         raise ConfigError(f"--support {path}: none of its {len(listing)} images can be read")
     labels = [listing.names[listing.labels[place]] for place in kept]
-    for name in sorted(set(listing.names) - set(labels)):
+    folders = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
+    for name in sorted({*listing.names, *folders} - set(labels)):
         images.notes.left_out[name] = "a class without an image that can be read"
     return Labelled(x, labels, [listing.paths[place] for place in kept], images.notes)
 
@@ -195,6 +230,11 @@ def read_query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
         ConfigError: there is nothing that can be read.
     """
     _check_there(path, "--query")
+    with _of_flag("--query"):
+        return _query(path, reading, dtype)
+
+
+def _query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
     if isinstance(reading, RowReading):
         columns = read_columns(path)
         x = reading.read(path, columns, dtype)
@@ -208,14 +248,34 @@ def read_query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
         said = [found.partition("/")[0] if "/" in found else None for found in paths]
         root = path
     elif path.suffix.lower() == ".csv":
-        listing = listed(path)
-        root, paths = listing.root, listing.paths
-        said = [listing.names[label] for label in listing.labels]
+        root = path.parent
+        paths, said = _paths_of(path)
     else:
         root, paths, said = path.parent, [path.name], [None]
     if not paths:
         raise ConfigError(f"--query {path}: it holds no images")
     return Unlabelled(paths, said, _Images(root, paths, reading))
+
+
+def _paths_of(file: Path) -> tuple[list[str], list[str | None]]:
+    """Return the paths of a csv in its order, and the labels of those that have one.
+
+    Raises:
+        ConfigError: it has no column path, or a path leads out of its folder.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            heads = [name.strip().lower() for name in reader.fieldnames or []]
+            if "path" not in heads:
+                raise ConfigError(f"{file} has the columns {', '.join(heads)}: expected path, or path,label")
+            reader.fieldnames = heads
+            rows = [(row["path"] or "", row.get("label") or None) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{file} is no csv file in UTF-8 ({error})") from error
+    for number, (path, _) in enumerate(rows, 2):
+        resolved_below(file.parent.resolve(), path.strip(), f"{file}, line {number}")
+    return [path.strip() for path, _ in rows], [label.strip() if label else None for _, label in rows]
 
 
 def _check_there(path: Path, flag: str) -> None:

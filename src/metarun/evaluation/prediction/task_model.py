@@ -55,6 +55,12 @@ class TaskModel:
         self.temperature = usable.temperature if temperature is None else temperature
         self.x = usable.reading.scaled(support.x, usable.dtype).to(usable.device)
         if isinstance(support.y, Tensor):
+            wanted = (len(support.x), usable.facts.output_size)
+            if not len(support.x) or tuple(support.y.shape) != wanted:
+                raise ConfigError(
+                    f"the labelled examples have {len(support.x)} rows and targets {list(support.y.shape)}: "
+                    f"expected one row or more, and {wanted[1]} numbers for each"
+                )
             self.classes: list[str] = []
             y = support.y.to(usable.device)
         else:

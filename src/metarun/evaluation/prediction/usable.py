@@ -13,7 +13,7 @@ from metarun.config.overrides import single_values
 from metarun.errors import ConfigError, did_you_mean, with_keys
 from metarun.evaluation.trained import best_state, override
 from metarun.experiment.build import Facts, build_learner, chosen_device
-from metarun.experiment.config import Config, read_config
+from metarun.experiment.config import Config, needed_by, read_config
 from metarun.experiment.fit import without_training
 from metarun.experiment.sources import build_source, dtype_of
 from metarun.learners import Learner
@@ -62,13 +62,35 @@ class Usable:
     @property
     def temperature(self) -> float:
         """What logits are divided by: 1, or what the run keeps for this checkpoint."""
-        kept = None if self.run is None else self.run.calibration()
-        return float(kept["temperature"]) if kept and kept["checkpoint_step"] == self.step else 1.0
+        kept = self.calibration
+        return 1.0 if kept is None else float(kept["temperature"])
 
     @property
     def limit(self) -> int | None:
         """The number of classes that its head can tell apart; None: any."""
-        return type(self.learner).model_output_size(self.facts.output_size)
+        kind, size = type(self.learner), self.facts.output_size
+        # Those that read labels have inputs for each, and no head of the model's.
+        return size if "output_size" in needed_by(kind) else kind.model_output_size(size)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values of the keys that may differ from the training's, but the device."""
+        parts = [key.partition(".") for key in OPEN if "." in key]
+        return {f"{group}.{name}": self.node[group].get(name) for group, _, name in parts}
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """What the run keeps of a calibration with this checkpoint and these settings; None: nothing."""
+        kept = None if self.run is None else self.run.calibration()
+        if kept is None or (kept["checkpoint_step"], kept["settings"]) != (self.step, self.settings):
+            return None
+        return kept
+
+
+def without_downloads(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config whose model fetches no weights: they come from a checkpoint."""
+    model = dict(node["model"])
+    return {**node, "model": {**model, "pretrained": False} if "pretrained" in model else model}
 
 
 def inputs_of(source: TaskSource) -> dict[str, Any]:
@@ -106,7 +128,7 @@ def usable(directory: Path, overrides: Sequence[str] = ()) -> Usable:
                 f"{word.input_line}: {word.key_or_group} cannot be changed for a prediction"
                 f"{did_you_mean(word.key_or_group, OPEN)}; choose from {', '.join(OPEN)}"
             )
-    node = override(run.config(), overrides)
+    node = without_downloads(override(run.config(), overrides))
     config = without_training(read_config(node, run.home))
     kept = run.inputs()
     if kept is None:  # of an older metarun: its data says it

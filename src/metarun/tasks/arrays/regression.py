@@ -99,7 +99,10 @@ class ArrayTasks:
     def reading(self) -> RowReading:
         """Return how a person's own rows are read."""
         rows = self.table.rows
-        return RowReading(self.input_shape, rows.inputs, rows.target, self.table.scaling, self.target_scaling)
+        scalings = (self.table.scaling, self.target_scaling)
+        return RowReading(
+            self.input_shape, rows.inputs, rows.target, *scalings, of_bytes=self.table.scaling is None
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what people want to know of the file."""

@@ -59,7 +59,9 @@ class TableClasses(NamedClasses):
         rows, shape = self.table.rows, self.input_shape
         if self.table.scaling is None and len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]:
             return ImageReading(Look(shape[1], shape[0], "stretch"))  # type: ignore[arg-type]
-        return RowReading(shape, rows.inputs, rows.target, self.table.scaling)
+        return RowReading(
+            shape, rows.inputs, rows.target, self.table.scaling, of_bytes=self.table.scaling is None
+        )
 
 
 class ArrayClasses(TableClasses):

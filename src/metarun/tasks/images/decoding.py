@@ -88,11 +88,16 @@ def _check(image: ImageFile.ImageFile) -> None:
         raise LeftOutError("of 16 or more bits: convert it to 8")
 
 
+def opaque(image: Image.Image) -> Image.Image:
+    """Return an image whose transparent parts are white."""
+    if not image.has_transparency_data:
+        return image
+    with_alpha = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", with_alpha.size, "white"), with_alpha)
+
+
 def _stored(image: Image.Image, look: Look) -> NDArray[np.uint8]:
-    turned = ImageOps.exif_transpose(image)
-    if turned.has_transparency_data:
-        with_alpha = turned.convert("RGBA")
-        turned = Image.alpha_composite(Image.new("RGBA", with_alpha.size, "white"), with_alpha)
+    turned = opaque(ImageOps.exif_transpose(image))
     plain = turned.convert("RGB" if look.channels == 3 else "L")
     size, filter_ = (look.size, look.size), Image.Resampling.LANCZOS
     if look.fit == "crop":

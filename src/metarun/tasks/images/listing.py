@@ -169,7 +169,7 @@ def _of_csv(file: Path, columns: Columns) -> Listing:
     known: dict[Path, tuple[int, str, tuple[str, ...], str]] = {}
     for line, (path, (label, *more), split) in enumerate(rows, 2):
         where = f"{file}, line {line}"
-        target = _resolved(folder, path, where)
+        target = resolved_below(folder, path, where)
         if split.lower() not in NAMES if has_splits else False:
             raise ConfigError(
                 f"{where}: the split {split or 'is empty'}: expected train, val or test in every line"
@@ -196,7 +196,7 @@ def _of_csv(file: Path, columns: Columns) -> Listing:
     return replace(found, more=[[further[path][i] for path in found.paths] for i in sets])
 
 
-def _resolved(folder: Path, path: str, where: str) -> Path:
+def resolved_below(folder: Path, path: str, where: str) -> Path:
     """Return a file of a csv.
 
     Raises:
