@@ -83,6 +83,7 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
     pixels = torch.stack([reading.read(path.read_bytes()) for path in others])
     kinds: dict[str, Any] = {
         "texts": [str(path) for path in others],
+        "array of texts": np.array([str(path) for path in others]),
         "pictures": [Image.open(path) for path in others],
         "uint8": pixels.numpy(),
         "tensor": pixels,

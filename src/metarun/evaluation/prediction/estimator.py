@@ -292,7 +292,9 @@ def _labels(y: NDArray[Any]) -> NDArray[Any]:
 def _are_files(x: Any) -> bool:
     if isinstance(x, str | Path):
         raise ValueError(f"X is one path, {x}: expected a list of paths")
-    if isinstance(x, Tensor | np.ndarray) or not hasattr(x, "__iter__"):
+    if isinstance(x, Tensor) or not hasattr(x, "__iter__"):
+        return False
+    if isinstance(x, np.ndarray) and (x.dtype.kind not in "UO" or not x.ndim):
         return False
     return isinstance(next(iter(x), None), str | Path | Image.Image)
 
