@@ -86,6 +86,7 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
         "array of texts": np.array([str(path) for path in others]),
         "pictures": [Image.open(path) for path in others],
         "uint8": pixels.numpy(),
+        "channels last": pixels.permute(0, 2, 3, 1).numpy(),
         "tensor": pixels,
         "numbers": pixels.double().numpy() / 255,
     }
@@ -95,7 +96,7 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
     assert numbered.classes_.tolist() == [7, 8, 9]
     assert (numbered.predict(others) == estimator.predict_proba(others).argmax(1) + 7).all()
     for wrong, said in (
-        (pixels[:, :, :4], r"examples are \[18, 3, 4, 8\], and the run was trained on \[n, 3, 8, 8\]"),
+        (pixels[:, :, :4], r"images are \[18, 3, 4, 8\], and the run was trained on \[n, 3, 8, 8\]"),
         ([["a"]], "could not convert string to float"),
         ([tmp_path / "none.png"], "No such file"),
     ):
@@ -106,7 +107,7 @@ def test_examples_of_every_kind_are_the_same(runs: Any, pictures: Path, tmp_path
         estimator.predict([tmp_path / "bad.png"])
     with pytest.raises(ValueError, match=r"X is one path, a\.png: expected a list"):
         estimator.predict("a.png")
-    with pytest.raises(ValueError, match="expected uint8, or 0 to 1"):
+    with pytest.raises(ValueError, match="expected uint8, or numbers from 0 to 1"):
         estimator.predict(pixels.double().numpy())
     assert (estimator.predict(pixels.long().numpy()) == estimator.predict(others)).all()
     with pytest.raises(ValueError, match="is in CMYK"):

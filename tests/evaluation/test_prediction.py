@@ -34,7 +34,7 @@ from metarun.evaluation.prediction.usable import inputs_of, read_inputs, usable
 from metarun.experiment.config import read_config
 from metarun.experiment.sources import build_source
 from metarun.tasks.images.decoding import Look
-from metarun.tasks.reading import ImageReading
+from metarun.tasks.reading import ImageReading, reading_of
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -526,3 +526,40 @@ def test_transparent_paper_is_white_with_the_nearest_pixel_too() -> None:
         ink = ImageReading(Look(10, 1, "stretch"), ink=True, nearest=nearest).read(buffer.getvalue())[0]
         assert int(ink.sum()) == 255
         assert ink[4, 3] == 255
+
+
+def test_images_may_be_arrays(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) -> None:
+    support, query = few(pictures, tmp_path)
+    learner = usable(runs("protonet"))
+    for name, folder in (("s", support), ("q", query)):
+        paths = sorted(folder.rglob("*.png"))
+        images = np.stack([learner.reading.read(path.read_bytes()).numpy() for path in paths])  # type: ignore[union-attr]
+        np.savez(f"{name}.npz", images=images, y=[path.parent.name for path in paths])
+    found = []
+    for words in (
+        ["--support", str(support), "--query", str(query)],
+        ["--support", "s.npz", "--query", "q.npz"],
+    ):
+        status, printed, said = typed("predict", str(runs("protonet")), *words, "--out", "a.csv")
+        assert status == 0, said
+        assert "of 18 whose folder or column says a class" in printed
+        with Path("a.csv").open(newline="", encoding="utf-8-sig") as file:
+            found.append([(row["class"], row["probability"]) for row in csv.DictReader(file)])
+    assert found[0] == found[1]
+    np.savez("s.npz", images=np.zeros((3, 9, 9)), y=[0, 1, 2])
+    status, _, said = typed("predict", str(runs("protonet")), "--support", "s.npz", "--query", "q.npz")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "--support: images are [3, 9, 9], and the run was trained on [n, 3, 8, 8]" in said
+
+
+def test_a_mixture_reads_images_as_its_parts_do(pictures: Path) -> None:
+    sizes = ["data.way=2", "data.query=2", "data.size=8", "data.channels=1"]
+    part = f"{{data: folder, root: {pictures}, shares: [0.4,0.3,0.3]}}"
+    for sources, expected in (
+        (f"[{part},{part}]", ImageReading(Look(8, 1, "crop"))),
+        (f"[{part},glyphs]", ImageReading(Look(8, 1, "stretch"))),
+    ):
+        source = build_source(
+            read_config(compose_config(["data=mixture", f"data.sources={sources}", *sizes]))
+        )
+        assert reading_of(source) == expected

@@ -17,6 +17,8 @@ from metarun.fields import Seed
 from metarun.tasks.description import described, problems_of
 from metarun.tasks.draws import Draws
 from metarun.tasks.images.adapted import Adapted
+from metarun.tasks.images.decoding import Look
+from metarun.tasks.reading import ImageReading, Reading, reading_of
 from metarun.tasks.types import SPLITS, Examples, Split, Tasks, TaskSource, output_size, targets_of, trains_on
 
 _STREAM = 200  # of draws; those of the sources are lower
@@ -99,6 +101,18 @@ class Mixture:
     def images(self, split: Split) -> int:
         """Return the number of images of a split, of all sources."""
         return self._total("images", split)
+
+    def reading(self) -> Reading:
+        """Return how a person's own images are read: as those of all sources, where these agree."""
+        channels, size = (int(each) for each in self.input_shape[:2])
+        plain = ImageReading(Look(size, 3 if channels == 3 else 1, "stretch"))
+        found = [reading_of(source) for source in self.sources]
+        same = [
+            replace(each, look=replace(each.look, size=size, channels=plain.look.channels))
+            for each in found
+            if isinstance(each, ImageReading)
+        ]
+        return same[0] if len(same) == len(found) and all(each == same[0] for each in same) else plain
 
     def verify(self) -> list[str]:
         """Return what is wrong with the files of all."""

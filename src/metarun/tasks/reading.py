@@ -61,6 +61,32 @@ class ImageReading:
             small = grey.resize((self.look.size, self.look.size), Image.Resampling.NEAREST)
         return np.array(small, dtype=np.uint8)[None]
 
+    def arrays(self, values: NDArray[Any]) -> Tensor:
+        """Return images that are arrays as inputs, uint8 or from 0 to 1, as the network sees them.
+
+        Args:
+            values: [n, channels, size, size], or [n, size, size, channels], or of one channel [n, size, size].
+
+        Raises:
+            ConfigError: they have another shape, or other numbers.
+        """
+        channels, size, _ = self.shape
+        shape = values.shape[1:]
+        if shape == (size, size, channels):
+            values = values.transpose(0, 3, 1, 2)
+        elif shape == (size, size) and channels == 1:
+            values = values[:, None]
+        elif shape != self.shape:
+            raise ConfigError(
+                f"images are {list(values.shape)}, and the run was trained on [n, {channels}, {size}, {size}]"
+            )
+        if values.dtype.kind in "iu":
+            return torch.from_numpy(np.ascontiguousarray(as_bytes("images", values)))
+        are_shares = values.dtype.kind == "f" and bool(((values >= 0) & (values <= 1)).all())  # not NaN
+        if not are_shares:
+            raise ConfigError(f"images are {values.dtype}: expected uint8, or numbers from 0 to 1")
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+
     def told(self, content: bytes) -> str:
         """Return what is done to an image that can be read, besides its size; empty: nothing."""
         with Image.open(io.BytesIO(content)) as image:

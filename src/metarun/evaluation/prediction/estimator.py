@@ -194,22 +194,19 @@ class Estimator:
         if isinstance(reading, ImageReading) and _are_files(x):
             return torch.stack([_read(reading, each) for each in x])
         array = _numbers(x)
+        if isinstance(reading, ImageReading):
+            return reading.arrays(array)
         if array.shape[1:] != tuple(learner.facts.input_shape):
             raise ValueError(
                 f"examples are {list(array.shape)}, and the run was trained on "
                 f"[n, {', '.join(map(str, learner.facts.input_shape))}]"
             )
-        if isinstance(reading, RowReading) and reading.scaling is not None:
+        if reading.scaling is not None:
             return reading.scaling.apply(array.astype(np.float64), learner.dtype)
-        is_image = isinstance(reading, ImageReading)
-        if array.dtype.kind in "iu" and (is_image or (isinstance(reading, RowReading) and reading.of_bytes)):
+        if array.dtype.kind in "iu" and reading.of_bytes:
             array = as_bytes("X", array)
         if array.dtype == np.uint8:
             return torch.from_numpy(np.ascontiguousarray(array))
-        if is_image and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise ValueError(
-                f"images are {array.dtype} from {array.min():g} to {array.max():g}: expected uint8, or 0 to 1"
-            )
         return torch.as_tensor(array.astype(np.float64), dtype=learner.dtype)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from metarun.tasks.images.listing import (
 )
 from metarun.tasks.reading import ImageReading, Reading, RowReading
 
+_ARRAYS = (".npz", ".npy", ".pt")
+_IMAGES, _LABELS = ("x", "X", "images", "data"), ("y", "label", "labels")
+
 
 @dataclass
 class Notes:
@@ -167,6 +170,11 @@ def read_support(path: Path, reading: Reading, dtype: torch.dtype, *, values: bo
     with _of_flag("--support"):
         if isinstance(reading, RowReading):
             return _support_rows(path, reading, dtype, values=values)
+        if path.suffix.lower() in _ARRAYS:
+            x, labels = _image_arrays(path, reading)
+            if labels is None:
+                raise ConfigError(f"--support {path}: it has no array {_LABELS[0]}, the labels")
+            return Labelled(x, labels, [f"row {number}" for number in range(1, len(x) + 1)], Notes())
         listing = _class_folders(path) if path.is_dir() else listed(path)
     images = _Images(listing.root, listing.paths, reading)
     kept, x = images.read(range(len(listing)))
@@ -243,6 +251,10 @@ def _query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
         if target is not None and reading.of_targets is None:
             said = [text_of(value) for value in columns[target].reshape(len(x), -1)[:, 0].tolist()]
         return Unlabelled([f"row {number}" for number in range(1, len(x) + 1)], said, x)
+    if path.suffix.lower() in _ARRAYS and path.is_file():
+        x, labels = _image_arrays(path, reading)
+        names = [f"row {number}" for number in range(1, len(x) + 1)]
+        return Unlabelled(names, [None] * len(x) if labels is None else labels, x)
     if path.is_dir():
         paths = sorted((found for found, _ in images_below(path)), key=os.fsencode)
         said = [found.partition("/")[0] if "/" in found else None for found in paths]
@@ -255,6 +267,20 @@ def _query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
     if not paths:
         raise ConfigError(f"--query {path}: it holds no images")
     return Unlabelled(paths, said, _Images(root, paths, reading))
+
+
+def _image_arrays(path: Path, reading: ImageReading) -> tuple[Tensor, list[str] | None]:
+    """Return the images of a file of arrays, and their labels, if it has some."""
+    columns = read_columns(path)
+    images = next((columns[name] for name in _IMAGES if name in columns), None)
+    if images is None:
+        raise ConfigError(f"{path} has {', '.join(columns)}: expected an array {_IMAGES[0]}, the images")
+    labels = next((columns[name] for name in _LABELS if name in columns), None)
+    x = reading.arrays(images)
+    if labels is None:
+        return x, None
+    texts = [text_of(value) for value in labels.reshape(len(labels), -1)[:, 0].tolist()]
+    return x, [text or "" for text in texts]
 
 
 def _paths_of(file: Path) -> tuple[list[str], list[str | None]]:
