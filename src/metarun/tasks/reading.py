@@ -65,7 +65,7 @@ class ImageReading:
         """Return images that are arrays as inputs, uint8 or from 0 to 1, as the network sees them.
 
         Args:
-            values: [n, channels, size, size], or [n, size, size, channels], or of one channel [n, size, size].
+            values: [n, channels, size, size], or [n, size, size, channels]; of one channel [n, size, size].
 
         Raises:
             ConfigError: they have another shape, or other numbers.
