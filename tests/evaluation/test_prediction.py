@@ -552,6 +552,23 @@ def test_images_may_be_arrays(typed: Typed, runs: Any, pictures: Path, tmp_path:
     assert "--support: images are [3, 9, 9], and the run was trained on [n, 3, 8, 8]" in said
 
 
+def test_images_without_a_label_are_no_class(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) -> None:
+    learner = usable(runs("protonet"))
+    support, _ = few(pictures, tmp_path)
+    paths = sorted(support.rglob("*.png"))
+    images = np.stack([learner.reading.read(path.read_bytes()).numpy() for path in paths])  # type: ignore[union-attr]
+    labels = [path.parent.name for path in paths]
+    np.savez("s.npz", images=images, y=["", *labels[1:]])
+    examples = read_support(Path("s.npz"), learner.reading, learner.dtype)
+    assert (examples.y, examples.names[0]) == (labels[1:], "row 2")
+    assert torch.equal(examples.x, torch.from_numpy(images[1:]))
+    assert read_query(Path("s.npz"), learner.reading, learner.dtype).said == [None, *labels[1:]]
+    np.savez("s.npz", images=images, y=[""] * len(images))
+    status, _, said = typed("predict", str(runs("protonet")), "--support", "s.npz", "--query", "s.npz")
+    assert (status, said.count("\n")) == (2, 1), said
+    assert "--support s.npz: none of its 6 rows has a label" in said
+
+
 def test_a_mixture_reads_images_as_its_parts_do(pictures: Path) -> None:
     sizes = ["data.way=2", "data.query=2", "data.size=8", "data.channels=1"]
     part = f"{{data: folder, root: {pictures}, shares: [0.4,0.3,0.3]}}"

@@ -107,19 +107,11 @@ class Estimator:
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the label, or the number, of each example."""
         if self._predicts_classes:
-            best: NDArray[Any] = self.classes_of()[self.predict_proba(X).argmax(1)]
+            places = self.predict_proba(X).argmax(1)
+            best: NDArray[Any] = self.classes_[places]
             return best
         mean = np.concatenate([values.mean.numpy() for values in self._values(X)])
         return mean[:, 0] if mean.shape[1] == 1 else mean
-
-    def classes_of(self) -> NDArray[Any]:
-        """Return the labels.
-
-        Raises:
-            NotFittedError: before `fit`.
-        """
-        self._fitted()
-        return np.asarray(self.classes_)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Return the probability of each label, [n, classes].

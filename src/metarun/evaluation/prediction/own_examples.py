@@ -70,7 +70,7 @@ class Unlabelled:
     Args:
         names: of the files or rows.
         said: the labels that folders or columns say, if they do.
-        read: returns the inputs of some of them, and which of these could be read.
+        source: the files of images, or the inputs [n, *shape].
 
     Attributes:
         notes: of their reading, so far.
@@ -171,10 +171,10 @@ def read_support(path: Path, reading: Reading, dtype: torch.dtype, *, values: bo
         if isinstance(reading, RowReading):
             return _support_rows(path, reading, dtype, values=values)
         if path.suffix.lower() in _ARRAYS:
-            x, labels = _image_arrays(path, reading)
-            if labels is None:
+            x, said = _image_arrays(path, reading)
+            if said is None:
                 raise ConfigError(f"--support {path}: it has no array {_LABELS[0]}, the labels")
-            return Labelled(x, labels, [f"row {number}" for number in range(1, len(x) + 1)], Notes())
+            return _known(path, x, said)
         listing = _class_folders(path) if path.is_dir() else listed(path)
     images = _Images(listing.root, listing.paths, reading)
     kept, x = images.read(range(len(listing)))
@@ -207,7 +207,6 @@ def _support_rows(path: Path, reading: RowReading, dtype: torch.dtype, *, values
     if target is None:
         raise ConfigError(f"--support {path}: it has no column {reading.target}, the labels")
     x, column = reading.read(path, columns, dtype), columns[target]
-    names = [f"row {number}" for number in range(1, len(x) + 1)]
     if values:
         if column.dtype == object:
             raise ConfigError(f"--support {path}: {target} holds texts: expected numbers")
@@ -217,12 +216,29 @@ def _support_rows(path: Path, reading: RowReading, dtype: torch.dtype, *, values
             numbers[known] if reading.of_targets is None else reading.of_targets.apply(numbers[known], dtype)
         )
         y = torch.as_tensor(scaled, dtype=dtype)
+        names = _rows(len(x))
         return Labelled(x[known], y, [names[place] for place in known], Notes())
-    labels = [text_of(value) for value in column.reshape(len(column), -1)[:, 0].tolist()]
-    kept = [place for place, label in enumerate(labels) if label is not None]
-    return Labelled(
-        x[kept], [labels[place] or "" for place in kept], [names[place] for place in kept], Notes()
-    )
+    return _known(path, x, _texts(column))
+
+
+def _known(path: Path, x: Tensor, labels: Sequence[str | None]) -> Labelled:
+    """Return the rows of a file that have a label."""
+    names = _rows(len(x))
+    known = {place: label for place, label in enumerate(labels) if label is not None}
+    if not known:
+        raise ConfigError(f"--support {path}: none of its {len(x)} rows has a label")
+    kept = list(known)
+    return Labelled(x[kept], list(known.values()), [names[place] for place in kept], Notes())
+
+
+def _rows(count: int) -> list[str]:
+    """Return the names of rows, counted from 1."""
+    return [f"row {number}" for number in range(1, count + 1)]
+
+
+def _texts(column: Column) -> list[str | None]:
+    """Return the labels of a column, None where it has none."""
+    return [text_of(value) for value in column.reshape(len(column), -1)[:, 0].tolist()]
 
 
 def _target(columns: Mapping[str, Column], reading: RowReading) -> str | None:
@@ -249,12 +265,11 @@ def _query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
         target = _target(columns, reading)
         said: list[str | None] = [None] * len(x)
         if target is not None and reading.of_targets is None:
-            said = [text_of(value) for value in columns[target].reshape(len(x), -1)[:, 0].tolist()]
-        return Unlabelled([f"row {number}" for number in range(1, len(x) + 1)], said, x)
+            said = _texts(columns[target])
+        return Unlabelled(_rows(len(x)), said, x)
     if path.suffix.lower() in _ARRAYS and path.is_file():
         x, labels = _image_arrays(path, reading)
-        names = [f"row {number}" for number in range(1, len(x) + 1)]
-        return Unlabelled(names, [None] * len(x) if labels is None else labels, x)
+        return Unlabelled(_rows(len(x)), [None] * len(x) if labels is None else labels, x)
     if path.is_dir():
         paths = sorted((found for found, _ in images_below(path)), key=os.fsencode)
         said = [found.partition("/")[0] if "/" in found else None for found in paths]
@@ -269,7 +284,7 @@ def _query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
     return Unlabelled(paths, said, _Images(root, paths, reading))
 
 
-def _image_arrays(path: Path, reading: ImageReading) -> tuple[Tensor, list[str] | None]:
+def _image_arrays(path: Path, reading: ImageReading) -> tuple[Tensor, list[str | None] | None]:
     """Return the images of a file of arrays, and their labels, if it has some."""
     columns = read_columns(path)
     images = next((columns[name] for name in _IMAGES if name in columns), None)
@@ -277,10 +292,7 @@ def _image_arrays(path: Path, reading: ImageReading) -> tuple[Tensor, list[str] 
         raise ConfigError(f"{path} has {', '.join(columns)}: expected an array {_IMAGES[0]}, the images")
     labels = next((columns[name] for name in _LABELS if name in columns), None)
     x = reading.arrays(images)
-    if labels is None:
-        return x, None
-    texts = [text_of(value) for value in labels.reshape(len(labels), -1)[:, 0].tolist()]
-    return x, [text or "" for text in texts]
+    return x, None if labels is None else _texts(labels)
 
 
 def _paths_of(file: Path) -> tuple[list[str], list[str | None]]:
