@@ -180,13 +180,8 @@ def _examples(parts: Sequence[Examples]) -> Examples:
     return Examples(
         torch.cat([_longer(part.x, most) for part in parts]),
         torch.cat([_longer(part.y, most) for part in parts]),
-        torch.cat([_longer(_mask(part), most) for part in parts]),
+        torch.cat([_longer(part.counting, most) for part in parts]),
     )
-
-
-def _mask(examples: Examples) -> Tensor:
-    x = examples.x
-    return x.new_ones(x.shape[:2], dtype=torch.bool) if examples.mask is None else examples.mask
 
 
 def _longer(values: Tensor, most: int) -> Tensor:

@@ -83,11 +83,12 @@ class Examples:
         """Return the examples of both, in this order."""
         mask = None
         if self.mask is not None or others.mask is not None:
-            mask = torch.cat([self._mask, others._mask], 1)
+            mask = torch.cat([self.counting, others.counting], 1)
         return Examples(torch.cat([self.x, others.x], 1), torch.cat([self.y, others.y], 1), mask)
 
     @property
-    def _mask(self) -> Tensor:
+    def counting(self) -> Tensor:
+        """The mask [T, n], all True where there is none."""
         everything = self.x.new_ones(self.x.shape[:2], dtype=torch.bool)
         return everything if self.mask is None else self.mask
 
