@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from metarun.config.composition import compose_config, quoted
+from metarun.config.composition import as_typed, compose_config
 from metarun.errors import ConfigError, did_you_mean, with_keys
 from metarun.experiment.config import read_config
 from metarun.experiment.fit import without_training
@@ -67,18 +67,7 @@ def tasks(data: str, part: Split = "train", *, device: str = "cpu", **keys: Any)
     """
     if part not in SPLITS:
         raise ConfigError(f"{part}: expected one of {', '.join(SPLITS)}{did_you_mean(part, SPLITS)}")
-    words = [f"data={data}", *(f"data.{key}={_typed(value)}" for key, value in keys.items())]
+    words = [f"data={data}", *(f"data.{key}={as_typed(value)}" for key, value in keys.items())]
     source = build_source(without_training(read_config(compose_config(words))))
     source.prepare(torch.device(device))
     return Episodes(source, part)
-
-
-def _typed(value: Any) -> str:
-    """Return a value in Hydra's grammar."""
-    if isinstance(value, bool | None):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_typed, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{_typed(each)}' for key, each in value.items())}}}"
-    return str(value) if isinstance(value, int | float) else quoted(str(value))

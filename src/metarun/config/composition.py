@@ -94,6 +94,17 @@ def quoted(text: str | Path) -> str:
     return f"'{escaped}'"
 
 
+def as_typed(value: Any) -> str:
+    """Return a text, a number, a bool, None, or a list or mapping of them, in Hydra's grammar."""
+    if isinstance(value, bool | None):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{as_typed(each)}' for key, each in value.items())}}}"
+    return str(value) if isinstance(value, int | float) else quoted(str(value))
+
+
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
     """Compose the config of these overrides, without running anything.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarun.config.composition import compose_config, quoted
+from metarun.config.composition import as_typed, compose_config
 from metarun.config.overrides import single_values
 from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.curve import Curve, evaluate
@@ -91,21 +91,12 @@ class Domain:
             chosen |= {key: value for key, value in own.items() if key in keys and key != "_target_"}
         elif self.name == "folder" and own is None:
             chosen["shares"] = [0, 0, 1]  # where its folders do not say it, all classes are new
-        return [*words, *(f"data.{key}={_typed(value)}" for key, value in chosen.items())]
+        return [*words, *(f"data.{key}={as_typed(value)}" for key, value in chosen.items())]
 
 
 def _parts_of(trained: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     sources = trained.get("sources")
     return sources if isinstance(sources, list) else [trained]
-
-
-def _typed(value: Any) -> str:
-    """Return a value as one would type it."""
-    if isinstance(value, str):
-        return quoted(value)
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
