@@ -41,6 +41,39 @@ def run_and_overrides(verb: str, description: str, open_keys: Sequence[str]) -> 
     return parser
 
 
+def learner_parser(
+    verb: str, description: str, open_keys: Sequence[str], example: str, *, adapted: bool = True
+) -> argparse.ArgumentParser:
+    """Return the parser of a verb that uses a learner: it takes a run, and overrides of `open_keys`.
+
+    Args:
+        verb: its name.
+        description: what it does.
+        open_keys: the keys that overrides may set.
+        example: an override.
+        adapted: whether a file of `metarun adapt` may stand in the place of the run.
+    """
+    parser = argparse.ArgumentParser(
+        f"metarun {verb}",
+        description=description,
+        epilog=f"overrides may set: {', '.join(open_keys)}",
+        allow_abbrev=False,
+    )
+    if adapted:
+        metavar, told = "RUN|MODEL", "the run's directory, or a file of metarun adapt"
+    else:
+        metavar, told = "RUN", "the run's directory, outputs/DATE/TIME"
+    parser.add_argument("run", metavar=metavar, type=Path, help=told)
+    parser.add_argument("overrides", nargs="*", help=f"key=value, as in {example}")
+    return parser
+
+
+def check_out(flag: str, path: Path) -> None:
+    """Raise ConfigError if a file cannot be written there, before there is anything to write."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"{flag} {path}: expected a file in a folder that is there")
+
+
 def add_config_dirs(parser: argparse.ArgumentParser) -> None:
     """Add the flag --config-dir for a user's own folders of groups, parsed as `config_dirs`."""
     parser.add_argument(

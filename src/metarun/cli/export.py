@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from metarun.cli.arguments import parse
-from metarun.errors import ConfigError
+from metarun.cli.arguments import check_out, learner_parser, parse
 from metarun.evaluation.prediction.exporting import export
 from metarun.evaluation.prediction.opened import opened
 from metarun.evaluation.prediction.usable import OPEN
@@ -19,22 +17,17 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument is wrong, or the examples do not fit the run.
         MetarunError: the learner cannot be exported.
     """
-    parser = argparse.ArgumentParser(
-        "metarun export",
-        description="Write a learner that has seen labelled examples as a function of its inputs.",
-        epilog=f"overrides may set: {', '.join(OPEN)}",
-        allow_abbrev=False,
+    parser = learner_parser(
+        "export",
+        "Write a learner that has seen labelled examples as a function of its inputs.",
+        OPEN,
+        "inner.test_steps=10",
     )
-    parser.add_argument(
-        "run", metavar="RUN|MODEL", type=Path, help="the run's directory, or a file of metarun adapt"
-    )
-    parser.add_argument("overrides", nargs="*", help="key=value, as in inner.test_steps=10")
     parser.add_argument("--support", type=Path, help="of a run: class folders, a csv, or a file of rows")
     parser.add_argument("--format", choices=("torch", "onnx"), default="onnx", help="onnx, or torch (.pt2)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file")
     options = parse(parser, arguments[1:])
-    if not options.out.parent.is_dir() or options.out.is_dir():
-        raise ConfigError(f"--out {options.out}: expected a file in a folder that is there")
+    check_out("--out", options.out)
     model = opened(options.run, options.support, [*options.overrides, "device=cpu"])
     export(options.out, model, options.format)
     shape = ", ".join(map(str, model.usable.facts.input_shape))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from metarun.cli.arguments import parse
+from metarun.cli.arguments import check_out, learner_parser, parse
 from metarun.errors import ConfigError
 from metarun.evaluation.prediction.answers import (
     Answer,
@@ -47,16 +46,12 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument is wrong, or the examples do not fit the run.
         MetarunError: the directory holds no run, or the run has no checkpoint.
     """
-    parser = argparse.ArgumentParser(
-        "metarun predict",
-        description="Adapt a run's best learner to labelled examples, and label others.",
-        epilog=f"overrides may set: {', '.join(OPEN)}",
-        allow_abbrev=False,
+    parser = learner_parser(
+        "predict",
+        "Adapt a run's best learner to labelled examples, and label others.",
+        OPEN,
+        "inner.test_steps=10",
     )
-    parser.add_argument(
-        "run", metavar="RUN|MODEL", type=Path, help="the run's directory, or a file of metarun adapt"
-    )
-    parser.add_argument("overrides", nargs="*", help="key=value, as in inner.test_steps=10")
     parser.add_argument("--support", type=Path, help="class folders, a csv, or a file of rows")
     parser.add_argument(
         "--query", type=Path, required=True, help="a folder, an image, a csv, or a file of rows"
@@ -83,8 +78,8 @@ def main(arguments: list[str]) -> None:
     if options.run.is_file() and (options.calibrate or options.reject is not None):
         raise ConfigError(f"{options.run} has seen its examples: --calibrate and --reject are for a run")
     for flag, path in (("--out", options.out), ("--picture", options.picture)):
-        if path is not None and (not path.parent.is_dir() or path.is_dir()):
-            raise ConfigError(f"{flag} {path}: expected a file in a folder that is there")
+        if path is not None:
+            check_out(flag, path)
     model = opened(options.run, options.support, options.overrides)
     learner = model.usable
     if options.picture is not None and not (isinstance(learner.reading, ImageReading) and model.classes):

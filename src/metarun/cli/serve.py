@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 import sys
 from contextlib import suppress
-from pathlib import Path
 
-from metarun.cli.arguments import parse
+from metarun.cli.arguments import learner_parser, parse
 from metarun.errors import ConfigError, MetarunError
 from metarun.evaluation.prediction.opened import opened
 from metarun.evaluation.prediction.usable import OPEN, usable
@@ -23,16 +21,12 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument is wrong.
         MetarunError: the run does not learn classes of images, or a package is missing.
     """
-    parser = argparse.ArgumentParser(
-        "metarun serve",
-        description="A web page on this machine, where a learner can be tried: nobody else can reach it.",
-        epilog=f"overrides may set: {', '.join(OPEN)}",
-        allow_abbrev=False,
+    parser = learner_parser(
+        "serve",
+        "A web page on this machine, where a learner can be tried: nobody else can reach it.",
+        OPEN,
+        "device=cpu",
     )
-    parser.add_argument(
-        "run", metavar="RUN|MODEL", type=Path, help="the run's directory, or a file of metarun adapt"
-    )
-    parser.add_argument("overrides", nargs="*", help="key=value, as in device=cpu")
     parser.add_argument("--port", type=int, default=8000, help="8000; 0: any that is free")
     options = parse(parser, arguments[1:])
     if not 0 <= options.port < 2**16:
