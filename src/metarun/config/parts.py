@@ -11,9 +11,8 @@ import yaml
 
 from metarun.config.options import CONF
 from metarun.errors import ConfigError, did_you_mean
+from metarun.experiment.config import PLACES
 
-# Keys that say which files are meant by NAME:FILES.
-_PLACES = ("root", "file", "fonts")
 _AS_THE_WHOLE = ("size", "channels", "seed", "test")
 
 
@@ -52,13 +51,13 @@ def _part(key: str, given: Any) -> dict[str, Any]:
         )
     node = _own_keys(name)
     if place:
-        places = [each for each in _PLACES if each in node]
+        places = [each for each in PLACES if each in node]
         if not places:
             raise ConfigError(f"{key}={given}: {name} reads no files: type {key}={name}")
         typed[places[0]] = place
     if name == "folder" and "shares" not in typed:
         del node["shares"]  # the class's own, or those of a test
-    named = next((str(typed[each]) for each in _PLACES if isinstance(typed.get(each), str)), "")
+    named = next((str(typed[each]) for each in PLACES if isinstance(typed.get(each), str)), "")
     label = f"{name}:{Path(named).name}" if named else name
     return {**node, **typed, "label": label}
 

@@ -13,8 +13,8 @@ from metarun.config.overrides import single_values
 from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.curve import Curve, evaluate
 from metarun.evaluation.trained import reopen
-from metarun.experiment.config import read_config
-from metarun.experiment.sources import build_source, is_of
+from metarun.experiment.config import PLACES, read_config
+from metarun.experiment.sources import build_source, is_of, parts_of
 from metarun.runs.directory import Run
 from metarun.system.randomness import fix
 from metarun.tasks.description import class_names
@@ -22,7 +22,6 @@ from metarun.tasks.images.adapted import Adapted
 
 # The sizes of episodes are those of the run, where the other data has such a key.
 _SIZES = ("way", "shot", "query", "unlabelled", "distractors")
-_PLACES = ("root", "file", "fonts")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Domain:
         """
         words = [f"data={self.name}"]
         keys = compose_config(words, config_dirs)["data"]
-        place = next((key for key in _PLACES if key in keys), None)
+        place = next((key for key in PLACES if key in keys), None)
         if self.root and place is None:
             raise ConfigError(f"--on {self.typed}: {self.name} reads no files: type --on {self.name}")
         typed = {place: str(Path(self.root).expanduser().resolve())} if self.root and place else {}
@@ -86,17 +85,12 @@ class Domain:
         look = {"channels": shape[0], "size": shape[1]} if len(shape) == 3 and shape[1] == shape[2] else {}
         chosen = {key: value for key, value in {**sizes, **look}.items() if key in keys} | typed
         # Classes that the run was trained on are no test: of its own data, its own test classes are.
-        own = next((part for part in _parts_of(trained) if is_of(part, {**keys, **typed})), None)
+        own = next((part for part in parts_of(trained) if is_of(part, {**keys, **typed})), None)
         if own is not None and own is not trained:
             chosen |= {key: value for key, value in own.items() if key in keys and key != "_target_"}
         elif self.name == "folder" and own is None:
             chosen["shares"] = [0, 0, 1]  # where its folders do not say it, all classes are new
         return [*words, *(f"data.{key}={as_typed(value)}" for key, value in chosen.items())]
-
-
-def _parts_of(trained: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    sources = trained.get("sources")
-    return sources if isinstance(sources, list) else [trained]
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,9 @@ class Config(BaseModel, extra="forbid", frozen=True):
     suggested: dict[str, float]
 
 
+# The keys of a dataset that say which files are meant by NAME:FILES.
+PLACES = ("root", "file", "fonts")
+
 # The arguments of each group's class that metarun passes itself, so that nobody types them.
 GIVEN: dict[str, tuple[str, ...]] = {
     "algo": (

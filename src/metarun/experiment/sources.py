@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from metarun.errors import ConfigError, MetarunError, in_one_line, with_keys
-from metarun.experiment.config import GIVEN, Config, OtherData, check_made, check_target
+from metarun.experiment.config import GIVEN, PLACES, Config, OtherData, check_made, check_target
 from metarun.experiment.fit import check_source
 from metarun.experiment.schema import check, locate, target_fields
 from metarun.experiment.starts import arguments_of, settings_of
@@ -25,7 +25,7 @@ from metarun.tasks.images.published.published import Size
 from metarun.tasks.mixture import Mixture, Weight
 
 # Keys that say which data are meant.
-_IDENTITY = ("root", "file", "fonts", "name")
+_IDENTITY = (*PLACES, "name")
 
 
 @with_keys()
@@ -48,7 +48,7 @@ def build_source(config: Config, home: str = "") -> TaskSource:
     check_source(data["_target_"], source)
     if others.test is None:
         return source
-    if is_of(data, others.test):
+    if any(is_of(part, others.test) for part in parts_of(data)):
         raise ConfigError(
             f"data.test={others.test.get('label')}: these are the data of the training, whose own test "
             f"classes are tested without it: leave it out"
@@ -58,11 +58,18 @@ def build_source(config: Config, home: str = "") -> TaskSource:
     return TestedElsewhere(source, other, str(others.test.get("label", "another")))
 
 
+def parts_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the nodes of the datasets that a training has: those of a mixture, or its only one."""
+    sources = data.get("sources")
+    return (
+        [part for part in sources if isinstance(part, Mapping)]
+        if isinstance(sources, list | tuple)
+        else [data]
+    )
+
+
 def is_of(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether other data are those of a training, or among them: the same dataset, or folder."""
-    mixed = data.get("sources")
-    if isinstance(mixed, Sequence):
-        return any(is_of(part, other) for part in mixed if isinstance(part, Mapping))
+    """Return whether two nodes are the same data: the same dataset, or folder."""
     are_real = any(key in other for key in (*_IDENTITY, "shares"))  # others are as new as their keys
     same = data.get("_target_") == other.get("_target_") and are_real
     return same and all(_same_place(data.get(key), other.get(key)) for key in _IDENTITY)
