@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.prediction.task_model import class_logits, one_task
+from metarun.evaluation.prediction.task_model import asked, class_logits, one_task
 from metarun.evaluation.prediction.usable import Usable
 from metarun.experiment.sources import build_source
-from metarun.tasks import SPLITS, Examples, Tasks, TaskSource
+from metarun.tasks import SPLITS, Tasks, TaskSource
 from metarun.tasks.metrics import calibration_gaps
 
 TASKS = 100
@@ -142,13 +142,9 @@ def scored(
             others = _unknown(source, episode, tasks + 10 * index)
             x = torch.cat([x, others.to(x)], 1)
             labels = torch.cat([labels, torch.full((others.shape[1],), way)])
-        query = Examples(x, torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device))
         learner = usable.learner
         with torch.no_grad(), learner.evaluating():
-            adapted = learner.adapt(
-                type(task)(task.support, query, key=task.key, ways=task.ways, scoring=task.scoring)
-            )
-            logits = class_logits(learner.predict(adapted, query.x), way)[0]
+            logits = class_logits(learner.predict(learner.adapt(asked(task, x)), x), way)[0]
         yield Scored(logits.double().cpu(), labels)
         show(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,15 +82,7 @@ class TaskModel:
         learner = self.usable.learner
         with torch.no_grad(), learner.evaluating():
             if self.adapted is None or self.is_transductive:
-                hidden = self.tasks.support.y.new_zeros(1, scaled.shape[1], *self.tasks.support.y.shape[2:])
-                tasks = Tasks(
-                    self.tasks.support,
-                    Examples(scaled, hidden),
-                    key=self.tasks.key,
-                    ways=self.tasks.ways,
-                    scoring=self.tasks.scoring,
-                )
-                self.adapted = learner.adapt(tasks)
+                self.adapted = learner.adapt(asked(self.tasks, scaled))
             return learner.predict(self.adapted, scaled)
 
     def check(self) -> None:
@@ -136,6 +128,12 @@ def one_task(usable: Usable, support: Examples, classes: int) -> Tasks:
     key = Draws(0, 0, 0, 1, support.x.device).bits(1).squeeze(1)
     scoring = Scoring(LOSSES[usable.facts.targets])
     return Tasks(support, support.take(slice(0)), key=key, ways=ways, scoring=scoring)
+
+
+def asked(tasks: Tasks, x: Tensor) -> Tasks:
+    """Return tasks with the queries x [T, n, …], whose labels are hidden: all zeros."""
+    y = tasks.support.y
+    return replace(tasks, query=Examples(x, y.new_zeros(*x.shape[:2], *y.shape[2:])))
 
 
 def class_logits(predictions: Predictions, classes: int) -> Tensor:
