@@ -34,6 +34,7 @@ from metarun.evaluation.prediction.usable import OPEN
 from metarun.reports.progress import items_bar
 from metarun.system.files import naming, replace, write_text
 from metarun.tasks.division import some
+from metarun.tasks.given import as_numbers
 from metarun.tasks.reading import ImageReading
 
 _MOST_DRAWN = 20
@@ -107,9 +108,10 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
         raise ConfigError("--calibrate and --reject are for classes, and this run predicts numbers")
     shot = round(median(Counter(model.support.y).values())) if way else 0
     lines = []
-    if calibrate:
+    source = source_for(usable, way, shot) if calibrate or wanted is not None else None
+    if calibrate and source is not None:
         with items_bar("validation tasks", TASKS) as bar:
-            found = calibrated(usable, way, shot, TASKS, bar.update)
+            found = calibrated(usable, source, TASKS, bar.update)
         usable.run.write_json("calibration.json", found.plain(usable))
     kept = usable.calibration
     if kept is not None and way:
@@ -120,9 +122,8 @@ def _sure(model: TaskModel, wanted: float | None, *, calibrate: bool) -> tuple[f
             f"calibrated on {known.tasks} validation tasks of {known.way} classes and {known.shot} examples: "
             f"temperature {known.temperature:.3f}, calibration error {ece}"
         )
-    if wanted is None:
+    if wanted is None or source is None:
         return 0.0, lines
-    source = source_for(usable, way, shot)
     with items_bar("validation tasks", TASKS) as bar:
         parts = list(scored(usable, source, TASKS, bar.update, unknown=True))
     level = level_of(parts, model.temperature, wanted)
@@ -142,10 +143,9 @@ def _draw(path: Path, model: TaskModel, query: Unlabelled, found: Sequence[Answe
     """Draw the images with the least margins."""
     from metarun.reports.pictures import sheet
 
-    reading = model.usable.reading
     doubtful = least_certain(found)[:_MOST_DRAWN]
     kept, x = query.again([answer.place for answer in doubtful])
-    images = reading.scaled(x, model.usable.dtype)
+    images = as_numbers(x, model.usable.dtype)
     captions = [
         [
             query.names[answer.place],

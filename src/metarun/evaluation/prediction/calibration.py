@@ -91,17 +91,19 @@ def source_for(usable: Usable, way: int, shot: int) -> TaskSource:
 
     def built(**sizes: int) -> TaskSource:
         config = usable.config.model_copy(update={"data": {**data, **sizes}})
-        source = build_source(config, usable.run.home if usable.run else "")
+        return build_source(config, usable.run.home if usable.run else "")
+
+    def prepared(**sizes: int) -> TaskSource:
+        source = built(**sizes)
         source.prepare(usable.device)
         return source
 
-    own = built()
-    count = getattr(own, "classes", None)
+    count = getattr(built(), "classes", None)
     allowed = way if count is None else max(2, min(way, *(count(split) for split in SPLITS)))
     try:
-        return built(way=allowed, shot=shot)
+        return prepared(way=allowed, shot=shot)
     except ConfigError:  # its classes have too few examples
-        return built(way=allowed)
+        return prepared(way=allowed)
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,8 @@ def _unknown(source: TaskSource, episode: Tasks, first: int) -> Tensor:
     return x
 
 
-def calibrated(usable: Usable, way: int, shot: int, tasks: int, show: Callable[[int], object]) -> Calibration:
-    """Return the temperature with the least negative log-likelihood on validation tasks.
-
-    Raises:
-        ConfigError: the run's data has no such tasks.
-    """
-    source = source_for(usable, way, shot)
+def calibrated(usable: Usable, source: TaskSource, tasks: int, show: Callable[[int], object]) -> Calibration:
+    """Return the temperature with the least negative log-likelihood on validation tasks of a source."""
     parts = list(scored(usable, source, tasks, show))
     logits, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "labels"))
     temperature = best_temperature(logits, labels)
@@ -185,10 +182,10 @@ def calibrated(usable: Usable, way: int, shot: int, tasks: int, show: Callable[[
         nll.append(float(F.cross_entropy(logits / each, labels)))
         gaps = torch.stack([calibration_gaps(p.logits[None] / each, p.labels[None])[0] for p in parts])
         ece.append(float(gaps.mean(0).abs().sum()))
-    sizes = {name: int(getattr(source, name, given)) for name, given in (("way", way), ("shot", shot))}
-    return Calibration(
-        usable.step, sizes["way"], sizes["shot"], tasks, temperature, (nll[0], nll[1]), (ece[0], ece[1])
-    )
+    support = source.batch("validation", 0, 1).support
+    way = int(support.y.max()) + 1
+    shot = round(int(support.counting.sum()) / way)
+    return Calibration(usable.step, way, shot, tasks, temperature, (nll[0], nll[1]), (ece[0], ece[1]))
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
