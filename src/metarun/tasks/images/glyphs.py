@@ -8,7 +8,7 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import local
 from typing import Annotated, Any, Literal
@@ -28,7 +28,6 @@ from metarun.tasks.draws import Draws
 from metarun.tasks.images.decoding import Look
 from metarun.tasks.images.named import NamedClasses
 from metarun.tasks.images.pool import Pool
-from metarun.tasks.images.store import prepared
 from metarun.tasks.types import SPLITS, Split
 
 _FONTS = (".ttf", ".otf", ".ttc")
@@ -58,6 +57,12 @@ class Glyph:
 
 
 def glyphs_of(fonts: list[Path]) -> list[Glyph]:
+    """Return the letters of these fonts; see `_read`. A command asks several times for the same ones."""
+    return _read(tuple((path, path.stat().st_mtime_ns) for path in fonts))
+
+
+@lru_cache(maxsize=4)
+def _read(dated: tuple[tuple[Path, int], ...]) -> list[Glyph]:
     """Return the letters of these fonts, script by script; letters that look the same are one.
 
     Accented letters and ligatures, which Unicode takes apart, are left out, and scripts of fewer than five.
@@ -66,7 +71,7 @@ def glyphs_of(fonts: list[Path]) -> list[Glyph]:
         MetarunError: fontTools is not installed, or a file is no font.
     """
     having: dict[str, list[Path]] = {}
-    for path in fonts:
+    for path, _ in dated:
         for code in _codes(path):
             character = chr(code)
             if unicodedata.category(character) in _LETTERS and not unicodedata.decomposition(character):
@@ -226,10 +231,7 @@ class Glyphs(NamedClasses):
 
     def pools(self) -> Mapping[Split, Pool]:
         """Return each split's drawings, made now where they have not been before."""
-        digest = hashlib.sha256(f"{self.drawings.fingerprint()}{self.look}".encode()).hexdigest()
-        store = prepared(f"glyphs-{self.look.size}-{digest[:12]}", self.drawings, self.look)
-        labels = torch.arange(len(self.drawings)) // self.drawings.each
-        return self.divided_pools(store.images, labels, torch.ones(len(labels), dtype=torch.bool))
+        return self.drawn_pools("glyphs", self.drawings, self.look, self.drawings.each)
 
     def facts(self) -> dict[str, Any]:
         """Return which fonts and scripts there are, for people to read."""

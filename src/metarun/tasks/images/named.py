@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,9 @@ from torch import Tensor
 from metarun.tasks.division import some
 from metarun.tasks.images.checks import check_sizes
 from metarun.tasks.images.class_episodes import ClassEpisodes
+from metarun.tasks.images.decoding import Look
 from metarun.tasks.images.pool import Pool
+from metarun.tasks.images.store import Files, prepared
 from metarun.tasks.types import SPLITS, Split, Tasks
 
 log = logging.getLogger("metarun")
@@ -121,6 +124,20 @@ class NamedClasses(ClassEpisodes):
             log.warning("data: too few %s of %s: left out", self.unit, some(small))
         everything = Pool(images, members[labels.argsort(stable=True)], self.counts)
         return {split: self._grouped(everything, self.chosen(split)) for split in SPLITS}
+
+    def drawn_pools(self, name: str, files: Files, look: Look, each: int) -> dict[Split, Pool]:
+        """Return each split's pool of images that are drawn, now where they have not been before.
+
+        Args:
+            name: of the folder in the user's cache.
+            files: `each` images of every class, class after class.
+            look: of the images.
+            each: images of a class.
+        """
+        digest = hashlib.sha256(f"{files.fingerprint()}{look}".encode()).hexdigest()
+        store = prepared(f"{name}-{look.size}-{digest[:12]}", files, look)
+        labels = torch.arange(len(files)) // each
+        return self.divided_pools(store.images, labels, torch.ones(len(labels), dtype=torch.bool))
 
     def _grouped(self, everything: Pool, chosen: Tensor) -> Pool:
         """Return the pool of some classes, in groups where they are of several label sets."""

@@ -23,7 +23,6 @@ from metarun.tasks.images.omniglot import Omniglot
 from metarun.tasks.images.omniglot_images import load_images
 from metarun.tasks.images.pool import Pool
 from metarun.tasks.images.published.archives import named_splits
-from metarun.tasks.images.store import prepared
 from metarun.tasks.types import SPLITS, Split
 
 _CANVAS, _PART = 64, 28
@@ -140,10 +139,7 @@ class DoubleDigits(NamedClasses):
         else:
             parts = list(load_images(self._characters.root, "lanczos").numpy())
         files = Compositions(parts, self._pairs, self.each, self.seed)
-        digest = hashlib.sha256(f"{files.fingerprint()}{self.look}".encode()).hexdigest()
-        store = prepared(f"double-{self.of}-{self.look.size}-{digest[:12]}", files, self.look)
-        labels = torch.arange(len(files)) // self.each
-        return self.divided_pools(store.images, labels, torch.ones(len(labels), dtype=torch.bool))
+        return self.drawn_pools(f"double-{self.of}", files, self.look, self.each)
 
 
 _PAIRS: dict[Split, int] = {"train": 640, "validation": 160, "test": 200}
