@@ -27,6 +27,7 @@ from metarun.errors import MetarunError, in_one_line
 from metarun.evaluation.prediction.own_examples import Labelled, Notes
 from metarun.evaluation.prediction.task_model import TaskModel
 from metarun.evaluation.prediction.usable import Usable
+from metarun.tasks.given import as_numbers
 from metarun.tasks.images.decoding import LeftOutError
 from metarun.tasks.reading import ImageReading
 
@@ -197,7 +198,7 @@ class Desk:
 
     def _neighbours(self, model: TaskModel, x: Tensor) -> Tensor:
         """Return the places of the nearest labelled images, [n, 3]: by embeddings, where there are some."""
-        scaled = self.reading.scaled(x, self.usable.dtype).to(self.usable.device)
+        scaled = as_numbers(x, self.usable.dtype).to(self.usable.device)
         learner: Any = self.usable.learner
         embeddings = getattr(learner, "embeddings", None)
         with torch.no_grad(), learner.evaluating():

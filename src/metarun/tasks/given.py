@@ -17,6 +17,11 @@ _ROUNDING = 1e-5
 _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
 
 
+def as_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return uint8 as numbers from 0 to 1, and numbers as they are."""
+    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+
+
 def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
     """Return images as uint8, 255 = 1, or as floats from 0 to 1.
 

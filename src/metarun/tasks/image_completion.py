@@ -11,6 +11,7 @@ from metarun.errors import ConfigError, MetarunError
 from metarun.fields import Count, Counts, Seed
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks.draws import Draws
+from metarun.tasks.given import as_numbers
 from metarun.tasks.images.omniglot import Omniglot
 from metarun.tasks.metrics import Scoring, mean_squared_error
 from metarun.tasks.regression import REGRESSION
@@ -111,7 +112,7 @@ class ImageCompletion:
         chosen = (draws.uniform() * len(images)).long()
         # Query pixels come first, so that an image has the same ones at any number of shots.
         place = draws.choose(self.side**2, self.side**2)[:, : self.query + most]
-        y = images[chosen].gather(1, place[..., None]).to(self.dtype) / 255
+        y = as_numbers(images[chosen].gather(1, place[..., None]), self.dtype)
         row, column = place // self.side, place % self.side
         x = (2 * torch.stack([row, column], 2).to(self.dtype) / (self.side - 1)) - 1
         everything = Examples(x, y)

@@ -95,10 +95,6 @@ class ImageReading:
             return "colour made grey"
         return "grey made of three equal channels" if self.look.channels == 3 and is_grey else ""
 
-    def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return images as numbers from 0 to 1."""
-        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
-
     def plain(self) -> dict[str, Any]:
         """Return it as plain values for a file."""
         return {"kind": self.kind, **asdict(self.look), "ink": self.ink, "nearest": self.nearest}
@@ -141,10 +137,6 @@ class RowReading:
             found = as_bytes(f"{path}: inputs", found)
         is_kept = found.dtype == np.uint8 or self.scaling is not None
         return scaled(found, self.scaling, dtype) if is_kept else _plain(found, dtype)
-
-    def scaled(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return inputs as numbers; uint8 from 0 to 1."""
-        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
 
     def plain(self) -> dict[str, Any]:
         """Return it as plain values for a file."""

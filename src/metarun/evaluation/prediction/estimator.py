@@ -21,6 +21,7 @@ from metarun.errors import ConfigError
 from metarun.evaluation.prediction.own_examples import Labelled, Notes
 from metarun.evaluation.prediction.task_model import TaskModel, Values
 from metarun.evaluation.prediction.usable import Usable, usable
+from metarun.tasks.arrays.scaling import scaled_targets
 from metarun.tasks.images.decoding import LeftOutError
 from metarun.tasks.reading import ImageReading, RowReading, as_bytes
 
@@ -98,7 +99,8 @@ class Estimator:
                 raise ValueError(f"all labels are {self.classes_[0]!r}, one class: expected two or more")
             support = Labelled(x, [f"{place:09}" for place in places.tolist()], names, Notes())
         else:
-            support = Labelled(x, self._scaled_targets(targets), names, Notes())
+            scaling = getattr(learner.reading, "of_targets", None)
+            support = Labelled(x, scaled_targets(targets, scaling, learner.dtype), names, Notes())
         if x.dim() == 2:
             self.n_features_in_ = x.shape[1]
         self._model = TaskModel(learner, support)
@@ -169,15 +171,6 @@ class Estimator:
         given = list(x) if _are_files(x) else _numbers(x)
         for first in range(0, len(given), size):
             yield self._inputs(given[first : first + size])
-
-    def _scaled_targets(self, y: NDArray[Any]) -> Tensor:
-        learner = self._learner()
-        numbers = y.reshape(len(y), -1).astype(np.float64)
-        of_targets = getattr(learner.reading, "of_targets", None)
-        if of_targets is None:
-            return torch.as_tensor(numbers, dtype=learner.dtype)
-        scaled: Tensor = of_targets.apply(numbers, learner.dtype)
-        return scaled
 
     def _inputs(self, x: Any) -> Tensor:
         """Return examples as inputs, as they are kept: uint8 or numbers, [n, *shape]."""

@@ -20,6 +20,7 @@ from metarun.errors import ConfigError
 from metarun.tasks.arrays.columns import Column
 from metarun.tasks.arrays.files import read_columns
 from metarun.tasks.arrays.rows import text_of
+from metarun.tasks.arrays.scaling import scaled_targets
 from metarun.tasks.images.decoding import LeftOutError
 from metarun.tasks.images.listing import (
     Listing,
@@ -212,10 +213,7 @@ def _support_rows(path: Path, reading: RowReading, dtype: torch.dtype, *, values
             raise ConfigError(f"--support {path}: {target} holds texts: expected numbers")
         numbers = column.reshape(len(column), -1).astype(np.float64)
         known = np.flatnonzero(np.isfinite(numbers).all(1))
-        scaled = (
-            numbers[known] if reading.of_targets is None else reading.of_targets.apply(numbers[known], dtype)
-        )
-        y = torch.as_tensor(scaled, dtype=dtype)
+        y = scaled_targets(numbers[known], reading.of_targets, dtype)
         names = _rows(len(x))
         return Labelled(x[known], y, [names[place] for place in known], Notes())
     return _known(path, x, _texts(column))

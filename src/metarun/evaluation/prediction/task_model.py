@@ -15,6 +15,7 @@ from metarun.evaluation.prediction.own_examples import Labelled
 from metarun.evaluation.prediction.usable import LOSSES, Usable
 from metarun.tasks import Examples, Predictions, Scoring, Tasks
 from metarun.tasks.draws import Draws
+from metarun.tasks.given import as_numbers
 
 _TAIL = 0.025  # of a 95 % interval, on either side
 
@@ -53,7 +54,7 @@ class TaskModel:
     def __init__(self, usable: Usable, support: Labelled, temperature: float | None = None) -> None:
         self.usable, self.support = usable, support
         self.temperature = usable.temperature if temperature is None else temperature
-        self.x = usable.reading.scaled(support.x, usable.dtype).to(usable.device)
+        self.x = as_numbers(support.x, usable.dtype).to(usable.device)
         if isinstance(support.y, Tensor):
             wanted = (len(support.x), usable.facts.output_size)
             if not len(support.x) or tuple(support.y.shape) != wanted:
@@ -78,7 +79,7 @@ class TaskModel:
 
     def predict(self, x: Tensor) -> Predictions:
         """Map inputs [n, *shape], as they are kept, to predictions [n, out], before any temperature."""
-        scaled = self.usable.reading.scaled(x, self.usable.dtype).to(self.usable.device)[None]
+        scaled = as_numbers(x, self.usable.dtype).to(self.usable.device)[None]
         learner = self.usable.learner
         with torch.no_grad(), learner.evaluating():
             if self.adapted is None or self.is_transductive:

@@ -12,6 +12,7 @@ from metarun.errors import ConfigError
 from metarun.tasks.arrays.scaling import Scaling
 from metarun.tasks.arrays.table import Table
 from metarun.tasks.draws import Draws
+from metarun.tasks.given import as_numbers
 from metarun.tasks.images.pool import Pool, kept_on
 from metarun.tasks.metrics import Loss, Metric, Scoring, mean_squared_error
 from metarun.tasks.reading import RowReading
@@ -86,7 +87,7 @@ class ArrayTasks:
         row = draws.choose(pool.most, self.query + shots, rooms=pool.counts[task.squeeze(1)])
         tasks = task.expand_as(row)
         x = pool.take(tasks, row)
-        x = x.to(self.dtype) / 255 if x.dtype == torch.uint8 else x.to(self.dtype)
+        x = as_numbers(x, self.dtype)
         everything = Examples(x, y[pool.places[pool.first[tasks] + row]])
         # Query rows come first, so that a task has the same ones at any number of shots.
         return Tasks(

@@ -102,6 +102,12 @@ def scaled(x: Numbers, scaling: Scaling | None, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x)) if scaling is None else scaling.apply(x, dtype)
 
 
+def scaled_targets(y: NDArray[Any], scaling: Scaling | None, dtype: torch.dtype) -> Tensor:
+    """Return targets [n, …] as a tensor [n, d]."""
+    numbers = y.reshape(len(y), -1).astype(np.float64)
+    return torch.as_tensor(numbers, dtype=dtype) if scaling is None else scaling.apply(numbers, dtype)
+
+
 def _nanmean(x: NDArray[np.float64], over: tuple[int, ...]) -> NDArray[np.float64]:
     counts = np.isfinite(x).sum(over, keepdims=True)
     total: NDArray[np.float64] = np.nansum(x, over, keepdims=True)

@@ -16,7 +16,7 @@ from metarun.errors import MetarunError, in_one_line
 from metarun.fields import Count, Seed, Steps
 from metarun.tasks.division import Share
 from metarun.tasks.draws import Draws
-from metarun.tasks.given import as_images
+from metarun.tasks.given import as_images, as_numbers
 from metarun.tasks.images.augmentation import Change, augment
 from metarun.tasks.images.checks import (
     CONCENTRATION,
@@ -243,7 +243,7 @@ class ClassEpisodes(ABC):
         drawn = sample(pool, draws, self.sizes(split))
 
         def examples(picked: Picked) -> Examples:
-            x = self._scaled(pool.take(drawn.classes.gather(1, picked.label), picked.index))
+            x = as_numbers(pool.take(drawn.classes.gather(1, picked.label), picked.index), self.dtype)
             return Examples(x, picked.label, picked.mask).padded()
 
         support = examples(drawn.support)
@@ -273,7 +273,7 @@ class ClassEpisodes(ABC):
             tasks = self._episodes("train", first, count)
         else:
             examples = self._batches.batch(first, count)
-            query = Examples(self._scaled(examples.x), examples.y)
+            query = Examples(as_numbers(examples.x, self.dtype), examples.y)
             tasks = Tasks(query.take(slice(0)), query)
         if self.train_augment:
             draws = Draws(self.seed, _AUGMENTING, first, count, tasks.query.x.device)
@@ -288,6 +288,3 @@ class ClassEpisodes(ABC):
             tasks = replace(tasks, query=query)
         smoothed = partial(cross_entropy, smoothing=self.train_smoothing) if self.train_smoothing else None
         return replace(tasks, scoring=Scoring(self.loss, self.metrics, smoothed))
-
-    def _scaled(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype).div_(255) if x.dtype == torch.uint8 else x.to(self.dtype)
