@@ -215,7 +215,7 @@ def test_eval_tests_again_under_other_conditions(metarun, tmp_path: Path) -> Non
         "3",
         "4",
     ]
-    (kept,) = (run / "evaluations").iterdir()
+    (kept,) = (run / "evaluations").glob("*.json")
     assert json.loads(kept.read_text())["overrides"][0] == "data.shot=3"
     other = metarun("eval", str(run), "data=linear_regression")
     assert other.returncode == 0, other.stderr

@@ -57,7 +57,7 @@ def test_a_run_keeps_the_names_of_its_classes_and_what_was_left_out(typed_here: 
     assert sum(manifest["data"]["classes"].values()) == 12
     status, _, said = typed_here("eval", "run")
     assert status == 0, said
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     tested = json.loads(kept.read_text())
     assert (tested["classes"], tested["final"]) == (results["classes"], results["final"])
 
@@ -82,7 +82,7 @@ def test_a_run_is_tested_on_another_folder_all_of_whose_classes_are_new(typed_he
     words = ["data.root=new", "data.shares=[0,0,1]", "data.way=3", "data.shot=2"]
     status, _, said = typed_here("eval", "run", *words)
     assert status == 0, said
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     assert json.loads(kept.read_text())["classes"] == ["x", "y", "z"]
 
 
@@ -97,7 +97,7 @@ def test_a_run_is_tested_on_several_domains_in_one_table(typed_here: Typed, omni
     assert [line.split()[0] for line in lines[3:6]] == ["folder:new", "omniglot", "folder:pictures"]
     assert lines[4].endswith("28 × 28 to 8 × 8, grey to colour")
     assert not lines[3].endswith("8")  # which was decoded in this size
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     domains = json.loads(kept.read_text())["domains"]
     assert [domain["images"] for domain in domains] == ["", "28 × 28 to 8 × 8, grey to colour", ""]
     assert domains[0]["classes"] == ["x", "y", "z"]
@@ -286,14 +286,14 @@ def test_other_data_in_the_place_of_the_test_tasks(typed_here: Typed) -> None:
     before = results["final"]
     status, _, said = typed_here("eval", "run")
     assert status == 0, said
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     content = json.loads(kept.read_text())
     assert content["final"] == before
     assert content["test_data"] == results["test_data"]
     kept.unlink()
     status, _, said = typed_here("eval", "run", "data.test=null")
     assert status == 0, said
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     assert set(json.loads(kept.read_text())["classes"]) <= set(COUNTS)
     for word, said in (
         ("data.test=sinusoid", "its targets are values, and those of the training are classes"),
@@ -327,7 +327,7 @@ def test_classes_of_the_training_are_no_test(typed_here: Typed) -> None:
     assert status == 0, said
     status, _, said = typed_here("eval", "run", "--on", "folder:others,folder:pictures")
     assert status == 0, said
-    (kept,) = Path("run/evaluations").iterdir()
+    (kept,) = Path("run/evaluations").glob("*.json")
     tests = json.loads(kept.read_text())["domains"]
     assert [len(test["classes"]) for test in tests] == [
         4,
@@ -349,7 +349,7 @@ def test_both_ways_to_test_on_other_data_agree(typed_here: Typed) -> None:
     for words in (["--on", "folder:others"], ["data.test=folder:others"]):
         status, _, said = typed_here("eval", "run", *words)
         assert status == 0, said
-        (kept,) = Path("run/evaluations").iterdir()
+        (kept,) = Path("run/evaluations").glob("*.json")
         found.append(json.loads(kept.read_text()))
         kept.unlink()
     assert found[0]["domains"][0]["final"] == found[1]["final"]

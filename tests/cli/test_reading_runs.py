@@ -21,7 +21,7 @@ TABLES = ["data=tabular_prior", "data.width=16", "data.features=[2,8]", "data.sh
 
 
 def newest(folder: str) -> dict[str, object]:
-    path = max(Path(folder, "evaluations").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    path = max(Path(folder, "evaluations").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     content: dict[str, object] = json.loads(path.read_text())
     return content
 

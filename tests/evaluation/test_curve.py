@@ -74,7 +74,8 @@ def test_progress_sees_every_chunk() -> None:
 
     def progress(chunks, total: int):
         for chunk in chunks:
-            seen.append((len(chunk[0]["loss"]), total))
+            steps, _ = chunk
+            seen.append((len(steps[0]["loss"]), total))
             yield chunk
 
     made = learner(source)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.api.runs import Run
-from metarun.config.composition import compose_config
+from metarun.config.composition import compose_config, compose_with_choices
 from metarun.errors import with_keys
 from metarun.experiment.build import check_fit
 from metarun.experiment.config import read_config
@@ -32,10 +32,10 @@ def train(*overrides: str, directory: str | Path | None = None, config_dirs: Seq
         MetarunError: the training failed.
         Interrupted: it was stopped; the same call goes on.
     """
-    node = compose(*overrides, config_dirs=config_dirs)
+    node, choices = compose_with_choices(overrides, config_dirs)
     check_fit(read_config(node))
     place = _new() if directory is None else Path(directory)
-    launch(node, place, [*(f"--config-dir={folder}" for folder in config_dirs), *overrides])
+    launch(node, place, [*(f"--config-dir={folder}" for folder in config_dirs), *overrides], choices=choices)
     return Run(place)
 
 

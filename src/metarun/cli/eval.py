@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     if other := elsewhere(experiment.source).get("test_data"):
         print(f"\nthe test tasks are of {other['name']}{', ' * bool(other['fitted'])}{other['fitted']}")
     names = {**class_names(experiment.source, "test"), **elsewhere(experiment.source)}
-    trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names})
+    trained.keep("", {"overrides": options.overrides, **curve.as_dict(), **names}, curve.each_task)
 
 
 def _on_others(options: Any) -> None:

@@ -23,6 +23,7 @@ from metarun.cli.arguments import parse
 from metarun.config.composition import (
     COMPOSITION_ERRORS,
     SEARCH_PATH,
+    choices_of,
     compose_config,
     explain,
     own_config_dirs,
@@ -259,7 +260,7 @@ def _hydra_main(node: DictConfig) -> Any:
     dir_flags = (f"--config-dir={folder}" for folder in own_config_dirs(hydra_config))
     words = [*dir_flags, *hydra_config.overrides.task]
     try:
-        show(launch(plain(node), directory, words), directory)
+        show(launch(plain(node), directory, words, choices=choices_of(hydra_config)), directory)
     except (MetarunError, OSError) as error:
         _failures.append(error)
     return None

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -88,6 +88,15 @@ def own_config_dirs(hydra: Any) -> list[str]:
     ]
 
 
+def choices_of(hydra: Any) -> dict[str, str]:
+    """Return the option of each of our groups, from Hydra's config of a run or a job."""
+    return {
+        group: str(option)
+        for group, option in hydra.runtime.choices.items()
+        if option is not None and group.partition("/")[0] != "hydra"
+    }
+
+
 def quoted(text: str | Path) -> str:
     """Return a text as a quoted value in Hydra's grammar, with backslash, quote and $ escaped."""
     escaped = str(text).replace("\\", "\\\\").replace("'", "\\'").replace("$", "\\$")
@@ -106,7 +115,14 @@ def as_typed(value: Any) -> str:
 
 
 def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> dict[str, Any]:
-    """Compose the config of these overrides, without running anything.
+    """Compose the config of these overrides, without running anything; see `compose_with_choices`."""
+    return compose_with_choices(overrides, config_dirs)[0]
+
+
+def compose_with_choices(
+    overrides: Sequence[str], config_dirs: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose the config of these overrides, and return it with the option of each group; nothing is run.
 
     Args:
         overrides: as on the command line.
@@ -120,7 +136,11 @@ def compose_config(overrides: Sequence[str], config_dirs: Sequence[str] = ()) ->
     search = [search_path(config_dirs)] if config_dirs else []
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain(compose("config", [*search, *overrides]))
+            node = compose("config", [*search, *overrides], return_hydra_config=True)
+            choices = choices_of(node.hydra)
+            with open_dict(node):
+                del node["hydra"]
+            return plain(node), choices
     except MetarunError:
         raise
     except Exception as error:  # Hydra raises many kinds, e.g. for a group replaced by a list or a number

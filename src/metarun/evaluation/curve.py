@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from metarun.engine.executor import Executor, ShowProgress
 from metarun.engine.parts import part_of
+from metarun.evaluation.task_scores import TaskScores
 from metarun.learners import IterativeLearner, Learner
 from metarun.system.ranks import Ranks
 from metarun.tasks import Measure, Split, Tasks, TaskSource, fewer_examples
 from metarun.tasks.episodes import episodes
 from metarun.tasks.fewer_examples import with_fewer_examples
 from metarun.tasks.metrics import LOSS, selected_by
+from metarun.tasks.sketch import sketch
 
 _Z95 = NormalDist().inv_cdf(0.975)
 
@@ -58,6 +60,7 @@ class Curve:
         axis: what a step is; None where the curve has one entry.
         at: the number of each step, where they are not 0, 1, 2, …: support examples.
         transductive: whether a prediction depended on the other query examples; None without that choice.
+        each_task: the scores of each task; None where they are not known.
     """
 
     split: Split
@@ -67,6 +70,7 @@ class Curve:
     axis: str | None = "adaptation steps"
     transductive: bool | None = None
     at: tuple[int, ...] | None = None
+    each_task: TaskScores | None = field(default=None, compare=False, repr=False)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -169,26 +173,37 @@ def evaluate(
     growing = over_examples and not isinstance(learner, IterativeLearner)
     batches: list[Tasks] = []
 
-    def scores(chunk: slice) -> Chunk:
+    def scores(chunk: slice) -> tuple[Chunk, Tensor]:
         batch = episodes(source, split, share.start + chunk.start, chunk.stop - chunk.start)
         batches[:] = [batch.part(slice(1))]
         parts = with_fewer_examples(batch) if growing else [batch]
-        return [scores for part in parts for scores in learner.curve(part_of(learner, part))]
+        return [scores for part in parts for scores in learner.curve(part_of(learner, part))], sketch(batch)
 
     with learner.evaluating():
-        chunks = executor.map(scores, share.stop - share.start, show)
+        results = executor.map(scores, share.stop - share.start, show)
+    chunks = [chunk for chunk, _ in results]
     if len({len(chunk) for chunk in chunks}) > 1:  # support sets of equal numbers by chance
         chunks = [chunk[-1:] for chunk in chunks]
-    steps = _steps(chunks, ranks)
+    names, values = _of_each_task(chunks, ranks)
+    steps = [
+        {name: Estimate.of(score) for name, score in zip(names, step, strict=True)}
+        for step in values.transpose(0, 1)
+    ]
     (like,) = batches
     axis, at = learner.axis if isinstance(learner, IterativeLearner) else None, None
     if growing and len(steps) > 1:
         axis, at = fewer_examples.axis(like), tuple(fewer_examples.sizes(like))
-    return Curve(split, tasks, steps, like.measures, axis, learner.is_transductive, at)
+    numbers = at or tuple(range(len(steps)))
+    kept = TaskScores(tuple(names), values, numbers, ranks.gather(torch.cat([s for _, s in results], 1)))
+    return Curve(split, tasks, steps, like.measures, axis, learner.is_transductive, at, kept)
 
 
-def _steps(chunks: list[Chunk], ranks: Ranks) -> list[dict[str, Estimate]]:
-    """Return the estimates of each step, over the tasks of all chunks and all processes."""
+def _of_each_task(chunks: list[Chunk], ranks: Ranks) -> tuple[list[str], Tensor]:
+    """Return the names of the scores, and their values for the tasks of all chunks and all processes.
+
+    Returns:
+        The names; float64 [names, steps, tasks].
+    """
     names = list(chunks[0][0])
     # A score has one column, a pooled one a column for each of its parts.
     widths = [scores.shape[1] if scores.dim() > 1 else 1 for scores in chunks[0][0].values()]
@@ -199,7 +214,5 @@ def _steps(chunks: list[Chunk], ranks: Ranks) -> list[dict[str, Estimate]]:
         for parts in zip(*chunks, strict=True)
     ]
     values = ranks.gather(torch.stack(local_values).mT)  # [step, column, task]
-    return [
-        {name: Estimate.of(pooled(part)) for name, part in zip(names, step.split(widths), strict=True)}
-        for step in values
-    ]
+    steps = [torch.stack([pooled(part).double() for part in step.split(widths)]) for step in values]
+    return names, torch.stack(steps, 1).cpu()

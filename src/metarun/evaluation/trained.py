@@ -21,6 +21,7 @@ from metarun.engine.settings import Engine
 from metarun.engine.tuning import fit_to_memory
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, did_you_mean, with_keys
+from metarun.evaluation.task_scores import TaskScores
 from metarun.experiment.build import Experiment, build
 from metarun.experiment.config import Config, read_config
 from metarun.experiment.fit import model_output_size, without_training
@@ -67,19 +68,23 @@ class Trained:
         """Return an executor with the run's engine."""
         return Executor(self.engine, self.experiment.learner)
 
-    def keep(self, what: str, content: Mapping[str, Any]) -> Path | None:
+    def keep(self, what: str, content: Mapping[str, Any], each_task: TaskScores | None = None) -> Path | None:
         """Write a result of this checkpoint into the run's evaluations/; see `keep`."""
-        return keep(self.run, what, {"checkpoint_step": self.step, **content})
+        return keep(self.run, what, {"checkpoint_step": self.step, **content}, each_task)
 
 
-def keep(run: Run, what: str, content: Mapping[str, Any]) -> Path | None:
+def keep(run: Run, what: str, content: Mapping[str, Any], each_task: TaskScores | None = None) -> Path | None:
     """Write a result into a run's evaluations/, print its path, and return the path.
+
+    The scores of each task are beside it in a file of the same name and the ending .npz.
 
     If the run's folder cannot be written, log a warning and return None: the result was shown before.
     """
     name = f"evaluations/{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}{what}.json"
     path = run.directory / name
     try:
+        if each_task is not None:
+            each_task.write(path.with_suffix(".npz"))
         run.write_json(name, content)
     except OSError as error:
         log.warning("not kept: %s cannot be written: %s", path, error.strerror or error)

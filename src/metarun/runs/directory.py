@@ -25,6 +25,11 @@ from metarun.system.files import as_json, write_text
 
 log = logging.getLogger("metarun")
 
+TEST_TASKS = "test_tasks.npz"
+"""Name of the file with the scores of each test task."""
+
+_WRITTEN = ("config.yaml", "manifest.json", "engine.json", "results.json", TEST_TASKS, "error.txt")
+
 
 class Run:
     """One training with its directory; knows nothing of meta-learning."""
@@ -215,7 +220,7 @@ class Run:
 
     def forget_results(self) -> None:
         """Remove the results or the error of the last attempt: the run continues."""
-        for name in ("results.json", "error.txt"):
+        for name in ("results.json", TEST_TASKS, "error.txt"):
             self._path(name).unlink(missing_ok=True)
 
     def inputs(self) -> dict[str, Any] | None:
@@ -273,7 +278,7 @@ class Run:
         """
         with held(self.directory), copied_log(self._path("metarun.log")) as handler:
             self.checkpoints.tidy()
-            for name in ("config.yaml", "manifest.json", "engine.json", "results.json", "error.txt"):
+            for name in _WRITTEN:
                 for leftover in self.directory.glob(f".{name}-*"):
                     leftover.unlink()
             try:

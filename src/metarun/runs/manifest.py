@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email import message_from_string
 from functools import cache
@@ -35,13 +35,22 @@ _PREFIXES = (
 _RANKS = ("WORLD_SIZE",)
 
 
-def manifest(arguments: Sequence[str], seed: int, device: torch.device) -> dict[str, Any]:
+def manifest(
+    arguments: Sequence[str], choices: Mapping[str, str], seed: int, device: torch.device
+) -> dict[str, Any]:
     """Return the command, all versions, git revisions, machine, environment and seed.
 
     It records whether a repository has uncommitted changes, not the changes themselves.
+
+    Args:
+        arguments: as typed.
+        choices: the option of each group, where they are known.
+        seed: of the run.
+        device: of the run.
     """
     return {
         "command": shlex.join(["metarun", *arguments]),
+        **({"choices": dict(choices)} if choices else {}),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "directory": str(Path.cwd()),
         "seed": seed,

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metarun.config.composition import own_config_dirs, plain, prepare_hydra
+from metarun.config.composition import choices_of, own_config_dirs, plain, prepare_hydra
 from metarun.errors import Interrupted, MetarunError, OutOfTimeError, PrunedError
 from metarun.evaluation.curve import Curve
 from metarun.reports.progress import describe, without_bars
@@ -90,7 +90,13 @@ def _launch(node: DictConfig, hydra: Any, directory: Path, signals: StopSignals)
     words = [*(f"--config-dir={folder}" for folder in own_config_dirs(hydra)), *hydra.overrides.task]
     # The folder belongs to the sweep, so an existing run in it is resumed, whatever train.resume says.
     return launch(
-        plain(node), directory, words, resume=True, should_prune=should_prune(hydra), signals=signals
+        plain(node),
+        directory,
+        words,
+        choices=choices_of(hydra),
+        resume=True,
+        should_prune=should_prune(hydra),
+        signals=signals,
     )
 
 

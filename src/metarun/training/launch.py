@@ -37,6 +37,7 @@ def launch(
     directory: Path,
     words: Sequence[str],
     *,
+    choices: Mapping[str, str] | None = None,
     resume: bool = False,
     should_prune: ShouldPrune = lambda step, score: False,  # noqa: ARG005
     signals: StopSignals | None = None,
@@ -47,6 +48,7 @@ def launch(
         node: the composed config, as plain values.
         directory: directory of the run.
         words: the typed words, for the manifest.
+        choices: the option of each group, for the manifest; None: they are not known.
         resume: continue an existing run whatever train.resume says.
         should_prune: see `train`.
         signals: see `train`.
@@ -74,7 +76,7 @@ def launch(
     ranks = Ranks.join()
     with run.occupied():
         log.info("run: %s", directory)
-        run.begin(node, manifest(words, config.seed, chosen_device(config.device)))
+        run.begin(node, manifest(words, choices or {}, config.seed, chosen_device(config.device)))
         for key, (old, new) in run.changing.items():
             log.info("changed since the run began: %s, from %s to %s", key, old, new)
         ranks.broadcast_from_rank0(lambda: (dict(node), str(directory)))  # to the processes in _follow

@@ -17,7 +17,7 @@ from metarun.experiment.build import build, build_metagradient, build_outer
 from metarun.experiment.config import Config
 from metarun.metagradients import Progress
 from metarun.reports.progress import describe
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import TEST_TASKS, Run, resume_command
 from metarun.runs.signals import stop
 from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
@@ -291,6 +291,8 @@ class Training:
         step = best["step"]
         results = {"checkpoint_step": step, "validation": validation, **ended, **curve.as_dict(), **names}
         if self.ranks.first:
+            if curve.each_task is not None:
+                curve.each_task.write(self.run.directory / TEST_TASKS)
             self.run.write_json("results.json", results)
             if other := elsewhere(self.source).get("test_data"):
                 fitted = f", {other['fitted']}" if other["fitted"] else ""
