@@ -17,6 +17,7 @@ import torch
 from metarun.errors import MetarunError
 from metarun.runs.checkpoints import FORMAT, Checkpoints
 from metarun.system import files as storage
+from metarun.system import tensor_files
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_a_checkpoint_cannot_run_code(
         torch.save(content, path)
         with pytest.raises(MetarunError, match="is damaged, or not a file of metarun"):
             checkpoints.newest()
-        path.write_bytes(storage._seal(path.read_bytes()))  # a stranger can make the checksum fit
+        path.write_bytes(tensor_files._seal(path.read_bytes()))  # a stranger can make the checksum fit
         with pytest.raises(
             MetarunError, match="holds objects that are not loaded, since they could run code"
         ):
@@ -264,7 +265,7 @@ def test_a_checkpoint_cannot_run_code(
 
 
 def test_a_newer_format_is_refused_by_number(checkpoints: Checkpoints) -> None:
-    storage.write_tensors(checkpoints.folder / "last.pt", {"format": 99, "step": 1})
+    tensor_files.write_tensors(checkpoints.folder / "last.pt", {"format": 99, "step": 1})
     with pytest.raises(MetarunError, match=f"format 99, this metarun reads 1 to {FORMAT}: use the version"):
         checkpoints.newest()
 
@@ -289,7 +290,7 @@ def test_the_second_format_is_migrated(checkpoints: Checkpoints) -> None:
     skipped = {"all": 2, "in_a_row": 1}
     same = {"step": 3, "outer": {}, "learner": {}, "meter": {}, "metrics_bytes": 9, "skipped": skipped}
     before = {"best": {"step": 2, "quality": -1.5}, "stale": 4, "quality": -2.0}
-    storage.write_tensors(checkpoints.folder / "last.pt", {"format": 2, "run": "", **same, **before})
+    tensor_files.write_tensors(checkpoints.folder / "last.pt", {"format": 2, "run": "", **same, **before})
     selection = {
         "best": {"step": 2, "selection_score": -1.5},
         "selection_score": -2.0,

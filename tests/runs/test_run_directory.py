@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from metarun.errors import ConfigError, MetarunError
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import Run
+from metarun.runs.resuming import resume_command
 
 
 @pytest.fixture

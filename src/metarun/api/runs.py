@@ -10,6 +10,7 @@ from typing import Any
 from metarun.errors import ConfigError
 from metarun.evaluation.prediction.estimator import Estimator, load
 from metarun.runs import directory
+from metarun.runs.finding import run_directories
 
 
 class Run:
@@ -80,5 +81,4 @@ def runs(folder: str | Path = "outputs") -> list[Run]:
     """
     if not Path(folder).is_dir():
         raise ConfigError(f"{folder}: there is no such folder")
-    found = sorted(path.parent for path in Path(folder).rglob("manifest.json"))
-    return [Run(path) for path in found if (path / "config.yaml").is_file()]
+    return [Run(path) for path in run_directories(Path(folder))]

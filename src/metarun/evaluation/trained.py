@@ -27,7 +27,8 @@ from metarun.experiment.config import Config, read_config
 from metarun.experiment.fit import model_output_size, without_training
 from metarun.experiment.schema import locate
 from metarun.experiment.sources import build_source
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import Run
+from metarun.runs.resuming import resume_command
 from metarun.system.ranks import started
 from metarun.tasks.episodes import first_episodes
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError, MetarunError
 from metarun.runs.directory import Run
-from metarun.system.files import DamagedFileError, read_tensors
+from metarun.system.tensor_files import DamagedFileError, read_tensors
 
 log = logging.getLogger("metarun")
 

@@ -118,6 +118,6 @@ def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator
     )
 
 
-def items_bar(what: str, count: int) -> tqdm[NoReturn]:
+def items_bar(what: str, count: int | None) -> tqdm[NoReturn]:
     """Return a bar over so many items, to be updated; on a terminal only."""
     return tqdm(total=count, desc=what, unit="", file=_Console(), disable=_disable_bar(), leave=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metarun.errors import MetarunError
-from metarun.system.files import DamagedFileError, UnsealedFileError, read_tensors, write_tensors
+from metarun.system.tensor_files import DamagedFileError, UnsealedFileError, read_tensors, write_tensors
 
 FORMAT = 3
 """Increased whenever an older metarun could not read the new checkpoints; `_migrate` converts older ones."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shlex
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from metarun.runs.checkpoints import Checkpoints
 from metarun.runs.contents import are_results, is_plain
 from metarun.runs.holding import copied_log, held
 from metarun.runs.metrics import MetricsFile
+from metarun.runs.resuming import resume_command
 from metarun.system.files import as_json, write_text
 
 log = logging.getLogger("metarun")
@@ -304,9 +304,3 @@ class Run:
             text = f"{text}\n\n{''.join(traceback.format_exception(error.__cause__))}"
         with suppress(OSError):  # the error may be a full disk; the console shows it
             write_text(self._path("error.txt"), text.rstrip() + "\n")
-
-
-def resume_command(directory: Path) -> str:
-    """Return the command that resumes a run or a sweep, with the directory quoted for the shell."""
-    name = str(directory)
-    return f"metarun resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"

@@ -15,6 +15,8 @@ from metarun.system.files import file_lock
 
 log = logging.getLogger("metarun")
 
+_SECONDS = 0.2
+
 
 class InUseError(MetarunError):
     """Another process has locked the directory."""
@@ -30,7 +32,7 @@ def held(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     lock = file_lock(directory / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_SECONDS, poll_interval=0.02)  # metarun runs tries every lock for a moment
     except Timeout as error:
         raise InUseError(
             f"{directory} is in use by another process: wait for it, or stop it (if there is none, on any "

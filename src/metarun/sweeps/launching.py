@@ -29,8 +29,9 @@ from metarun.config.composition import (
 )
 from metarun.config.private import BASIC_LAUNCHER, what_was_raised
 from metarun.errors import ConfigError, MetarunError, OutOfTimeError, UnfinishedError
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import Run
 from metarun.runs.holding import InUseError, held
+from metarun.runs.resuming import resume_command
 from metarun.sweeps.directory import Job, Sweep
 from metarun.sweeps.job import OutOfStep, mark_this_process
 from metarun.sweeps.launchers import RAY, check_installed, start_ray

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from metarun.errors import Interrupted
-from metarun.runs.directory import resume_command
+from metarun.runs.resuming import resume_command
 from metarun.sweeps.directory import stop_file
 
 log = logging.getLogger("metarun")

@@ -24,6 +24,11 @@ def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error("metarun.plainly", _plainly)
 
 
+def printable(text: str) -> str:
+    """Return a text from a file without what would move the cursor or change the colours of a terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 def to_stderr(prefix: str = "") -> None:
     """Show metarun's log on the console; replace characters that its encoding lacks.
 

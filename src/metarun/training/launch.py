@@ -23,8 +23,9 @@ from metarun.evaluation.curve import Curve
 from metarun.experiment.build import chosen_device
 from metarun.experiment.config import Config, read_config
 from metarun.reports.table import curve_table
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import Run
 from metarun.runs.manifest import manifest
+from metarun.runs.resuming import resume_command
 from metarun.runs.signals import StopSignals
 from metarun.system.ranks import ElsewhereError, LostRankError, Ranks
 from metarun.training.loop import ShouldPrune, train

@@ -10,7 +10,8 @@ from metarun.experiment.config import Config
 from metarun.experiment.fit import without_needless_training
 from metarun.fields import seconds
 from metarun.reports.progress import TrainingProgress
-from metarun.runs.directory import Run, resume_command
+from metarun.runs.directory import Run
+from metarun.runs.resuming import resume_command
 from metarun.runs.signals import StopSignals, stop
 from metarun.system.ranks import Ranks
 from metarun.training.restore import restore

@@ -17,7 +17,8 @@ from metarun.experiment.build import build, build_metagradient, build_outer
 from metarun.experiment.config import Config
 from metarun.metagradients import Progress
 from metarun.reports.progress import describe
-from metarun.runs.directory import TEST_TASKS, Run, resume_command
+from metarun.runs.directory import TEST_TASKS, Run
+from metarun.runs.resuming import resume_command
 from metarun.runs.signals import stop
 from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
@@ -69,8 +70,10 @@ class Training:
         self.source.prepare(self.experiment.device)
         if self.ranks.first:
             self.run.describe(described(self.source))
-            self.run.write_json("inputs.json", inputs_of(self.source))
         first = {split: first_episodes(self.source, split, self.experiment.dtype) for split in SPLITS}
+        if self.ranks.first:
+            measures = [asdict(measure) for measure in first["validation"].measures]
+            self.run.write_json("inputs.json", {**inputs_of(self.source), "measures": measures})
         for tasks in first.values():  # any of them may be padded
             self.learner.check(tasks)
         self.step = 0

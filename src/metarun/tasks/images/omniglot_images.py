@@ -18,14 +18,8 @@ from tqdm import tqdm
 
 from metarun.errors import MetarunError
 from metarun.system.downloads import download
-from metarun.system.files import (
-    DamagedFileError,
-    cache_directory,
-    data_directory,
-    lock,
-    read_tensors,
-    write_tensors,
-)
+from metarun.system.files import cache_directory, data_directory, lock
+from metarun.system.tensor_files import DamagedFileError, read_tensors, write_tensors
 
 log = logging.getLogger("metarun")
 
