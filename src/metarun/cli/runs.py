@@ -71,9 +71,9 @@ def _listed(folder: Path) -> Listing:
 
 
 def _filters(words: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values that each key may have."""
-    filters = {key: value.split(",") for key, _, value in (word.partition("=") for word in words)}
-    for state in filters.get("state", ()):
+    """Return the values that each key may have: the whole text, as in hidden=[40,40], or its parts."""
+    filters = {k: [value, *value.split(",")] for k, _, value in (word.partition("=") for word in words)}
+    for state in filters.get("state", ())[1:]:
         if state not in _STATES:
             raise ConfigError(
                 f"state={state}: choose from {', '.join(_STATES)}{did_you_mean(state, _STATES)}"
@@ -92,8 +92,8 @@ def _passes(run: Summary, filters: Mapping[str, Sequence[str]]) -> bool:
         else:
             if config is None:
                 config = {} if run.state == "damaged" else flat(config_of(Path(run.path)))
-            value = str(config.get(key, ""))
-        if not any(fnmatchcase(value, each) for each in values):
+            value = str(config.get(key, "")).replace(" ", "")
+        if not any(value == each or fnmatchcase(value, each) for each in values):
             return False
     return True
 
