@@ -75,8 +75,9 @@ def _filters(words: Sequence[str]) -> dict[str, list[str]]:
     filters = {k: [value, *value.split(",")] for k, _, value in (word.partition("=") for word in words)}
     for state in filters.get("state", ())[1:]:
         if state not in _STATES:
+            hint = did_you_mean(state, _STATES)
             raise ConfigError(
-                f"state={state}: choose from {', '.join(_STATES)}{did_you_mean(state, _STATES)}"
+                f"state={state}: there is no such state{hint}; choose from {', '.join(_STATES)}"
             )
     return filters
 
