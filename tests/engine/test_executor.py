@@ -22,7 +22,7 @@ class Constant(Learner[None]):
     def adapt(self, tasks: Tasks) -> None:
         """Learn nothing."""
 
-    def predict(self, adapted: None, x: torch.Tensor) -> Predictions:  # noqa: ARG002
+    def predict(self, adapted: None, x: torch.Tensor) -> Predictions:
         return x
 
 

@@ -165,7 +165,7 @@ def test_the_training_loss_is_the_mean_over_what_it_is_on(name: str, targets: st
                 features = made.embed(tasks.support.x)
                 outputs = made.support_outputs(made.learn(features, tasks), features)
                 on_support = replace(made._with_loss(tasks), query=tasks.support)
-                support = on_support.score(lambda x: made.predictions(outputs))["loss"]  # noqa: ARG005, B023
+                support = on_support.score(lambda x: made.predictions(outputs))["loss"]  # noqa: B023
         finally:
             made.eval()
     expected = (5 * support + QUERIES * of["query"]) / (5 + QUERIES)

@@ -43,10 +43,10 @@ class Uneven(ClassEpisodes):
 
     input_shape = (2,)
 
-    def classes(self, split: Split) -> int:  # noqa: ARG002
+    def classes(self, split: Split) -> int:
         return 12
 
-    def fewest(self, split: Split) -> int:  # noqa: ARG002
+    def fewest(self, split: Split) -> int:
         return 3
 
     def pools(self) -> dict[Split, Pool]:

@@ -60,7 +60,9 @@ def override(
                 f"{parsed.input_line}: {key} cannot change on resume{did_you_mean(key, MAY_CHANGE)}; "
                 f"choose from {', '.join(MAY_CHANGE)}, or start another run"
             )
-        if key in _GROUPS:
+        if key == "logger":
+            config[key] = compose_config([str(parsed.input_line)], config_dirs).get(key, {})
+        elif key in _GROUPS:
             chosen = compose_config([str(parsed.input_line)], config_dirs)[key]
             config[key] = {
                 k: v if may_change(f"{key}.{k}") else config[key].get(k, v) for k, v in chosen.items()

@@ -20,6 +20,7 @@ from metarun.learners import Learner
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.metagradients import MetaGradient
 from metarun.rules import UpdateRule
+from metarun.runs.loggers import Logger
 from metarun.system.randomness import Seeding
 
 
@@ -72,6 +73,7 @@ class Config(BaseModel, extra="forbid", frozen=True):
     engine: EngineSettings
     seeding: Seeding = "streams"
     suggested: dict[str, float]
+    logger: dict[str, dict[str, Any]] = {}
 
 
 # The keys of a dataset that say which files are meant by NAME:FILES.
@@ -118,6 +120,7 @@ KINDS: dict[str, type] = {
     "model": nn.Module,
     "inner": UpdateRule,
     "outer.optimizer": torch.optim.Optimizer,
+    "logger": Logger,
 }
 
 
@@ -127,7 +130,7 @@ def check_target(group: str, node: Mapping[str, Any], target: Callable[..., Any]
     The target is not called first: the config may come from a stranger's run, its target may be any function.
     """
     returned = target if inspect.isclass(target) else annotated(target)
-    kind = KINDS.get(group)
+    kind = KINDS.get("logger" if group.startswith("logger.") else group)
     if inspect.isclass(returned) and (issubclass(returned, kind) if kind else hasattr(returned, "batch")):
         return
     wanted = (
@@ -194,6 +197,10 @@ def read_config(node: Mapping[str, Any], home: str = "") -> Config:
     target = locate("outer.optimizer", optimizer)
     check_target("outer.optimizer", optimizer, target)
     check("outer.optimizer", optimizer, target_fields(target, ("params", "lr")))
+    for name, logger in node.get("logger", {}).items():
+        target = locate(f"logger.{name}", logger)
+        check_target(f"logger.{name}", logger, target)
+        check(f"logger.{name}", logger, target_fields(target))
     check_device(node["device"])
     _check_precision(node)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 MAY_CHANGE = (
     "device",
     "engine",
+    "logger",
     "train",
     "outer.lr",
     "outer.schedule",

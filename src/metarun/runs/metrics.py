@@ -21,11 +21,13 @@ class MetricsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line, with the time."""
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    def append(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+        """Add one line, with the time, and return it and the length of the file in bytes."""
+        line = {**record, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(as_json({**record, "time": time}) + "\n")
+            file.write(as_json(line) + "\n")
+            file.flush()
+            return line, file.tell()
 
     def position(self) -> int:
         """Flush the file to the disk and return its length in bytes."""

@@ -14,6 +14,7 @@ from metarun.runs.directory import Run
 from metarun.runs.resuming import resume_command
 from metarun.runs.signals import StopSignals, stop
 from metarun.system.ranks import Ranks
+from metarun.training.followed import followed
 from metarun.training.restore import restore
 from metarun.training.state import Training
 
@@ -61,23 +62,27 @@ def train(
         if training.finished:  # else a test longer than max_time would never finish
             stop_signals.allow(None)
         while_validating = f"stopped after step {{}} of {steps}, while validating; {to_go_on}"
-        if training.validating:
-            training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
-        if training.step and training.is_due(config.train.validate_every):
-            training.prune_if(should_prune)  # if it was killed between save and prune_if
-        with TrainingProgress(training.step, steps) as progress:
-            while not training.finished:
-                reason = training.take_step(lambda: stop_signals.reason)
-                progress.step()
-                if training.is_due(config.train.log_every):
-                    progress.scores(training.step, training.log_scores())
-                validated = training.is_due(config.train.validate_every)
-                if validated:
-                    training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
-                if reason or training.finished or training.is_due(config.train.checkpoint_every):
-                    training.save()
-                if validated:
-                    training.prune_if(should_prune)
-                stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
-        training.log_rest()
-        return training.test(lambda: stop(stop_signals.reason, f"stopped while testing; {to_go_on}"))
+        with followed(training) as tested:
+            if training.validating:
+                training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
+            if training.step and training.is_due(config.train.validate_every):
+                training.prune_if(should_prune)  # if it was killed between save and prune_if
+            with TrainingProgress(training.step, steps) as progress:
+                while not training.finished:
+                    reason = training.take_step(lambda: stop_signals.reason)
+                    progress.step()
+                    if training.is_due(config.train.log_every):
+                        progress.scores(training.step, training.log_scores())
+                    validated = training.is_due(config.train.validate_every)
+                    if validated:
+                        training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
+                    if reason or training.finished or training.is_due(config.train.checkpoint_every):
+                        training.save()
+                    if validated:
+                        training.prune_if(should_prune)
+                    stop(reason, f"stopped after step {training.step} of {steps}; {to_go_on}")
+            training.log_rest()
+            tested.append(
+                training.test(lambda: stop(stop_signals.reason, f"stopped while testing; {to_go_on}"))
+            )
+        return tested[0]

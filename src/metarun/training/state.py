@@ -18,6 +18,8 @@ from metarun.experiment.config import Config
 from metarun.metagradients import Progress
 from metarun.reports.progress import describe
 from metarun.runs.directory import TEST_TASKS, Run
+from metarun.runs.loggers import RunFacts
+from metarun.runs.loggers.following import Loggers
 from metarun.runs.resuming import resume_command
 from metarun.runs.signals import stop
 from metarun.system.ranks import Ranks
@@ -48,6 +50,7 @@ class Training:
         skipped: meta-steps whose meta-gradient was not finite.
         validating: whether the run was stopped during a validation, which must be repeated.
         computation: computes meta-gradients and scores.
+        loggers: what follows the metrics.
     """
 
     def __init__(self, config: Config, run: Run, ranks: Ranks | None = None) -> None:
@@ -79,6 +82,7 @@ class Training:
         self.step = 0
         self.selection, self.skipped = Selection(), SkippedSteps()
         self.validating = False
+        self.loggers = Loggers({}, RunFacts(run.directory, {}, 0))  # `followed` opens those of the config
         self._prefetcher = Prefetcher(self.source, self.settings.meta_batch)
         self._meter = Meter(self.settings.meta_batch)
 
@@ -122,6 +126,7 @@ class Training:
                 raise self._diverged(f"{name} is not finite", self.step)
         if self.ranks.first:
             self.run.checkpoints.save(self.state_dict(), self.settings.keep)
+            self.loggers.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: tensors and plain values."""
@@ -210,9 +215,13 @@ class Training:
         """Write the mean scores of the steps since the last call to the metrics, and return them."""
         means, timing = self._meter.read()
         skipped = {"skipped": self.skipped.all} if self.skipped.all else {}
-        if self.ranks.first:
-            self.run.metrics.append({"step": self.step, "split": "train", **means, **timing, **skipped})
+        self._record({"step": self.step, "split": "train", **means, **timing, **skipped})
         return means
+
+    def _record(self, line: Mapping[str, Any]) -> None:
+        """Write a line of the metrics, and hand it to the loggers."""
+        if self.ranks.first:
+            self.loggers.record(*self.run.metrics.append(line))
 
     def log_rest(self) -> None:
         """Write the scores of the steps since the last log, if any."""
@@ -246,8 +255,7 @@ class Training:
         self._meter.skip(seconds)
         means = {name: estimate.mean for name, estimate in curve.final.items()}
         timing = {"tasks_per_second": curve.tasks / seconds, "seconds": seconds}
-        if self.ranks.first:
-            self.run.metrics.append({"step": self.step, "split": "validation", **means, **timing})
+        self._record({"step": self.step, "split": "validation", **means, **timing})
         log.info("step %d, %d validation tasks: %s", self.step, curve.tasks, describe(means))
         if self.selection.add(self.step, curve) and self.ranks.first and self.selection.best:
             engine, learner = asdict(self.computation.engine), self.learner.state_dict()
