@@ -11,6 +11,7 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from metarun.figures import Figure
 from metarun.tasks import Predictions, Scores, Targets, Tasks, TrainsOn
 
 Adapted = TypeVar("Adapted")
@@ -126,6 +127,10 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
         """Raise ConfigError where real tasks show that torch's second derivatives of the model are wrong."""
+
+    def learned(self, tasks: Tasks) -> list[Figure]:  # noqa: ARG002  (for those that have something to show)
+        """Return figures of what it has learned; tasks: some of the test, to show it on."""
+        return []
 
     def trained_names(self) -> set[str]:
         """Return the names of the meta-parameters."""

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from metarun.errors import ConfigError
+from metarun.figures import Figure
 from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
 from metarun.learners.learner import Learner
+from metarun.learners.seen import embedding_figure
 from metarun.learners.soundness import PADDED_NORMS, check_forward, check_layers
 from metarun.models.dropblock import dropping
 from metarun.tasks import Predictions, Tasks
@@ -125,6 +127,10 @@ class OnePassLearner(Learner[Embedded]):
     def changes(self, adapted: Embedded) -> Mapping[str, Tensor]:
         """Return what each task adds to the running statistics, [T, channels] by name."""
         return adapted.changes
+
+    def learned(self, tasks: Tasks) -> list[Figure]:
+        """Return the embeddings of the first task in a plane."""
+        return [embedding_figure(self, tasks.part(slice(1)))]
 
     @property
     def is_transductive(self) -> bool | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -12,8 +12,10 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from metarun.fields import Size
+from metarun.figures import Figure
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Parameters, UpdateRule
+from metarun.rules.seen import surface_figure
 
 
 def coordinates(params: Parameters) -> Tensor:
@@ -56,6 +58,10 @@ class Coordinatewise(UpdateRule):
         """Return the parameters plus the network's update of each coordinate, and its state."""
         update, state = self.propose(params, grads, state, step)
         return moved(params, update), state
+
+    def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002
+        """Return its moves for gradients of several sizes."""
+        return [surface_figure(self)]
 
     @abstractmethod
     def propose(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Tensor, Any]:

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Size, SizeOrNone
+from metarun.figures import Figure
 from metarun.rules.perceptron import draw, perceptron
 from metarun.rules.rule import Decay, Parameters, UpdateRule, at_step, zeros
+from metarun.rules.seen import settings_figure
 from metarun.tasks import Examples
 
 Feature = Literal["means", "norms", "loss", "examples"]
@@ -73,6 +75,7 @@ class Hypernet(UpdateRule):
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:
         """Create f for these layers, and the rates, scales and momenta that it modulates."""
+        self.layers = list(initial)
         layers = len(initial)
         sizes = {"means": 2 * layers, "norms": 2 * layers, "loss": 1, "examples": self.embedding}
         inputs = sum(sizes[feature] for feature in self.features)
@@ -130,6 +133,16 @@ class Hypernet(UpdateRule):
         if self.momentum:
             settings.append((self.momenta + u[:, 2]).sigmoid())
         return torch.stack(settings, 1)
+
+    def learned(self, adapt: Callable[[], None]) -> list[Figure]:
+        """Return the rates that it gives to tasks, by layer."""
+        layers = self.rates.shape[1]
+
+        def rates(output: Tensor) -> Tensor:
+            return self.rates[0] * output.view(len(output), -1, layers)[:, 0].exp()
+
+        found = settings_figure(self.network, adapt, rates, self.layers)
+        return [] if found is None else [found]
 
     def update(
         self, params: Parameters, grads: Parameters, state: dict[str, Any], step: int

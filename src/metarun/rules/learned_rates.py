@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.fields import SizeOrNone, ordered
+from metarun.figures import Figure
 from metarun.rules.rule import Decay, Parameters, at_step, key
+from metarun.rules.seen import rates_figure, steps_figure
 from metarun.rules.transformations import Chain, Trace
 
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
@@ -92,6 +94,21 @@ class LearnedRates(Chain):
     def move(self, params: Parameters, updates: Parameters, step: int) -> Parameters:
         """Return the parameters moved against the gradients, or the velocities, each at its rate."""
         return {name: p.addcmul(self.rate(name, step), updates[name], value=-1) for name, p in params.items()}
+
+    def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002
+        """Return the distribution of the rates, and of the momenta, by layer, and their means by step."""
+        sets: dict[str, tuple[nn.ParameterDict, Callable[[Tensor], Tensor]]] = {
+            "rates": (self.rates, torch.exp),
+            "momenta": (self.momenta, torch.sigmoid),
+        }
+        figures: list[Figure] = []
+        for what, (raw, positive) in sets.items():
+            values = {name: positive(v) if self.positive else v for name, v in raw.items()}
+            if values:
+                figures.append(rates_figure(what, values))
+            if values and self.per_step is not None and self.per_step > 1:
+                figures.append(steps_figure(what, values))
+        return figures
 
     def _momentum(self, name: str, step: int) -> Tensor:
         raw = self._of_step(self.momenta[self._owner(name)], step)

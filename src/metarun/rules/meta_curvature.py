@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from metarun.figures import Figure
 from metarun.rules.rule import Parameters, UpdateRule, key
+from metarun.rules.seen import spectra_figure
 
 
 class MetaCurvature(UpdateRule):
@@ -40,6 +42,11 @@ class MetaCurvature(UpdateRule):
         return {
             name: p.sub(self._transformed(name, grads[name]), alpha=self.lr) for name, p in params.items()
         }, state
+
+    def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002
+        """Return the singular values of the matrices."""
+        matrices = {name: list(several.parameters()) for name, several in self.matrices.items()}
+        return [spectra_figure({name: several for name, several in matrices.items() if several})]
 
     def _transformed(self, name: str, gradient: Tensor) -> Tensor:
         if gradient.dim() == 1:

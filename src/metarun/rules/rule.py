@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from metarun.figures import Figure
 from metarun.tasks import Examples
 
 Parameters = dict[str, Tensor]
@@ -49,6 +50,10 @@ class UpdateRule(nn.Module, ABC):
     @abstractmethod
     def update(self, params: Parameters, grads: Parameters, state: Any, step: int) -> tuple[Parameters, Any]:
         """Return parameters and state after inner step `step` (0, 1, …), without changing the arguments."""
+
+    def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002  (for those that depend on tasks)
+        """Return figures of what the rule has learned; adapt: adapts its learner to some test tasks."""
+        return []
 
     def persistent_state(self, state: Any, steps: int) -> Parameters:  # noqa: ARG002  (for those that have any)
         """Return each task's values of the parameters that are kept from task to task, [T, …] by name.

@@ -10,6 +10,7 @@ import numpy as np
 from metarun.errors import OutOfTimeError, PrunedError
 from metarun.evaluation.curve import Curve
 from metarun.experiment.sources import make
+from metarun.figures import Histograms
 from metarun.reports.pictures import picture
 from metarun.runs.labels import flat
 from metarun.runs.loggers import Ended, RunFacts
@@ -48,6 +49,17 @@ def followed(training: Training) -> Iterator[list[Curve]]:
     finally:
         scores = {f"test/{name}": each.mean for curve in tested for name, each in curve.final.items()}
         training.loggers.close(ended, scores)
+
+
+def show_learned(training: Training) -> None:
+    """Hand over the distributions of what the learner has learned: rates by layer."""
+    if not training.loggers:
+        return
+    tasks = first_episodes(training.source, "validation", training.experiment.dtype, _PICTURED)
+    for figure in training.experiment.learner.learned(tasks):
+        if isinstance(figure, Histograms):
+            values = {f"{figure.name}/{label}": v.float().numpy() for label, v in figure.values.items()}
+            training.loggers.histograms(training.step, values)
 
 
 def _show_episodes(training: Training) -> None:

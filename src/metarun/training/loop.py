@@ -14,7 +14,7 @@ from metarun.runs.directory import Run
 from metarun.runs.resuming import resume_command
 from metarun.runs.signals import StopSignals, stop
 from metarun.system.ranks import Ranks
-from metarun.training.followed import followed
+from metarun.training.followed import followed, show_learned
 from metarun.training.restore import restore
 from metarun.training.state import Training
 
@@ -76,6 +76,7 @@ def train(
                     validated = training.is_due(config.train.validate_every)
                     if validated:
                         training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
+                        show_learned(training)
                     if reason or training.finished or training.is_due(config.train.checkpoint_every):
                         training.save()
                     if validated:

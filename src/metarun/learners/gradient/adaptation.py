@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from metarun.errors import ConfigError
+from metarun.figures import Figure
 from metarun.learners.gradient.graph import Derivatives, Graph, graph_for
 from metarun.learners.gradient.initialisation import (
     FreshParameters,
@@ -296,6 +297,15 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             for example in torch.split(x, 1, dim=1)
         ]
         return torch.stack(predictions, 1)
+
+    def learned(self, tasks: Tasks) -> list[Figure]:
+        """Return what its rule has learned."""
+
+        def adapt() -> None:
+            with self.evaluating(), torch.no_grad():
+                self.adapt(tasks.without_answers())
+
+        return self.rule.learned(adapt)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._forward.forget_copies()

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from metarun.errors import ConfigError
 from metarun.fields import Count
+from metarun.figures import Figure
 from metarun.learners.embedding_learner import EmbeddingLearner
 from metarun.learners.one_pass import size_of
+from metarun.learners.seen import attention_figure
 from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
@@ -82,13 +84,24 @@ class MatchingNet(EmbeddingLearner):
 
     def classify(self, classifier: Memory, features: Tensor) -> Tensor:
         """Return log P of the classes, [T, n, classes]."""
-        if self.query_lstm is not None:
-            features = self._attend(self.query_lstm, classifier, features)
-        similarity = F.normalize(features, dim=2) @ F.normalize(classifier.features, dim=2).mT
-        is_padding = classifier.labels.sum(2) == 0
-        attention = similarity.masked_fill(is_padding[:, None], -torch.inf).softmax(2)
-        probabilities = attention @ classifier.labels
+        probabilities = self.attention(classifier, features) @ classifier.labels
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+    def attention(self, memory: Memory, features: Tensor) -> Tensor:
+        """Return a(x, x_i), [T, n, m], of embedded queries [T, n, features]."""
+        if self.query_lstm is not None:
+            features = self._attend(self.query_lstm, memory, features)
+        similarity = F.normalize(features, dim=2) @ F.normalize(memory.features, dim=2).mT
+        is_padding = memory.labels.sum(2) == 0
+        return similarity.masked_fill(is_padding[:, None], -torch.inf).softmax(2)
+
+    def learned(self, tasks: Tasks) -> list[Figure]:
+        """Return the embedding of the first task, and the attention of its queries."""
+        task = tasks.part(slice(1))
+        with self.evaluating(), torch.no_grad():
+            memory = self.adapt(task.without_answers()).predictor
+            weights = self.attention(memory, self.embeddings(task.query.x))[0]
+        return [*super().learned(tasks), attention_figure(weights, task)]
 
     def _attend(self, lstm: nn.LSTMCell, memory: Memory, features: Tensor) -> Tensor:
         """Return f(x, S) of appendix A.2, with h = ĥ + f′(x) and a readout r of the support set."""

@@ -1,0 +1,79 @@
+"""Figures of what learners have learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from metarun.figures import Points, Surface
+from metarun.tasks import Tasks
+
+if TYPE_CHECKING:
+    from metarun.learners.one_pass import OnePassLearner
+
+
+def principal_components(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x [n, d] in its first two principal components, [n, 2], and their shares of the variance.
+
+    The sign of each is such that its largest entry is positive.
+    """
+    centred = (x - x.mean(0)).double().cpu()
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    places = torch.zeros(len(x), 2, dtype=torch.float64)
+    count = min(2, len(s))
+    largest = u[:, :count].gather(0, u[:, :count].abs().argmax(0, keepdim=True)).sign()
+    places[:, :count] = u[:, :count] * s[:count] * largest
+    shares = s.square() / s.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
+    return places, shares[:2]
+
+
+def embedding_figure(learner: OnePassLearner, task: Tasks) -> Points:
+    """Return the embedded support and query set of one task, and the mean of each class."""
+    with learner.evaluating(), torch.no_grad():
+        features = learner.embeddings(torch.cat([task.support.x, task.query.x], 1))[0]
+    y = torch.cat([task.support.y, task.query.y], 1)[0]
+    shots = len(task.support)
+    kinds = ["support"] * shots + ["query"] * (len(y) - shots)
+    labels = [f"class {label}" for label in y.tolist()] if not y.is_floating_point() else [""] * len(y)
+    counting = torch.cat([task.support.counting, task.query.counting], 1)[0]
+    if not y.is_floating_point():
+        for label in sorted(set(y[:shots].tolist())):
+            own = (y[:shots] == label) & counting[:shots]
+            features = torch.cat([features, features[:shots][own].mean(0, keepdim=True)])
+            labels.append(f"class {label}")
+            kinds.append("mean of the support")
+        counting = torch.cat([counting, counting.new_ones(len(labels) - len(counting))])
+    places, shares = principal_components(features[counting])
+    kept = counting.tolist()
+    return Points(
+        name="embedding",
+        title="The embedding of a test task",
+        caption=f"Two principal components, with {float(shares.sum()):.0%} of the variance.",
+        places=places,
+        labels=_those(labels, kept),
+        kinds=_those(kinds, kept),
+    )
+
+
+def attention_figure(weights: Tensor, task: Tasks) -> Surface:
+    """Return how much the queries of one task attend to its support set, of weights [n, m]."""
+    known, asked = task.support.y[0].tolist(), task.query.y[0].tolist()
+    prefix = "" if task.support.y.is_floating_point() else "class "
+    return Surface(
+        name="attention",
+        title="Attention of queries to the support set",
+        caption="Of one test task; each row sums to 1.",
+        values=weights.detach().double().cpu(),
+        rows=[f"{prefix}{y}" for y in asked],
+        columns=[f"{prefix}{y}" for y in known],
+        x_label="support example",
+        y_label="query",
+        unit="weight",
+    )
+
+
+def _those(texts: Sequence[str], kept: Sequence[bool]) -> list[str]:
+    return [text for text, is_kept in zip(texts, kept, strict=True) if is_kept]
