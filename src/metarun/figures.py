@@ -123,3 +123,33 @@ class Pictures(Figure):
     images: Sequence[Tensor]
     captions: Sequence[str]
     good: Sequence[bool | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel(Figure):
+    """Runs as lines over axes, one for each parameter, and the last for their score.
+
+    Attributes:
+        axes: the value of each run, by parameter.
+        scores: of the runs.
+        unit: what the scores are.
+        higher_is_better: whether larger scores are better.
+    """
+
+    axes: Mapping[str, Sequence[str | float]]
+    scores: Sequence[float]
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars(Figure):
+    """A number for each label.
+
+    Attributes:
+        values: by label.
+        unit: what they are.
+    """
+
+    values: Mapping[str, float]
+    unit: str

@@ -32,12 +32,15 @@ def main(arguments: list[str]) -> None:
         choices=("tasks", "seeds"),
         help="what is compared: the scores of tasks, or the means of seeds; else seeds where there are three",
     )
+    parser.add_argument(
+        "--against", choices=("all", "best"), default="all", help="all pairs, or each with the best"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all of it")
     options = parse(parser, arguments[1:])
     if options.json is not None:
         check_out("--json", options.json)
     tests = [test for path in options.paths for test in read_tests(path)]
-    found = compare(tests, options.metric, options.step, options.by)
+    found = compare(tests, options.metric, options.step, options.by, options.against)
     print(comparison_table(found))
     if options.json is not None:
         write_text(options.json, as_json(found.plain(), indent=2) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -140,6 +141,7 @@ def compare(
     metric: str | None = None,
     step: int | None = None,
     unit: Unit | None = None,
+    against: Literal["all", "best"] = "all",
 ) -> Comparison:
     """Compare tests.
 
@@ -151,6 +153,7 @@ def compare(
         step: after which it is measured; None: the last.
         unit: of what the values are that are compared; None: seeds where every set-up has three or more,
             which says how another training would turn out, else tasks.
+        against: `all` pairs; or each set-up with the `best` alone, which comes second in every pair.
 
     Raises:
         ConfigError: there are fewer than two set-ups, or a test has no such score or step.
@@ -162,11 +165,25 @@ def compare(
     measure = _measure(tests, metric)
     unit = unit or ("seeds" if all(len(side.tests) >= _FEWEST_SEEDS for side in sides) else "tasks")
     values = [{s: t.each_task.of(measure.name, step) for s, t in side.tests.items()} for side in sides]
+    estimates = [_estimate(each) for each in values]
     places = list(combinations(range(len(sides)), 2))
+    if against == "best":
+        best = _best(estimates, higher_is_better=measure.higher_is_better)
+        places = [(place, best) for place in range(len(sides)) if place != best]
     found = [_difference(sides[i], sides[j], values[i], values[j], unit) for i, j in places]
     corrected = holm([each.p for each in found])
     pairs = [Pair(i, j, each, p) for (i, j), each, p in zip(places, found, corrected, strict=True)]
-    return Comparison(measure, step, unit, sides, [_estimate(each) for each in values], pairs)
+    return Comparison(measure, step, unit, sides, estimates, pairs)
+
+
+def _best(estimates: Sequence[Estimate], *, higher_is_better: bool) -> int:
+    """Return the place of the best estimate; NaN is the worst."""
+
+    def goodness(place: int) -> float:
+        mean = estimates[place].mean
+        return -math.inf if math.isnan(mean) else mean if higher_is_better else -mean
+
+    return max(range(len(estimates)), key=goodness)
 
 
 def _measure(tests: Sequence[FinishedTest], name: str | None) -> Measure:

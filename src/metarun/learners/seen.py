@@ -60,7 +60,9 @@ def embedding_figure(learner: OnePassLearner, task: Tasks) -> Points:
 
 def attention_figure(weights: Tensor, task: Tasks) -> Surface:
     """Return how much the queries of one task attend to its support set, of weights [n, m]."""
-    known, asked = task.support.y[0].tolist(), task.query.y[0].tolist()
+    of_known, of_asked = task.support.y[0].argsort(stable=True), task.query.y[0].argsort(stable=True)
+    known, asked = task.support.y[0, of_known].tolist(), task.query.y[0, of_asked].tolist()
+    weights = weights[of_asked][:, of_known]
     prefix = "" if task.support.y.is_floating_point() else "class "
     return Surface(
         name="attention",

@@ -50,8 +50,13 @@ def labels(configs: Sequence[Mapping[str, Any]], choices: Sequence[Mapping[str, 
         if all(group in chosen for chosen in choices):
             add(group, lambda run, group=group: choices[run][group])  # type: ignore[misc]
     for key in sorted({key for config in configs for key in config} - set(SEED_KEYS)):
-        add(key, lambda run, key=key: str(configs[run].get(key, "–")))  # type: ignore[misc]
+        add(key, lambda run, key=key: _short(configs[run].get(key, "–")))  # type: ignore[misc]
     return label
+
+
+def _short(value: object) -> str:
+    """Return a value in a few characters: a label tells runs apart, and the config has all digits."""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def in_words(label: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ from metarun.runs.loggers import RunFacts
 from metarun.runs.loggers.following import Loggers
 from metarun.runs.resuming import resume_command
 from metarun.runs.signals import stop
+from metarun.system.memory import peak_memory
 from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
 from metarun.tasks.description import class_names, described, elsewhere
@@ -304,6 +305,7 @@ class Training:
         if self.ranks.first:
             if curve.each_task is not None:
                 curve.each_task.write(self.run.directory / TEST_TASKS)
+            self.run.write_json("usage.json", {"peak_memory_bytes": peak_memory(self.experiment.device)})
             self.run.write_json("results.json", results)
             if other := elsewhere(self.source).get("test_data"):
                 fitted = f", {other['fitted']}" if other["fitted"] else ""

@@ -1,0 +1,154 @@
+"""The sections of a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from metarun.errors import MetarunError
+from metarun.evaluation.comparison import Comparison, compare
+from metarun.reports.comparison import p_value
+from metarun.reports.pages.curves import adaptation_curves, learning_curves
+from metarun.reports.pages.gathered import Gathered, Record, SetUp
+from metarun.reports.pages.page import Section, Table
+from metarun.reports.pages.sweep_figures import sweep_figures
+from metarun.reports.table import cell, heading
+
+_MOST_ROWS = 200
+_ALL_PAIRS = 6  # set-ups, at most
+
+
+def sections_of(found: Gathered, problems: list[str]) -> list[Section]:
+    """Return the sections that need nothing but files; what cannot be shown is added to the problems."""
+    arenas = found.arenas
+    learning = Section("learning", "Learning curves")
+    adaptation = Section("adaptation", "Adaptation")
+    differences = Section("differences", "Differences")
+    for (data, _), set_ups in arenas.items():
+        of_data = f" ({data})" if len(arenas) > 1 else ""
+        learning.figures += learning_curves(set_ups, of_data)
+        adaptation.figures += adaptation_curves(set_ups, of_data)
+        _compare(differences, set_ups, of_data, problems)
+    sweeps = [
+        Section(
+            f"sweep-{number}", f"Sweep {sweep.path.name}", [str(sweep.path)], figures=sweep_figures(sweep)
+        )
+        for number, sweep in enumerate(found.sweeps, 1)
+    ]
+    return [_results(found.set_ups), differences, learning, adaptation, *sweeps, _work(found.records)]
+
+
+def _results(set_ups: Sequence[SetUp]) -> Section:
+    """Return a line for each set-up: its seeds, states and scores."""
+    rows = []
+    for set_up in set_ups[:_MOST_ROWS]:
+        first = set_up.records[0]
+        tests = [r.summary.test for r in set_up.records if r.summary.test is not None]
+        means = [mean for mean, _ in tests]
+        if len(tests) == 1:
+            test = cell(first.measure, *tests[0])
+        elif tests:
+            mean = sum(means) / len(means)
+            spread = math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1))
+            test = f"{cell(first.measure, mean, spread)} (sd)"
+        else:
+            test = "–"
+        states = [r.state for r in set_up.records]
+        state = ", ".join(f"{states.count(s)} {s}" if len(states) > 1 else s for s in dict.fromkeys(states))
+        best = [r.summary.best for r in set_up.records if r.summary.best is not None]
+        steps = f"{max(r.summary.step for r in set_up.records)}/{first.summary.steps or '?'}"
+        best_cell = cell(first.measure, sum(best) / len(best), math.nan) if best else "–"
+        rows.append(
+            [set_up.name, str(len(set_up.records)), state, steps, heading(first.measure), best_cell, test]
+        )
+    texts = []
+    if len(set_ups) > _MOST_ROWS:
+        texts.append(f"The first {_MOST_ROWS} of {len(set_ups)} set-ups.")
+    errors = [f"{r.path}: {r.summary.error}" for s in set_ups for r in s.records if r.summary.error]
+    heads = ["set-up", "seeds", "state", "meta-steps", "score", "best validation", "test"]
+    table = Table("Results", heads, rows, frozenset({1, 3, 5, 6}))
+    note = "Test: mean ± 95 % confidence interval over tasks; of several seeds, ± their standard deviation."
+    return Section("results", "Results", [note, *texts, *errors], [table])
+
+
+def _compare(section: Section, set_ups: Sequence[SetUp], of_data: str, problems: list[str]) -> None:
+    """Add which differences are significant."""
+    records = [record for set_up in set_ups for record in set_up.records if record.curve is not None]
+    tests = [test for record in records if (test := record.tested) is not None]
+    if len(tests) < len(records):
+        problems.append(
+            f"{len(records) - len(tests)} of {len(records)} tests{of_data} have no scores of each task, and "
+            "are not compared"
+        )
+    if len({id(set_up) for set_up in set_ups if any(record.tested for record in set_up.records)}) < 2:
+        return
+    try:
+        result = compare(tests, against="all" if len(set_ups) <= _ALL_PAIRS else "best")
+    except MetarunError as error:
+        problems.append(f"no comparison{of_data}: {error}")
+        return
+    which = "each pair" if len(set_ups) <= _ALL_PAIRS else "each set-up against the best"
+    section.texts.append(
+        f"{result.measure.name}{of_data}, {which}, "
+        f"{'on the same test tasks' if result.unit == 'tasks' else 'by seed'} where there are such; p of "
+        "Student's t-test (Welch's where nothing is paired), corrected for "
+        f"{len(result.pairs)} comparisons (Holm); effect: Cohen's d."
+    )
+    section.tables.append(_pairs(result))
+
+
+def _pairs(result: Comparison) -> Table:
+    unit = 100 if result.measure.percent else 1
+    rows = [
+        [
+            f"{result.sides[pair.first].name} − {result.sides[pair.second].name}",
+            f"{unit * pair.difference.mean:+.4g}",
+            f"[{unit * pair.difference.low:+.4g}, {unit * pair.difference.high:+.4g}]",
+            p_value(pair.p),
+            f"{pair.difference.effect:+.2f}",
+            "significant" if pair.is_significant else "",
+            f"{pair.difference.count:,} {'pairs' if pair.difference.paired else 'each, not paired'}",
+        ]
+        for pair in sorted(result.pairs, key=lambda pair: pair.p)[:_MOST_ROWS]
+    ]
+    heads = [f"difference of {heading(result.measure)}", "", "95 % interval", "p", "effect", "", "of"]
+    return Table("Differences", heads, rows, frozenset({1, 2, 3, 4}))
+
+
+def _work(records: Sequence[Record]) -> Section:
+    """Return time, memory, engine and machine of every run."""
+    rows = []
+    for record in records[:_MOST_ROWS]:
+        trained = [row for row in record.metrics if row["split"] == "train"]
+        seconds = sum(float(row.get("seconds", 0)) for row in record.metrics)
+        rate = trained[-1].get("tasks_per_second") if trained else None
+        memory = record.usage.get("peak_memory_bytes")
+        engine = ", ".join(
+            f"{key} {record.engine[key]}"
+            for key in ("strategy", "chunk", "workers", "threads")
+            if key in record.engine
+        )
+        extras = [key for key in ("compile", "rematerialise", "tf32", "bf16") if record.engine.get(key)]
+        rows.append(
+            [
+                record.summary.path,
+                _span(seconds) if record.metrics else "–",
+                "–" if rate is None else f"{rate:,.0f}",
+                "–" if memory is None else f"{memory / 2**30:.2f} GiB",
+                ", ".join([engine, *extras]) or "–",
+                f"{record.manifest.get('device', '–')}, {record.manifest.get('host', '–')}",
+                str(record.manifest.get("command", "–")),
+            ]
+        )
+    heads = ["run", "time", "tasks/s", "memory", "engine", "machine", "command"]
+    texts = [f"The first {_MOST_ROWS} of {len(records)} runs."] if len(records) > _MOST_ROWS else []
+    return Section(
+        "work", "Time, memory and engine", texts, [Table("Work", heads, rows, frozenset({1, 2, 3}))]
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
