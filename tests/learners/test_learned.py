@@ -122,8 +122,10 @@ def test_learners_that_embed_show_a_task_and_matching_networks_their_attention(t
     assert (torch.cdist(points.places, points.places) <= gaps + 1e-5).all()  # a projection
     assert isinstance(attention, Surface)
     assert torch.allclose(attention.values.sum(1), torch.ones(queries, dtype=torch.float64), atol=1e-5)
-    of_class_1 = attention.values[:, tasks.support.y[0] == 1].sum(1)
-    assert torch.allclose(of_class_1, predictions[0].exp()[:, 1].double(), atol=1e-5)
+    assert attention.columns == sorted(attention.columns)  # those of a class are together
+    of_class_1 = attention.values[:, [label == "class 1" for label in attention.columns]].sum(1)
+    expected = predictions[0].exp()[:, 1].double()[tasks.query.y[0].argsort(stable=True)]
+    assert torch.allclose(of_class_1, expected, atol=1e-5)
 
 
 def test_principal_components_are_those_of_the_covariance() -> None:

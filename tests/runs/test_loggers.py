@@ -311,7 +311,7 @@ def test_a_run_may_be_resumed_with_other_loggers(own: list[str], tmp_path: Path)
     )
     train(read_config(node), Run.create(tmp_path / "run", node, {}))
     assert [step for step, _ in Own.heard] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 7]  # twice: of validations, too
-    assert json.loads((tmp_path / "run/manifest.json").read_text())["resumed"][0]["changed"]["logger.own"]
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["resumed"][0]["changed"]["logger"]
 
 
 @pytest.mark.parametrize(

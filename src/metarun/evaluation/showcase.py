@@ -22,7 +22,7 @@ from metarun.tasks.episodes import first_episodes
 
 _TASKS = 64  # whose predictions are looked at
 _MOST_BYTES = 2**28
-_PICTURED = 32  # images of a figure
+_PICTURED = 30  # images of a figure
 _CONFUSED = 16  # classes
 _FUNCTIONS = 3
 _GRID = 200

@@ -129,7 +129,9 @@ class OnePassLearner(Learner[Embedded]):
         return adapted.changes
 
     def learned(self, tasks: Tasks) -> list[Figure]:
-        """Return the embeddings of the first task in a plane."""
+        """Return the embeddings of the first task in a plane, where it has classes."""
+        if tasks.support.y.is_floating_point():
+            return []
         return [embedding_figure(self, tasks.part(slice(1)))]
 
     @property

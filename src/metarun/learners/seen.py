@@ -31,21 +31,20 @@ def principal_components(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embedding_figure(learner: OnePassLearner, task: Tasks) -> Points:
-    """Return the embedded support and query set of one task, and the mean of each class."""
+    """Return the embedded support and query set of one task with classes, and the mean of each class."""
     with learner.evaluating(), torch.no_grad():
         features = learner.embeddings(torch.cat([task.support.x, task.query.x], 1))[0]
     y = torch.cat([task.support.y, task.query.y], 1)[0]
     shots = len(task.support)
     kinds = ["support"] * shots + ["query"] * (len(y) - shots)
-    labels = [f"class {label}" for label in y.tolist()] if not y.is_floating_point() else [""] * len(y)
+    labels = [f"class {label}" for label in y.tolist()]
     counting = torch.cat([task.support.counting, task.query.counting], 1)[0]
-    if not y.is_floating_point():
-        for label in sorted(set(y[:shots].tolist())):
-            own = (y[:shots] == label) & counting[:shots]
-            features = torch.cat([features, features[:shots][own].mean(0, keepdim=True)])
-            labels.append(f"class {label}")
-            kinds.append("mean of the support")
-        counting = torch.cat([counting, counting.new_ones(len(labels) - len(counting))])
+    for label in sorted(set(y[:shots][counting[:shots]].tolist())):
+        own = (y[:shots] == label) & counting[:shots]
+        features = torch.cat([features, features[:shots][own].mean(0, keepdim=True)])
+        labels.append(f"class {label}")
+        kinds.append("mean of the support")
+    counting = torch.cat([counting, counting.new_ones(len(labels) - len(counting))])
     places, shares = principal_components(features[counting])
     kept = counting.tolist()
     return Points(

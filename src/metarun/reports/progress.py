@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -35,6 +36,15 @@ def without_bars() -> None:
     _bars = False
 
 
+_leave_bars = True
+
+
+def _leave_job_bars(*, leave: bool) -> None:
+    """Say whether the bar of a training stays on the terminal at its end."""
+    global _leave_bars  # noqa: PLW0603
+    _leave_bars = leave
+
+
 def _disable_bar() -> bool | None:
     """Return tqdm's `disable`: True in a quiet process, else None, which shows a bar on a terminal only."""
     return None if _bars and log.isEnabledFor(logging.INFO) else True
@@ -57,22 +67,33 @@ class _Console:
         return getattr(sys.stderr, name)
 
 
-class TrainingProgress:
-    """The loss, speed and remaining time of a training."""
+_PARTS = "{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
-    def __init__(self, done: int, steps: int) -> None:
+
+class TrainingProgress:
+    """The meta-step, scores after adaptation, the best validation, tasks per second and the remaining time.
+
+    Args:
+        done: meta-steps taken before.
+        steps: of the whole training.
+        meta_batch: tasks of a meta-step.
+    """
+
+    def __init__(self, done: int, steps: int, meta_batch: int) -> None:
         self._bar = tqdm(
             total=steps,
             initial=done,
-            unit=" steps",
             desc="training",
             file=_Console(),
             disable=_disable_bar(),
             smoothing=0.1,
+            bar_format=_PARTS,
+            leave=_leave_bars,
         )
         self._redirect = logging_redirect_tqdm([log])
-        self._first, self._steps = done, steps
+        self._first, self._steps, self._meta_batch = done, steps, meta_batch
         self._start = self._last_line = time.monotonic()
+        self._shown: list[str] = []
 
     def __enter__(self) -> TrainingProgress:
         """Keep log lines from breaking the bar."""
@@ -88,21 +109,76 @@ class TrainingProgress:
 
     def step(self) -> None:
         """Count one meta-step."""
+        if not self._bar.disable:
+            rate = self._bar.format_dict["rate"]
+            speed = [f"{rate * self._meta_batch:,.0f} tasks/s"] if rate else []
+            self._bar.set_postfix_str(", ".join([*self._shown, *speed]), refresh=False)
         self._bar.update()
 
-    def scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Show the scores of the latest meta-steps."""
+    def scores(self, step: int, scores: Mapping[str, float], best: Mapping[str, float]) -> None:
+        """Show the scores of the latest meta-steps, and the best validation so far; {}: there is none."""
+        texts = [describe(scores), *([f"best validation {describe(best)}"] if best else [])]
         if not self._bar.disable:
-            self._bar.set_postfix_str(describe(scores), refresh=False)
+            self._shown = texts
             return
         now = time.monotonic()
         if now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             rate = (step - self._first) / (now - self._start)
             remaining = tqdm.format_interval((self._steps - step) / rate)
+            speed = f"{rate * self._meta_batch:,.0f} tasks/s"
             log.info(
-                "step %d/%d: %s; %.3g steps/s, %s left", step, self._steps, describe(scores), rate, remaining
+                "step %d/%d: %s; %.3g steps/s, %s, %s left",
+                *(step, self._steps, "; ".join(texts), rate, speed, remaining),
             )
+
+
+class SweepProgress:
+    """One bar over the jobs of a sweep, whichever launcher runs them, above that of a job.
+
+    Args:
+        total: number of jobs.
+        count: returns how many have ended, and how many of these have failed; called in a thread.
+    """
+
+    def __init__(self, total: int, count: Callable[[], tuple[int, int]]) -> None:
+        self._bar = tqdm(
+            total=total, desc="jobs", file=_Console(), disable=_disable_bar(), bar_format=_PARTS, unit=" jobs"
+        )
+        self._count = count
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sweep progress", daemon=True)
+
+    def __enter__(self) -> SweepProgress:
+        """Begin to watch, on a terminal only."""
+        if not self._bar.disable:
+            _leave_job_bars(leave=False)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Show how many have ended, and leave the bar."""
+        if not self._bar.disable:
+            self._ended.set()
+            self._thread.join()
+            self._show()
+            _leave_job_bars(leave=True)
+        self._bar.close()
+
+    def _watch(self) -> None:
+        pause = 1.0
+        while not self._ended.wait(pause):
+            start = time.monotonic()
+            self._show()
+            pause = max(1.0, 20 * (time.monotonic() - start))  # ten thousand folders are looked at less often
+
+    def _show(self) -> None:
+        done, failed = self._count()
+        self._bar.n = done
+        self._bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+        self._bar.refresh()
 
 
 def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator[Item]:

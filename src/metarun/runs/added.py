@@ -38,4 +38,4 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "outer.drop_to": 0.5,
 }
 HAD_DTYPE = {"dtype": "float32"}
-ADDED_LATER = {**HAD_DTYPE, "seeding": "shared", "logger": {}}
+ADDED_LATER = {**HAD_DTYPE, "seeding": "shared"}

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from metarun.errors import MetarunError
 from metarun.system.files import as_json, naming
 
 log = logging.getLogger("metarun")
@@ -51,7 +52,14 @@ class MetricsFile:
                 os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return all lines."""
+        """Return all lines.
+
+        Raises:
+            MetarunError: the file is damaged.
+        """
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise MetarunError(f"{self.path} is damaged: restore it from a copy") from error

@@ -82,8 +82,9 @@ def sweep(
         if len(unfinished) < len(jobs):
             log.info("%d of %d jobs are finished already", len(jobs) - len(unfinished), len(jobs))
         size = max_batch_size or max(1, len(unfinished))
-        for first in range(0, len(unfinished), size):
-            launching.launch(unfinished[first : first + size], [*kept.more, *_seeding(jobs)])
+        with launching.progress(len(jobs), lambda: [job.directory for job in jobs]):
+            for first in range(0, len(unfinished), size):
+                launching.launch(unfinished[first : first + size], [*kept.more, *_seeding(jobs)])
         launching.finish(grouped([Outcome.read(job) for job in jobs]))
 
 

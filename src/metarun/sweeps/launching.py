@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from metarun.config.composition import (
 )
 from metarun.config.private import BASIC_LAUNCHER, what_was_raised
 from metarun.errors import ConfigError, MetarunError, OutOfTimeError, UnfinishedError
+from metarun.reports.progress import SweepProgress
 from metarun.runs.directory import Run
 from metarun.runs.holding import InUseError, held
 from metarun.runs.resuming import resume_command
@@ -208,6 +209,28 @@ class Launching:
         with held(self.directory), stopping(self.directory, parallel=False):
             OmegaConf.save(self._config, self.directory / "multirun.yaml")
             yield Sweep(self.directory)
+
+    @contextmanager
+    def progress(
+        self, total: int, folders: Callable[[], Iterable[Path]], pruned: Callable[[], int] = lambda: 0
+    ) -> Iterator[None]:
+        """Show a bar over the jobs of the sweep.
+
+        Args:
+            total: number of jobs.
+            folders: returns those of the jobs.
+            pruned: returns how many trials have ended without a result.
+        """
+
+        def count() -> tuple[int, int]:
+            known = list(folders())
+            done, failed = (
+                sum((folder / name).exists() for folder in known) for name in ("results.json", "error.txt")
+            )
+            return min(total, done + failed + pruned()), failed
+
+        with SweepProgress(total, count):
+            yield
 
     def finish(
         self, rows: Sequence[Sequence[Outcome]], more: Mapping[str, Any] | None = None, title: str = ""

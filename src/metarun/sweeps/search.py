@@ -67,14 +67,17 @@ def search(
         log.info(
             "search: %d of %d trials exist, %d of them unfinished", len(study.trials), trials, len(unfinished)
         )
-        while True:
-            batch, unfinished = unfinished[:at_once], unfinished[at_once:]
-            if not batch:
-                count = min(at_once, trials - len(study.trials))
-                batch = [study.propose(space, fixed) for _ in range(count)]
-            if not batch:
-                break
-            _run(launching, study, batch)
+        pruned = sum(is_pruned(trial) for trial in study.trials)
+        with launching.progress(trials, lambda: launching.directory.glob("[0-9]*"), lambda: pruned):
+            while True:
+                batch, unfinished = unfinished[:at_once], unfinished[at_once:]
+                if not batch:
+                    count = min(at_once, trials - len(study.trials))
+                    batch = [study.propose(space, fixed) for _ in range(count)]
+                if not batch:
+                    break
+                _run(launching, study, batch)
+                pruned = sum(is_pruned(trial) for trial in study.trials)
         _finish(launching, study)
 
 

@@ -23,11 +23,13 @@ from metarun.evaluation.curve import Curve
 from metarun.experiment.build import chosen_device
 from metarun.experiment.config import Config, read_config
 from metarun.reports.table import curve_table
+from metarun.reports.text_curve import text_curve
 from metarun.runs.directory import Run
 from metarun.runs.manifest import manifest
 from metarun.runs.resuming import resume_command
 from metarun.runs.signals import StopSignals
 from metarun.system.ranks import ElsewhereError, LostRankError, Ranks
+from metarun.tasks.metrics import selected_by
 from metarun.training.loop import ShouldPrune, train
 
 log = logging.getLogger("metarun")
@@ -95,9 +97,15 @@ def launch(
 
 
 def show(curve: Curve, directory: Path) -> None:
-    """Print the table and the directory of a finished run."""
-    print(f"\n{curve_table(curve)}\n\nrun: {directory}")
-    if Run.open(directory).config()["algo"].get("start") == "fresh":  # a learned optimizer
+    """Print the table and the directory of a finished run; on a terminal also its curve."""
+    run = Run.open(directory)
+    print(f"\n{curve_table(curve)}\n")
+    if sys.stdout.isatty():
+        if line := text_curve(run.metrics.records(), selected_by(curve.measures)):
+            print(f"{line}\n")
+        print(f"to see it: metarun report {shlex.quote(str(directory))}")
+    print(f"run: {directory}")
+    if run.config()["algo"].get("start") == "fresh":  # a learned optimizer
         print(f"to compare it with tuned ones: metarun optimizers {shlex.quote(str(directory))}")
 
 

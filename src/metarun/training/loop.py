@@ -67,12 +67,12 @@ def train(
                 training.validate(lambda: stop_signals.reason, while_validating.format(training.step))
             if training.step and training.is_due(config.train.validate_every):
                 training.prune_if(should_prune)  # if it was killed between save and prune_if
-            with TrainingProgress(training.step, steps) as progress:
+            with TrainingProgress(training.step, steps, config.train.meta_batch) as progress:
                 while not training.finished:
                     reason = training.take_step(lambda: stop_signals.reason)
                     progress.step()
                     if training.is_due(config.train.log_every):
-                        progress.scores(training.step, training.log_scores())
+                        progress.scores(training.step, training.log_scores(), training.best_validation)
                     validated = training.is_due(config.train.validate_every)
                     if validated:
                         training.validate(lambda: stop_signals.reason, while_validating.format(training.step))

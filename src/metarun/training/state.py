@@ -27,6 +27,7 @@ from metarun.system.ranks import Ranks
 from metarun.tasks import SPLITS, Tasks
 from metarun.tasks.description import class_names, described, elsewhere
 from metarun.tasks.episodes import first_episodes
+from metarun.tasks.metrics import selected_by
 from metarun.tasks.prefetch import Prefetcher
 from metarun.training.computation import Computation
 from metarun.training.meter import Meter
@@ -80,6 +81,7 @@ class Training:
             self.run.write_json("inputs.json", {**inputs_of(self.source), "measures": measures})
         for tasks in first.values():  # any of them may be padded
             self.learner.check(tasks)
+        self._selecting = selected_by(first["validation"].measures)
         self.step = 0
         self.selection, self.skipped = Selection(), SkippedSteps()
         self.validating = False
@@ -153,6 +155,15 @@ class Training:
         self.selection.load_state_dict(state["selection"])
         self.skipped.load_state_dict(state["skipped"])
         self.step, self.validating = state["step"], state.get("validating", False)
+
+    @property
+    def best_validation(self) -> dict[str, float]:
+        """The score that selects the learner, of the best validation; {} before the first."""
+        best = self.selection.best
+        if best is None:
+            return {}
+        sign = 1 if self._selecting.higher_is_better else -1
+        return {self._selecting.name: sign * best["selection_score"]}
 
     @property
     def finished(self) -> bool:

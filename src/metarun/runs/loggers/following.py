@@ -132,9 +132,9 @@ class _Following:
             for call in iter(self._queue.get, None):
                 call()
         except Exception as error:  # whatever a library or a network raises: the run goes on without it
-            self.has_failed = True
             why = in_one_line(error)[:300]
             log.warning("logger.%s has failed, and the run goes on without it: %s", self.name, why)
+            self.has_failed = True  # last: the run waits for it
 
     def put(self, call: Call) -> None:
         """Have a call made after those before it."""
