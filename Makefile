@@ -14,7 +14,7 @@ endif
 # Every core runs tests; each test process keeps to one thread so that they do not fight over cores.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
-.PHONY: run test gpu lint format clean
+.PHONY: run test gpu docs lint format clean
 
 run: $(VENV)/metarun
 	$(BIN)/metarun
@@ -27,6 +27,10 @@ gpu: $(VENV)/installed
 	$(BIN)/python -m pytest tests/test_gpu.py
 	$(BIN)/metarun bench --device cuda --only conv4-5q-5steps --only conv4-75q-5steps --only conv4-84 \
 		--only sinusoid-5 --only sinusoid-5-compiled --only floor --json benchmarks/results/gpu.json
+
+# The site of docs/, in build/site, with the pages that are made of conf/, the schema and docs/results/; a warning is an error.
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build --quiet --strict
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metarun.api.training import train as train
     from metarun.evaluation.prediction.estimator import load as load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Run", "__version__", "compose", "load", "runs", "tasks", "train"]
 
 # Public names, and where they are; runs and tasks are packages that can be called.
