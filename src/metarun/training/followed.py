@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
-from metarun.errors import OutOfTimeError, PrunedError
+from metarun.errors import OutOfTimeError, PrunedError, in_one_line
 from metarun.evaluation.curve import Curve
 from metarun.experiment.sources import make
 from metarun.figures import Histograms
@@ -18,6 +19,8 @@ from metarun.runs.loggers.following import Loggers
 from metarun.tasks.description import class_names
 from metarun.tasks.episodes import first_episodes
 from metarun.training.state import Training
+
+log = logging.getLogger("metarun")
 
 _PICTURED = 2  # episodes
 
@@ -38,7 +41,7 @@ def followed(training: Training) -> Iterator[list[Curve]]:
     facts = RunFacts(training.run.directory, config, training.step)
     training.loggers = Loggers({name: make("logger", node) for name, node in nodes.items()}, facts)
     if training.loggers.new:
-        _show_episodes(training)
+        _try(_show_episodes, training)
     ended: Ended = "failed"
     try:
         yield tested
@@ -53,8 +56,19 @@ def followed(training: Training) -> Iterator[list[Curve]]:
 
 def show_learned(training: Training) -> None:
     """Hand over the distributions of what the learner has learned: rates by layer."""
-    if not training.loggers:
-        return
+    if training.loggers:
+        _try(_show_learned, training)
+
+
+def _try(show: Callable[[Training], None], training: Training) -> None:
+    """Show something of the learner; what a user's class may raise must not end the training."""
+    try:
+        show(training)
+    except Exception as error:
+        log.warning("not handed to the loggers: %s", in_one_line(error))
+
+
+def _show_learned(training: Training) -> None:
     tasks = first_episodes(training.source, "validation", training.experiment.dtype, _PICTURED)
     for figure in training.experiment.learner.learned(tasks):
         if isinstance(figure, Histograms):
