@@ -30,7 +30,7 @@ gpu: $(VENV)/installed
 
 # The site of docs/, in build/site, with the pages that are made of conf/, the schema and docs/results/; a warning is an error.
 docs: $(VENV)/installed
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from generate.keys import keys_of
 from generate.results import tables
 from metarun.config.options import CONF, groups
 
@@ -45,11 +46,12 @@ def algorithm_page(name: str) -> str:
     if "paper" in fact:
         lines += [f"Source: {_linked(fact['paper'])}.", ""]
     lines += ["## When to choose it", "", f"- {fact['choose']}", f"- {fact['avoid']}", ""]
-    lines += ["## Settings", "", *_settings_of(name), ""]
-    found = [own for table in tables().values() if (own := table.of(name)).rows]
+    lines += ["## Settings", "", *_settings_of(name), "", *keys_of("algo", name)]
+    found = {title: own for title, table in tables().items() if (own := table.of(name)).rows}
     if found:
         lines += ["## Published and obtained", ""]
-        lines += [f"{own.markdown()}\n" for own in found]
+        for title, own in found.items():
+            lines += [f"{title.replace('_', ', ')}:", "", own.markdown(), ""]
         lines += ["[Results](../results.md) says how they were measured.", ""]
     setups = [option.name for option in groups([CONF])["experiment"] if _is_of(option.name, name)]
     if setups:

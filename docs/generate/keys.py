@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from generate.results import in_a_cell
+from generate.results import as_text, in_a_cell
 from metarun.config.composition import compose_config
 from metarun.config.options import CONF, groups
 from metarun.engine.settings import EngineSettings
@@ -41,13 +41,19 @@ def config_page() -> str:
             continue
         lines += [f"## `{group}=`", ""]
         for option in options:
-            lines += [f"### `{group}={option.name}`", "", option.description, "", *_keys(group, option.name)]
+            lines += [
+                f"### `{group}={option.name}`",
+                "",
+                option.description,
+                "",
+                *keys_of(group, option.name),
+            ]
     lines += ["## `experiment=`", "", "| option | |", "|---|---|"]
     lines += [f"| `{each.name}` | {in_a_cell(each.description)} |" for each in groups([CONF])["experiment"]]
     return "\n".join([*lines, ""])
 
 
-def _keys(group: str, option: str) -> list[str]:
+def keys_of(group: str, option: str) -> list[str]:
     """Return a table of the keys of an option."""
     path = CONF / group / f"{option}.yaml"
     node = _composed(group, option)
@@ -65,7 +71,7 @@ def _keys(group: str, option: str) -> list[str]:
     for key, kind in types.items():
         value = node.get(key, defaults.get(key, _NONE))
         shown = "" if value is _NONE else f"`{json.dumps(value, ensure_ascii=False, default=str)}`"
-        cells = [f"`{prefix}.{key}`", type_name(kind), shown, comments.get(key, "")]
+        cells = [f"`{prefix}.{key}`", type_name(kind), shown, as_text(comments.get(key, ""))]
         rows.append(f"| {' | '.join(in_a_cell(cell) for cell in cells)} |")
     return [*rows, ""]
 

@@ -79,5 +79,10 @@ def in_a_cell(text: str) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+def as_text(text: str) -> str:
+    """Return a text whose asterisks and underscores are no Markdown."""
+    return text.replace("*", "\\*").replace("_", "\\_")
+
+
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |".replace("  |", " |")
