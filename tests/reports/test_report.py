@@ -170,7 +170,7 @@ def test_the_table_of_differences_is_that_of_compare(page: Path, outputs: Path, 
 def test_a_run_alone_has_its_page_in_its_directory(outputs: Path, typed) -> None:
     status, printed, _ = typed("report", str(outputs / "sgd"), "--details", "0")
     assert status == 0
-    assert printed.startswith(f"{outputs}/sgd/report.html: 1 runs; the figures, as SVG and PNG: ")
+    assert printed.startswith(f"{outputs}/sgd/report.html: 1 run; the figures, as SVG and PNG: ")
     assert f"<h1>Run {outputs}/sgd</h1>" in (outputs / "sgd/report.html").read_text()
     (outputs / "sgd/report.html").unlink()
     shutil.rmtree(outputs / "sgd/report_files")

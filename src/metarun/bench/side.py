@@ -1,8 +1,8 @@
 """One side of a race, alone in its process: `python -m metarun.bench.side SIDE DEVICE OVERRIDE …`.
 
-It writes a line when it is ready. Then each line it reads is a turn: it computes meta-gradients, at least one
-and for at least a twentieth of a second, and answers with the milliseconds of each and the growth of the
-process's memory at its peak since the work was loaded. It ends when its standard input is closed.
+It writes a line when it is ready. Each line that it reads then is a turn: it computes meta-gradients for at
+least a twentieth of a second, and at least one. It answers with the milliseconds of each, and with the growth
+of its peak memory since the work was loaded. It ends when its standard input is closed.
 """
 
 from __future__ import annotations

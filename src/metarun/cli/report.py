@@ -62,7 +62,8 @@ def main(arguments: list[str]) -> None:
     for problem in problems:
         log.warning("%s", problem)
     figures = f"; the figures, as SVG and PNG: {folder}" if folder else ""
-    print(f"{out}: {len(found.records)} runs{figures}")
+    count = f"{len(found.records)} run{'s' * (len(found.records) != 1)}"
+    print(f"{out}: {count}{figures}")
 
 
 def _title(found: Gathered) -> str:

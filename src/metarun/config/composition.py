@@ -150,8 +150,8 @@ def compose_with_choices(
 def _check_own_options(overrides: Sequence[str], config_dirs: Sequence[str]) -> None:
     """Raise ConfigError if Hydra would silently misread a user's option, or ignore it.
 
-    It reads a byte-order mark as part of the first line, which may be `# @package …`, and of two options with
-    the same name it takes metarun's own.
+    Hydra reads a byte-order mark as part of the first line, and so overlooks a `# @package …` there. Where a
+    user's option has the name of one of metarun's, Hydra takes metarun's.
     """
     for word in overrides:
         group, _, option = word.lstrip("+").partition("=")

@@ -12,8 +12,8 @@ from torch.func import functional_call
 class Places:
     """The places of each parameter and buffer of a module: a tied weight has several names.
 
-    `torch.func.functional_call` gets one name per place. By default it takes the two names of a layer that is
-    registered twice for two tensors, and leaves the tensors of the call in the layer (torch 2.13).
+    `torch.func.functional_call` is given one name per place. Left alone, it would treat a layer that is
+    registered under two names as two layers, and would leave the tensors of the call in it (torch 2.13).
 
     Args:
         module: the module; its copies have the same places.

@@ -52,7 +52,7 @@ def differences_table(found: Comparison, pairs: list[Pair]) -> str:
             _signed(unit * pair.difference.mean),
             f"[{_signed(unit * pair.difference.low)}, {_signed(unit * pair.difference.high)}]",
             p_value(pair.p),
-            f"{pair.difference.effect:+.2f}",
+            effect_size(pair.difference.effect),
             "significant" if pair.is_significant else "",
             f"{pair.difference.count:,} {'pairs' if pair.difference.paired else 'each, not paired'}",
         ]
@@ -71,11 +71,16 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def effect_size(effect: float) -> str:
+    """Return Cohen's d in a cell."""
+    return "–" if math.isnan(effect) else f"{effect:+.2f}"
+
+
 def _remarks(found: Comparison) -> list[str]:
     values = {"tasks": "tasks", "seeds": "the means of seeds"}[found.unit]
     lines = [
-        f"p: Student's t-test over {values}, corrected for {len(found.pairs)} comparisons (Holm); below "
-        f"{LEVEL} it is significant. effect: Cohen's d."
+        f"p: Student's t-test over {values}, corrected for the number of pairs, {len(found.pairs)} (Holm); "
+        f"below {LEVEL} it is significant. effect: Cohen's d."
     ]
     if any(not pair.difference.paired for pair in found.pairs):
         lines.append(f"Not paired: they have other {found.unit}; Welch's test.")

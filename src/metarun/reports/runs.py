@@ -45,7 +45,7 @@ def runs_table(runs: Sequence[Summary]) -> str:
             printable(run.choices.get("algo", "–")),
             printable(run.choices.get("data", "–")),
             "–" if run.seed is None else str(run.seed),
-            f"{run.step}/{run.steps or '?'}",
+            f"{run.step}/{'?' if run.steps is None else run.steps}",
             printable(run.metric["name"]),
             _score(run, run.last),
             _score(run, run.best),

@@ -83,7 +83,8 @@ def summary(directory: Path, changed: float) -> Summary:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         # Whatever a damaged file holds: the list of all other runs is not lost by it.
         line = " ".join(str(error).split()) or type(error).__name__
-        return Summary(str(directory), "damaged", changed=changed, error=line[:200])
+        told = f"one of {', '.join(STAMPED)} holds something else than metarun writes ({line[:200]})"
+        return Summary(str(directory), "damaged", changed=changed, error=told)
 
 
 def _read(directory: Path, changed: float) -> Summary:

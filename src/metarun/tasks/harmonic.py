@@ -17,7 +17,7 @@ from metarun.tasks.synthetic import Pair, SyntheticSource, stretch
 
 
 class Harmonic(SyntheticSource):
-    """y = a₁ sin(ω x + b₁) + a₂ sin(2 ω x + b₂) + noise, with x ~ N(μ, 1) around a place of the task's own.
+    """y = a₁ sin(ω x + b₁) + a₂ sin(2 ω x + b₂) + noise, with x ~ N(μ, 1), where each task has its own μ.
 
     Lacoste, Oreshkin, Chung, Boquet, Rostamzadeh & Krueger 2018, "Uncertainty in Multitask Transfer
     Learning", arXiv:1806.07528, section 4.1. a₁ and a₂ are standard normal, b₁ and b₂ uniform.

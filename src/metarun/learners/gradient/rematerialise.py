@@ -131,8 +131,8 @@ class _BackwardPass:
 def _split(count: int, slots: int) -> int:
     """Return after how many of `count` steps to keep the next state, with `slots` left for states.
 
-    With s slots and every step repeated r times at most, C(s + r, s) steps can be reversed, of which
-    C(s + r − 1, s − 1) follow the next kept state.
+    With s slots, and if no step is computed more than r times, C(s + r, s) steps can be reversed. Of these,
+    C(s + r − 1, s − 1) come after the next kept state.
     """
     repeats = next(r for r in range(1, count + 1) if math.comb(slots + r, slots) >= count)
     return max(1, count - math.comb(slots + repeats - 1, slots - 1))

@@ -30,8 +30,8 @@ def sampled(latent: Normal, keys: Tensor | None, stream: int, count: int) -> Ten
 def bound(likelihoods: Tensor, prior: Normal, posterior: Normal, z: Tensor) -> Tensor:
     """Return a lower bound of log p(targets | support set) for each task, [T].
 
-    With one sample it is log p(y | z) − KL(posterior ‖ prior), with more the importance-weighted
-    log (1/S) Σ p(y | z) p(z) / q(z) (Burda et al. 2016, arXiv:1509.00519, equation 8).
+    With one sample the bound is log p(y | z) − KL(posterior ‖ prior). With S samples it is the
+    importance-weighted log (1/S) Σ p(y | z) p(z) / q(z) (Burda et al. 2016, arXiv:1509.00519, equation 8).
 
     Args:
         likelihoods: log p(y | z) of all targets together, [T, samples].

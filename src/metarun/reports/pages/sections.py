@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from metarun.errors import MetarunError
 from metarun.evaluation.comparison import Comparison, compare
-from metarun.reports.comparison import p_value
+from metarun.reports.comparison import effect_size, p_value
 from metarun.reports.pages.curves import adaptation_curves, learning_curves
 from metarun.reports.pages.gathered import Gathered, Record, SetUp
 from metarun.reports.pages.page import Section, Table
@@ -56,7 +56,8 @@ def _results(set_ups: Sequence[SetUp]) -> Section:
         states = [r.state for r in set_up.records]
         state = ", ".join(f"{states.count(s)} {s}" if len(states) > 1 else s for s in dict.fromkeys(states))
         best = [r.summary.best for r in set_up.records if r.summary.best is not None]
-        steps = f"{max(r.summary.step for r in set_up.records)}/{first.summary.steps or '?'}"
+        done = max(record.summary.step for record in set_up.records)
+        steps = f"{done}/{'?' if first.summary.steps is None else first.summary.steps}"
         best_cell = cell(first.measure, sum(best) / len(best), math.nan) if best else "–"
         rows.append(
             [set_up.name, str(len(set_up.records)), state, steps, heading(first.measure), best_cell, test]
@@ -92,7 +93,7 @@ def _compare(section: Section, set_ups: Sequence[SetUp], of_data: str, problems:
         f"{result.measure.name}{of_data}, {which}, "
         f"{'on the same test tasks' if result.unit == 'tasks' else 'by seed'} where there are such; p of "
         "Student's t-test (Welch's where nothing is paired), corrected for "
-        f"{len(result.pairs)} comparisons (Holm); effect: Cohen's d."
+        f"the number of pairs, {len(result.pairs)} (Holm); effect: Cohen's d."
     )
     section.tables.append(_pairs(result))
 
@@ -105,7 +106,7 @@ def _pairs(result: Comparison) -> Table:
             f"{unit * pair.difference.mean:+.4g}",
             f"[{unit * pair.difference.low:+.4g}, {unit * pair.difference.high:+.4g}]",
             p_value(pair.p),
-            f"{pair.difference.effect:+.2f}",
+            effect_size(pair.difference.effect),
             "significant" if pair.is_significant else "",
             f"{pair.difference.count:,} {'pairs' if pair.difference.paired else 'each, not paired'}",
         ]

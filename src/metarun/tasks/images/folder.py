@@ -49,8 +49,8 @@ class ImageFolder(NamedClasses):
     file with the columns path, label and, if there is one, split. Classes without a split are divided at
     random. Images are decoded once, into a file in the cache that is mapped into memory.
 
-    Left out, and named, are files that are empty, damaged, animated, in CMYK, of 16 bits or huge, and classes
-    with fewer images than an episode of their split needs.
+    Files that are empty, damaged, animated, in CMYK, of 16 bits or huge are left out and named. So are
+    classes with fewer images than an episode of their split needs.
 
     Args:
         root: the folder or the csv file.

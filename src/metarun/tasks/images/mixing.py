@@ -22,9 +22,10 @@ def mixed(
     """Return images with another one of their mini-batch in them, and the share of each class as y.
 
     With λ ~ Beta(α, α) for each image, mixup gives λ x + (1 − λ) x′ (Zhang, Cisse, Dauphin & Lopez-Paz 2018,
-    arXiv:1710.09412, equation 1). cutmix puts a box of x′ into x, with sides √(1 − λ) of the image's, around
-    a uniform place and cut off at the edges; λ is then the share of x that is left (Yun et al. 2019,
-    arXiv:1905.04899, equations 1 and 2). Labels are mixed with λ. With both, half of the images get each.
+    arXiv:1710.09412, equation 1). cutmix replaces a box of x by that of x′: its sides are √(1 − λ) of the
+    image's, its centre is uniform, and it is cut off at the edges; λ is then the share of x that is left (Yun
+    et al. 2019, arXiv:1905.04899, equations 1 and 2). Labels are mixed with λ. With both kinds, each image
+    gets one of them at random.
 
     Args:
         examples: images [T, n, channels, height, width] and their classes, int64 [T, n].

@@ -38,8 +38,8 @@ SIZES: dict[Table, tuple[int, int]] = {
 class BundledTable:
     """Episodes of one table: support rows are drawn from a random half, and the other half is queried.
 
-    Columns are standardised by the support rows, and come after zeros to `width` columns, as in
-    `TabularPrior`, so that a network trained there can read them. There is nothing to train on: every split
+    Columns are standardised by the support rows. As in `TabularPrior`, zeros come before them, up to `width`
+    columns, so that a network that was trained there can read them. There is nothing to train on: every split
     has the same rows.
 
     Args:
