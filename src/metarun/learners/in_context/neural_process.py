@@ -76,9 +76,9 @@ class NeuralProcess(ReadingLearner):
     Garnelo et al. 2018, "Conditional Neural Processes", arXiv:1807.01613 (CNP), and "Neural Processes",
     arXiv:1807.01622 (NP, with a latent variable z); Kim et al. 2019, "Attentive Neural Processes",
     arXiv:1901.05761. Sizes and activations as in the code of arXiv:2207.04179. With a latent variable and one
-    sample the training maximises log p(y | z) − KL(q(z | support and query) ‖ q(z | support)) per target; with
-    several samples, the importance-weighted bound (Burda et al. 2016, arXiv:1509.00519). A test averages the
-    predictions over samples of q(z | support).
+    sample the training maximises log p(y | z) − KL(q(z | support and query) ‖ q(z | support)) per target;
+    with several samples, the importance-weighted bound (Burda et al. 2016, arXiv:1509.00519). A test averages
+    the predictions over samples of q(z | support).
 
     Args:
         path: of the representation without samples: `mean` over the support set, `attention` from the query
