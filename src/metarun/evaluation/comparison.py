@@ -31,7 +31,7 @@ class Side:
 
     Attributes:
         tests: by seed.
-        label: what tells it from the others; empty: nothing but where it is.
+        label: the keys in which it differs from the others; empty: only their directories differ.
     """
 
     tests: dict[int, FinishedTest]

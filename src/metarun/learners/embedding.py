@@ -48,9 +48,9 @@ def passing(now: Pass) -> Iterator[None]:
 class TaskNorm(nn.Module):
     """A batch norm that normalises the examples of each task by themselves.
 
-    It takes the place of a torch batch norm, whose parameters it keeps. Its running statistics are changed by
-    nothing but the outer loop: a forward pass only tells what they would become. If its parameters are
-    frozen, it trains with the running statistics that it has, and keeps them.
+    It takes the place of a torch batch norm and keeps that norm's parameters. Only the outer loop changes its
+    running statistics: a forward pass returns what they would become. If its parameters are frozen, it
+    normalises by its running statistics in training, too, and these stay.
 
     Args:
         norm: the batch norm; where it has running statistics, those are the first.

@@ -195,5 +195,5 @@ def chunks_bar(description: str, chunks: Iterable[Item], total: int) -> Iterator
 
 
 def items_bar(what: str, count: int | None) -> tqdm[NoReturn]:
-    """Return a bar over so many items, to be updated; on a terminal only."""
+    """Return a bar over `count` items (None: not known), to be updated; it is shown on a terminal only."""
     return tqdm(total=count, desc=what, unit="", file=_Console(), disable=_disable_bar(), leave=False)

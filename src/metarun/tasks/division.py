@@ -36,9 +36,9 @@ def check_shares(shares: Shares) -> None:
 def divided(
     count: int, own: Sequence[Split] | None, shares: Shares, generator: torch.Generator
 ) -> list[Split]:
-    """Return the split of each of so many classes: their own, or at random in these shares.
+    """Return the split of each class: the one that the data names, or a random one in these shares.
 
-    Where they are for train and test alone, validation takes its share of the training classes.
+    If the data names no validation classes, validation takes its share of the training classes.
 
     Args:
         count: number of classes.

@@ -18,9 +18,9 @@ def axis(tasks: Tasks) -> str:
 
 
 def sizes(tasks: Tasks) -> list[int]:
-    """Return numbers of support examples, of each class where there are classes, up to those that there are.
+    """Return the numbers of support examples (per class, where there are classes) to test with.
 
-    Tasks whose own numbers differ have one size: all.
+    []: the tasks, or their classes, have different numbers of support examples, and are tested with all.
     """
     support = tasks.support
     if support.mask is not None or len(support) == 0:

@@ -40,7 +40,7 @@ class ImageCompletion:
         seeding: how the split follows from the seed; see `Streams`.
 
     Raises:
-        ConfigError: there are not so many pixels.
+        ConfigError: shot + query exceeds the pixels of an image.
     """
 
     loss = staticmethod(mean_squared_error)

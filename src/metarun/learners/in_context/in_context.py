@@ -59,8 +59,8 @@ class InContext(ReadingLearner):
         embedding_depth: layers of the perceptron that makes tokens.
         head_depth: layers of the one that makes predictions.
         norm: see `transformer.Block`.
-        ensemble: predictions of a test are means over so many orders of the columns and classes of a table;
-            see `ensemble.View`. Each costs a pass.
+        ensemble: number of orders of a table's columns and classes over which a test averages predictions;
+            see `ensemble.View`. Each order costs a pass.
         **shared: see ReadingLearner.
 
     Raises:

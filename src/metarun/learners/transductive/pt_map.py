@@ -21,12 +21,12 @@ Power = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Scale = Annotated[float, Field(gt=0, lt=1e6)]
 
-# Sinkhorn's iterations end when every query's total is within this of 1, or after so many.
+# Sinkhorn's iterations end when the total of every query is 1 up to _TOLERANCE, or after _MOST iterations.
 _TOLERANCE, _MOST = 1e-6, 1000
 
 
 class PTMAP(Transductive):
-    """Logits are the logarithm of a transport plan from queries to prototypes, which follow it in turn.
+    """Logits are the logarithm of a transport plan from queries to prototypes; plan and prototypes alternate.
 
     Hu, Gripon & Pateux 2020, "Leveraging the Feature Distribution in Transfer-based Few-Shot Learning",
     arXiv:2006.03806, equations 1 to 6, algorithm 1. The plan gives every class the same number of queries, so

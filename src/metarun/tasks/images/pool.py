@@ -22,8 +22,8 @@ class Pool:
         counts: number of images of each class, int64 [classes].
         turns: how many rotations by 90° each image has, as classes of their own: with 4, class r · n + c is
             class c of n turned by r · 90°.
-        groups: the classes come in groups of so many, int64 [groups], and those of an episode are of one;
-            None: they are of any.
+        groups: sizes of the groups that the classes come in, int64 [groups]: all classes of an episode are of
+            one group; None: there are no groups.
     """
 
     images: Tensor

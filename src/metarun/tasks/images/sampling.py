@@ -55,7 +55,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Way, shot and query of an episode; with a variable sampler, at most so many.
+    """Way, shot and query of an episode; with a variable sampler, the largest ones.
 
     Attributes:
         way: classes.

@@ -1,4 +1,4 @@
-"""miniImageNet, tieredImageNet, CIFAR-FS, FC100, CUB, flowers, aircraft: what each is, how it is had."""
+"""miniImageNet, tieredImageNet, CIFAR-FS, FC100, CUB, flowers, aircraft: what each is, and how to get it."""
 
 from __future__ import annotations
 
