@@ -128,7 +128,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         return IterativeLearner.adapt(self, tasks)
 
     def trajectory(self, tasks: Tasks) -> Iterator[Embedded]:
-        """Yield the first decoded heads, those after each step of the code, then after each step of a head."""
+        """Yield the first decoded heads, those after each step of the code, then after each step of heads."""
         support, query = tasks.support, tasks.query
         with passing(now := self._pass(len(tasks))), dropping(tasks.key):
             x = torch.cat([support.x, query.x], 1) if self._together else support.x
