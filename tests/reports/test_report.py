@@ -18,6 +18,7 @@ import torch
 from own_runs import trained
 from picture_files import encoded, write
 from PIL import Image
+from scipy import stats
 
 from metarun.cli.main import main
 from metarun.errors import ConfigError, MetarunError
@@ -164,7 +165,28 @@ def test_the_table_of_differences_is_that_of_compare(page: Path, outputs: Path, 
     assert f"{pair['difference']:+.4g}" in text
     assert f"{pair['count']} pairs" in text
     assert "2 finished" in text
+    # Two seeds: Student's interval over them.
+    means = [
+        json.loads((outputs / f"maml-{s}/results.json").read_text())["final"]["loss"]["mean"] for s in (0, 1)
+    ]
+    half = stats.t.ppf(0.975, 1) * stats.sem(means)
+    assert f"{np.mean(means):.4f} ± {half:.4f}" in text
     assert "What metasgd has learned" not in text
+
+
+def test_a_sweep_has_a_table_with_the_best_first(page: Path, outputs: Path) -> None:
+    section = re.search(r'<section id="sweep-1".*?</table>', page.read_text(), re.DOTALL)[0]
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", section)
+    assert heads == ["inner.lr", "outer.lr", "test loss", "finished"]
+    rows = [
+        re.findall(r"<td[^>]*>([^<]*)</td>", row)
+        for row in re.findall(r"<tr>(.*?)</tr>", section, re.DOTALL)[1:]
+    ]
+    losses = [float(row[2]) for row in rows]
+    assert losses == sorted(losses)
+    results = [json.loads((outputs / f"sweep/{n}/results.json").read_text()) for n in range(4)]
+    assert losses[0] == pytest.approx(min(r["final"]["loss"]["mean"] for r in results), abs=1e-4)
+    assert {(row[0], row[1]) for row in rows} == {(a, b) for a in ("0.001", "0.1") for b in ("0.01", "0.1")}
 
 
 def test_a_run_alone_has_its_page_in_its_directory(outputs: Path, typed) -> None:
@@ -270,9 +292,7 @@ def test_it_is_read_by_keyboard_and_by_screen_readers(browser: Any, page: Path) 
     assert len(images) == len(browser.find_elements(By.CSS_SELECTOR, "figure"))
     assert all(len(image.get_attribute("aria-label")) > 10 for image in images)
     seen: list[tuple[str, str]] = []
-    body = browser.find_element(By.TAG_NAME, "body")
-    body.click()
-    for _ in range(400):
+    for _ in range(400):  # from the top of the page to its end
         browser.switch_to.active_element.send_keys(Keys.TAB)
         active = browser.switch_to.active_element
         seen.append((active.tag_name, active.accessible_name))

@@ -10,7 +10,7 @@ import torch
 
 from metarun.evaluation.curve import Estimate
 from metarun.figures import Figure, Line, Lines
-from metarun.reports.pages.gathered import Record, SetUp
+from metarun.reports.pages.gathered import Record, SetUp, over_seeds
 
 _MOST_CURVES, _MOST_BANDS = 12, 5
 _SMOOTH = 25  # a curve is smoothed over a 25th of its points
@@ -108,9 +108,8 @@ def _adapted(records: Sequence[Record], name: str, factor: float) -> Line:
     numbers = min((curve.numbers for curve in curves), key=len)
     points: list[Estimate] = []
     for place in range(len(numbers)):
-        means = torch.tensor([curve.steps[place][name].mean for curve in curves], dtype=torch.float64)
-        one = curves[0].steps[place][name]
-        points.append(Estimate.of(means) if len(means) > 1 else one)
+        one, *others = [curve.steps[place][name] for curve in curves]
+        points.append(over_seeds([each.mean for each in (one, *others)]) if others else one)
     y = [factor * point.mean for point in points]
     spread = [0.0 if math.isnan(point.ci95) else factor * point.ci95 for point in points]
     low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))

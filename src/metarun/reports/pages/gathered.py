@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from metarun.errors import ConfigError, MetarunError
-from metarun.evaluation.curve import Curve
+from metarun.evaluation.curve import Curve, Estimate
+from metarun.evaluation.statistics import interval
 from metarun.evaluation.task_scores import TaskScores
 from metarun.evaluation.tested import FinishedTest
 from metarun.runs.directory import TEST_TASKS, Run
@@ -71,6 +75,16 @@ class Record:
         if self.each_task is None or self.curve is None:
             return None
         return FinishedTest(self.path, self.config, self.summary.choices, self.each_task, self.measures)
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Return the mean of several seeds, and Student's 95 % interval; NaN where SciPy is not installed."""
+    table = torch.tensor(values, dtype=torch.float64)
+    try:
+        spread = interval(table)
+    except MetarunError:
+        spread = math.nan
+    return Estimate(float(table.mean()), spread)
 
 
 @dataclass(frozen=True)

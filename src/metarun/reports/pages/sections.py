@@ -9,9 +9,9 @@ from metarun.errors import MetarunError
 from metarun.evaluation.comparison import Comparison, compare
 from metarun.reports.comparison import effect_size, p_value
 from metarun.reports.pages.curves import adaptation_curves, learning_curves
-from metarun.reports.pages.gathered import Gathered, Record, SetUp
+from metarun.reports.pages.gathered import Gathered, Record, SetUp, SweepRecord, over_seeds
 from metarun.reports.pages.page import Section, Table
-from metarun.reports.pages.sweep_figures import sweep_figures
+from metarun.reports.pages.sweep_figures import sweep_figures, varied
 from metarun.reports.table import cell, heading
 
 _MOST_ROWS = 200
@@ -29,13 +29,28 @@ def sections_of(found: Gathered, problems: list[str]) -> list[Section]:
         learning.figures += learning_curves(set_ups, of_data)
         adaptation.figures += adaptation_curves(set_ups, of_data)
         _compare(differences, set_ups, of_data, problems)
-    sweeps = [
-        Section(
-            f"sweep-{number}", f"Sweep {sweep.path.name}", [str(sweep.path)], figures=sweep_figures(sweep)
-        )
-        for number, sweep in enumerate(found.sweeps, 1)
-    ]
+    sweeps = [_sweep(sweep, number) for number, sweep in enumerate(found.sweeps, 1)]
     return [_results(found.set_ups), differences, learning, adaptation, *sweeps, _work(found.records)]
+
+
+def _sweep(sweep: SweepRecord, number: int) -> Section:
+    """Return what was varied with the scores, the best first, and the figures."""
+    section = Section(f"sweep-{number}", f"Sweep {sweep.path.name}", [str(sweep.path)])
+    values = varied(sweep.set_ups)
+    measure = sweep.set_ups[0].records[0].measure
+    scored: list[tuple[float, list[str]]] = []
+    for place, set_up in enumerate(sweep.set_ups):
+        tests = [record.summary.test[0] for record in set_up.records if record.summary.test is not None]
+        mean = sum(tests) / len(tests) if tests else math.nan
+        row = [value if isinstance(value := each[place], str) else f"{value:g}" for each in values.values()]
+        finished = f"{len(tests)}/{len(set_up.records)}"
+        goodness = -math.inf if math.isnan(mean) else mean if measure.higher_is_better else -mean
+        scored.append((goodness, [*row, cell(measure, mean, math.nan) if tests else "–", finished]))
+    rows = [row for _, row in sorted(scored, key=lambda each: each[0], reverse=True)[:_MOST_ROWS]]
+    heads = [*values, f"test {heading(measure)}", "finished"]
+    section.tables.append(Table("The sweep", heads, rows, frozenset({len(values), len(values) + 1})))
+    section.figures = sweep_figures(sweep)
+    return section
 
 
 def _results(set_ups: Sequence[SetUp]) -> Section:
@@ -44,15 +59,13 @@ def _results(set_ups: Sequence[SetUp]) -> Section:
     for set_up in set_ups[:_MOST_ROWS]:
         first = set_up.records[0]
         tests = [r.summary.test for r in set_up.records if r.summary.test is not None]
-        means = [mean for mean, _ in tests]
-        if len(tests) == 1:
-            test = cell(first.measure, *tests[0])
-        elif tests:
-            mean = sum(means) / len(means)
-            spread = math.sqrt(sum((m - mean) ** 2 for m in means) / (len(means) - 1))
-            test = f"{cell(first.measure, mean, spread)} (sd)"
-        else:
-            test = "–"
+        test = "–"
+        if tests:
+            mean, spread = tests[0]
+            if len(tests) > 1:
+                estimate = over_seeds([mean for mean, _ in tests])
+                mean, spread = estimate.mean, estimate.ci95
+            test = cell(first.measure, mean, spread)
         states = [r.state for r in set_up.records]
         state = ", ".join(f"{states.count(s)} {s}" if len(states) > 1 else s for s in dict.fromkeys(states))
         best = [r.summary.best for r in set_up.records if r.summary.best is not None]
@@ -68,7 +81,7 @@ def _results(set_ups: Sequence[SetUp]) -> Section:
     errors = [f"{r.path}: {r.summary.error}" for s in set_ups for r in s.records if r.summary.error]
     heads = ["set-up", "seeds", "state", "meta-steps", "score", "best validation", "test"]
     table = Table("Results", heads, rows, frozenset({1, 3, 5, 6}))
-    note = "Test: mean ± 95 % confidence interval over tasks; of several seeds, ± their standard deviation."
+    note = "Test: mean ± 95 % confidence interval, over test tasks, or over seeds where there are several."
     return Section("results", "Results", [note, *texts, *errors], [table])
 
 
