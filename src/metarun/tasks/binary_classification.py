@@ -15,7 +15,7 @@ from metarun.tasks.synthetic import Pair, SyntheticSource
 
 
 class BinaryClassification(SyntheticSource):
-    """x is standard normal; its class is the side of a plane through 0 on which it lies.
+    """x is standard normal; its class says on which side of a plane through 0 it lies.
 
     The plane's normal, the task's true direction, is uniform on the unit sphere. Every task has `shot`
     support and `query` query examples of each class, in random order.

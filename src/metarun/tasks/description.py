@@ -1,4 +1,4 @@
-"""What a source of real data tells about it: for a run's manifest, and for its results."""
+"""Descriptions of a source's data, for a run's manifest and results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metarun.tasks.types import Split, TaskSource
 
 
 def described(source: TaskSource) -> dict[str, Any]:
-    """Return what a prepared source says of its data, as plain values; {} if it says nothing."""
+    """Return a prepared source's description of its data, as plain values; {} if it has none."""
     describe = getattr(source, "described", None)
     return {} if describe is None else dict(describe())
 
@@ -20,12 +20,12 @@ def class_names(source: TaskSource, split: Split) -> dict[str, list[str]]:
 
 
 def problems_of(label: str, source: TaskSource) -> list[str]:
-    """Return what is wrong with a source's files, each with a label before it; [] if it has none."""
+    """Return the problems of a source's files, each prefixed with the label; [] if there are no problems."""
     verify = getattr(source, "verify", None)
     return [] if verify is None else [f"{label}{problem}" for problem in verify()]
 
 
 def elsewhere(source: TaskSource) -> dict[str, Any]:
-    """Return where the test tasks of a source are from, as `{"test_data": …}`, for results; {}: its own."""
+    """Return the origin of the test tasks as `{"test_data": …}`, for results; {}: the source itself."""
     said = getattr(source, "elsewhere", None)
     return {} if said is None else {"test_data": said()}

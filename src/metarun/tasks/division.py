@@ -22,11 +22,11 @@ NAMES: dict[str, Split] = {
     "validation": "validation",
     "test": "test",
 }
-"""What people call the splits."""
+"""The names that users may type for the splits."""
 
 
 def check_shares(shares: Shares) -> None:
-    """Raise ConfigError if the shares are not all there is."""
+    """Raise ConfigError if the shares do not add up to 1."""
     if abs(sum(shares) - 1) > 1e-6:
         raise ConfigError(
             f"@source.shares={list(shares)} have the sum {sum(shares):g}", "@source.shares=[0.6,0.2,0.2]"
@@ -36,13 +36,13 @@ def check_shares(shares: Shares) -> None:
 def divided(
     count: int, own: Sequence[Split] | None, shares: Shares, generator: torch.Generator
 ) -> list[Split]:
-    """Return the split of each class: the one that the data names, or a random one in these shares.
+    """Return the split of each class: as named in the data, or drawn at random in these shares.
 
     If the data names no validation classes, validation takes its share of the training classes.
 
     Args:
         count: number of classes.
-        own: the split that the data names for each class; None: it names none.
+        own: the split that the data names for each class; None: the data names no splits.
         shares: for train, validation and test.
         generator: draws the order.
     """
@@ -60,7 +60,7 @@ def divided(
 
 
 def _whole_shares(total: int, shares: Shares) -> list[int]:
-    """Return whole numbers in about these shares, with the sum total; a share above 0 gets 1 if it can."""
+    """Return counts close to total · share with the sum `total`; a share above 0 gets 1 or more if it can."""
     exact = [total * share / sum(shares) for share in shares]
     counts = [int(count) for count in exact]
     by_rest = sorted(range(len(counts)), key=lambda i: counts[i] - exact[i])
@@ -74,10 +74,10 @@ def _whole_shares(total: int, shares: Shares) -> list[int]:
 
 
 def divided_rows(groups: Sequence[str], shares: Shares, generator: torch.Generator) -> list[Split]:
-    """Return the split of each row, so that every group has its rows in these shares.
+    """Return the split of each row; the rows of every group are divided in these shares.
 
     Args:
-        groups: of each row.
+        groups: the group of each row.
         shares: for train, validation and test.
         generator: draws the order of each group's rows.
     """
@@ -99,6 +99,6 @@ _NAMED = 3
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first of these names, and how many more there are."""
+    """Return a text with the first names and the number of the others."""
     rest = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")

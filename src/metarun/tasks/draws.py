@@ -22,8 +22,8 @@ class Draws:
 
     Attributes:
         count: number of episodes.
-        stream: which of the seed's streams they are of.
-        episodes: their numbers, int64 [count].
+        stream: number of the seed's stream that the draws belong to.
+        episodes: the index of each episode, int64 [count].
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Draws:
         """Return k distinct integers below n in random order, int64 [count, *shape, k].
 
         Args:
-            n: the limit.
-            k: how many.
-            *shape: of the entries that each have k.
-            rooms: a limit of each entry, [count, *shape], at most n; what exceeds it comes last.
+            n: the integers are 0 … n − 1.
+            k: number of integers.
+            *shape: shape of the entries; each entry has k integers of its own.
+            rooms: an upper limit of each entry, [count, *shape], at most n; integers not below it come last.
         """
         bits = self.bits(*shape, n)
         if rooms is not None:

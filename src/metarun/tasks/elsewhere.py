@@ -1,4 +1,4 @@
-"""A source whose test tasks are those of another one: other domains."""
+"""A source whose test tasks come from another source, to test on another domain."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from metarun.tasks.description import described, problems_of
 from metarun.tasks.images.adapted import Adapted
 from metarun.tasks.types import SPLITS, Split, Tasks, TaskSource, targets_of
 
-# What a source says of each split.
+# Methods of a source that take a split.
 _BY_SPLIT = ("names", "classes", "images", "count")
 
 
 class TestedElsewhere:
-    """Tasks of a source, but in the test split those of another one.
+    """Training and validation tasks of one source, test tasks of another source.
 
     Args:
-        source: of training and validation.
-        other: of the test; images are made to fit.
-        label: what people call it.
+        source: the source of training and validation tasks.
+        other: the source of test tasks; its images are resized to the shape of `source`.
+        label: the name of `other` for users.
 
     Raises:
-        ConfigError: the other's tasks are of another kind.
+        ConfigError: the tasks of `other` have other targets or another number of outputs.
     """
 
-    __test__ = False  # for pytest, which takes it for a test
+    __test__ = False  # pytest would take the class for a test
 
     def __init__(self, source: TaskSource, other: TaskSource, label: str) -> None:
         if targets_of(source) != targets_of(other):
@@ -50,7 +50,7 @@ class TestedElsewhere:
         self.loss, self.metrics = source.loss, source.metrics
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the source says of itself, and of the test split the other one."""
+        """Return an attribute of `source`; methods that take a split ask `other` about the test split."""
         if name.startswith("_"):
             raise AttributeError(name)
         if name not in _BY_SPLIT:
@@ -64,23 +64,23 @@ class TestedElsewhere:
         return of_split
 
     def prepare(self, device: torch.device) -> None:
-        """Read or download the data of both, and keep it on the device."""
+        """Read or download the data of both sources, and keep it on the device."""
         self._source.prepare(device)
         self._other.prepare(device)
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes of the source, or in the test split of the other one."""
+        """Return episodes of `source`, or in the test split of `other`."""
         return (self._other if split == SPLITS[2] else self._source).batch(split, first_episode, count)
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files of both."""
+        """Return the problems of both sources' files."""
         return [*problems_of("", self._source), *problems_of(f"{self.label}: ", self._other)]
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         test = {"name": self.label, "fitted": self.fitted, **described(self._other)}
         return {**described(self._source), "test": test}
 
     def elsewhere(self) -> dict[str, str]:
-        """Return where the test tasks are from, for results."""
+        """Return the name of the test tasks' source and how its images are fitted, for results."""
         return {"name": self.label, "fitted": self.fitted}

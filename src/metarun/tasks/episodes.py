@@ -23,7 +23,7 @@ def episodes(source: TaskSource, split: Split, first_episode: int, count: int) -
         )
     except (MetarunError, OSError):
         raise
-    except Exception as error:  # a user's class may raise anything
+    except Exception as error:  # a user's class may raise an error of any type
         if is_out_of_memory(error):
             raise
         raise MetarunError(

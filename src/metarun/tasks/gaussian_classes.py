@@ -1,4 +1,4 @@
-"""Classes that are normal clouds, whose best classifier is known."""
+"""Normally distributed classes, whose best classifier is known."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ _JITTER = 1e-8
 
 
 class GaussianProcess(SyntheticSource):
-    """y = f(x) + noise, f a draw of a Gaussian process with mean 0 and a covariance of the task's own.
+    """y = f(x) + noise, with f drawn from a Gaussian process with mean 0 and the task's own covariance.
 
     The set-up of Lee et al. 2020, arXiv:2008.02956, and Nguyen & Grover 2022, arXiv:2207.04179, section 5.1.
-    Support and query set are points of the same draw. `info` tells what the exact posterior needs.
+    Support and query points are of the same draw. `info` holds what the exact posterior needs.
 
     Args:
         kernel: see `covariance`.
@@ -65,7 +65,7 @@ class GaussianProcess(SyntheticSource):
         self.lengthscale, self.scale, self.period = lengthscale, scale, period
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
-        """Return ℓ, s, p, the noise and the kernel's place in KERNELS, [T] each."""
+        """Return ℓ, s, p, the noise and the kernel's index in KERNELS, [T] each."""
         uniform = draws.uniform(3)
         return {
             "lengthscale": stretch(uniform[:, 0], self.lengthscale),

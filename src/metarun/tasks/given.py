@@ -1,4 +1,4 @@
-"""Checks of what a user's class returns: accepted where its meaning is clear, else refused in one line."""
+"""Checks of the values that a user's class returns: ambiguous values are refused with a one-line error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CLASSIFY: tuple[Loss, ...] = (cross_entropy, binary_cross_entropy)
 
 
 def as_numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return uint8 as numbers from 0 to 1, and numbers as they are."""
+    """Return uint8 scaled to 0 … 1, and floats unscaled, in `dtype`."""
     return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
 
@@ -35,7 +35,7 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
     """
     try:
         images = given if isinstance(given, Tensor) else torch.as_tensor(np.ascontiguousarray(given))
-    except (ValueError, TypeError, RuntimeError) as error:  # from numpy or torch: ragged, or not numbers
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, or no numbers
         text = " ".join(str(error).split())[:120]
         raise MetarunError(
             f"{name} is not an array of numbers ({text}): expected the shape {expected}"
@@ -46,7 +46,7 @@ def as_images(name: str, given: Any, expected: tuple[int, ...]) -> Tensor:
         return images.float()
     try:
         low, high = (bound.item() for bound in images.aminmax())
-    except RuntimeError as error:  # dtypes that torch barely supports
+    except RuntimeError as error:  # torch cannot compare some dtypes
         raise MetarunError(
             f"{name} is {_kind(images)} {tuple(images.shape)}: expected uint8 from 0 to 255, or floats from "
             f"0 to 1"
@@ -93,14 +93,14 @@ def _tidy(source: TaskSource, examples: Examples) -> Examples:
 
 
 def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, values: bool) -> None:
-    """Raise MetarunError where a source's tasks do not have the form that losses and models require.
+    """Raise MetarunError if a source's tasks do not have the form that losses and models require.
 
     Args:
         source: the source of the tasks.
         split: the split of the tasks.
         batch: the tasks.
         count: the number of tasks requested.
-        values: whether to check the numbers too, which waits for a GPU.
+        values: whether to check the values too, which waits for the GPU.
     """
     if batch.ways is not None and batch.ways.shape != (count,):
         raise MetarunError(
@@ -144,7 +144,7 @@ def check_batch(source: TaskSource, split: Split, batch: Tasks, count: int, *, v
 
 
 def _are_shares(y: Tensor) -> bool:
-    """Return whether targets of classes are the shares of each class, [T, n, classes], of mixed images."""
+    """Return whether targets are shares of the classes, [T, n, classes], as mixed images have."""
     return y.is_floating_point() and y.dim() == 3 and y.shape[2] > 1
 
 

@@ -1,4 +1,4 @@
-"""Images as functions from a pixel's place to its grey value, of which some pixels are given."""
+"""Images as functions from a pixel's position to its grey value; some pixels are given as support set."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _DIGITS = {"train": 1200, "validation": 200, "test": 397}
 
 
 class ImageCompletion:
-    """A task is an image: x is the place of a pixel, in [−1, 1]², y its grey value, in [0, 1].
+    """A task is an image: x is the position of a pixel, in [−1, 1]², y its grey value, in [0, 1].
 
-    Garnelo et al. 2018, arXiv:1807.01613, section 4.2. Support and query pixels of a task are different ones.
+    Garnelo et al. 2018, arXiv:1807.01613, section 4.2. Support and query pixels of a task do not overlap.
 
     Args:
         images: `omniglot` (28 × 28; characters of test images are not in training), or `digits`
@@ -35,9 +35,9 @@ class ImageCompletion:
         shot: support pixels; [fewest, most]: a number drawn for each image.
         query: query pixels.
         train_shot: support pixels while training; None: `shot`.
-        root: of Omniglot; see `Omniglot`.
+        root: folder of Omniglot's archives; see `Omniglot`.
         seed: determines the tasks, and which images are in which split.
-        seeding: how the split follows from the seed; see `Streams`.
+        seeding: how the split is derived from the seed; see `Streams`.
 
     Raises:
         ConfigError: shot + query exceeds the pixels of an image.
@@ -103,7 +103,7 @@ class ImageCompletion:
         return {split: part[None] for split, part in zip(SPLITS, parts, strict=True)}
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes first_episode … first_episode + count − 1 of a split; `info["image"]` is which."""
+        """Return episodes first_episode … first_episode + count − 1; `info["image"]` is the image's index."""
         if not self._loaded:
             self.prepare(torch.device("cpu"))
         images = self._loaded[split]

@@ -28,13 +28,13 @@ class LinearFunctions(SyntheticSource):
     `network` √(2/h) Σ_j a_j max(0, w_j·x) with h units and a, w normal.
 
     Args:
-        function: linear, sparse or network.
-        dimension: d, entries of x.
-        nonzero: entries of w that are not zero, of `sparse`; null otherwise.
-        units: h, of `network`; null otherwise.
+        function: `linear`, `sparse` or `network`.
+        dimension: d, the number of entries of x.
+        nonzero: number of nonzero entries of w with `sparse`; null otherwise.
+        units: h, the number of units with `network`; null otherwise.
         noise: standard deviation of the normal noise on y.
-        curriculum: [first, every]: the first training tasks have `first` entries of x that are not zero, and
-            one more after every so many tasks (the paper, appendix A.2); null: all from the beginning.
+        curriculum: [first, every]: the first training tasks have `first` nonzero entries of x; every `every`
+            tasks their number grows by one (the paper, appendix A.2); null: all entries from the start.
         **shared: shot, query, train_shot and seed (SyntheticSource).
 
     Raises:
@@ -79,7 +79,7 @@ class LinearFunctions(SyntheticSource):
         self.function, self.nonzero, self.units, self.noise = function, nonzero, units, noise
 
     def task(self, draws: Draws) -> dict[str, Tensor]:
-        """Return w [T, d] or [T, d, h], a [T, h] of networks, and the noise, [T]."""
+        """Return w [T, d] (networks: w [T, d, h] and a [T, h]) and the noise, [T]."""
         (d,) = self.input_shape
         if self.units is not None:
             parts = {"w": draws.normal(d, self.units), "a": draws.normal(self.units)}

@@ -1,7 +1,7 @@
 """Losses and metrics: map predictions and targets of T tasks to one value per task, [T].
 
-Each takes a mask [T, n], False at padding examples, which do not count. Predictions are a tensor or a
-`torch.distributions.Distribution`; where one value is needed, it is the distribution's mean.
+All losses and metrics take a mask [T, n], False at padding examples, which do not count. Predictions are a
+tensor or a `torch.distributions.Distribution`; metrics of point predictions use its mean.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Metric(Measure):
 
     Attributes:
         compute: called as a Loss; never differentiated.
-        pooled: whether it is a property of all tasks together: `compute` returns signed parts, [T, parts],
-            and the score is the sum of the absolute values of their means over tasks. For tests only.
-        of_distributions: whether predictions must be a distribution; others have no such score.
+        pooled: whether the score is a property of all tasks together: `compute` returns signed parts,
+            [T, parts], and the score is Σ over parts of |mean over tasks|. For tests only.
+        of_distributions: whether the metric is defined only if predictions are a distribution.
     """
 
     compute: Loss
@@ -69,7 +69,8 @@ class Scoring:
     Attributes:
         loss: what learning minimises.
         query_loss: what the outer loop minimises, on query sets; None: `loss`.
-        metrics: reported besides the loss; the first that selects chooses the best learner, or else the loss.
+        metrics: metrics that are reported besides the loss. The first metric with `selects` selects the best
+            learner; without such a metric, the loss does.
     """
 
     loss: Loss
@@ -83,7 +84,7 @@ class Scoring:
 
 
 def selected_by(measures: tuple[Measure, ...]) -> Measure:
-    """Return the measure that selects the best learner: the first metric that does, or else the loss."""
+    """Return the measure that selects the best learner: the first metric with `selects`, else the loss."""
     return next((measure for measure in measures[1:] if measure.selects), measures[0])
 
 
@@ -106,7 +107,7 @@ def cross_entropy(
 
     Labels may also be the shares of the classes, [T, n, classes], as of mixed images.
 
-    With a smoothing ε the label has the weight 1 − ε, and all classes share ε (Szegedy et al. 2016,
+    With a smoothing ε, the target is 1 − ε at the label plus ε / classes at every class (Szegedy et al. 2016,
     arXiv:1512.00567, section 7).
     """
     logits = _logits(predictions).flatten(0, 1)
@@ -126,7 +127,7 @@ def binary_cross_entropy(predictions: Predictions, labels: Tensor, mask: Tensor 
 def accuracy(predictions: Predictions, labels: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of examples whose largest logit is the label's; logits [T, n, classes], labels [T, n].
 
-    Of shares of the classes, [T, n, classes], the largest counts.
+    If labels are shares of the classes, [T, n, classes], the class with the largest share is the label.
     """
     logits = _logits(predictions)
     correct = (logits.argmax(-1) == _largest(labels)).to(logits.dtype)
@@ -147,7 +148,8 @@ def calibration_gaps(predictions: Predictions, labels: Tensor, mask: Tensor | No
     """Parts of the expected calibration error: confidence minus accuracy in each of 15 bins, [T, 15].
 
     Guo, Pleiss, Sun & Weinberger 2017, arXiv:1706.04599, equation 3: a bin's gap is weighted by its share of
-    the examples. Few examples of one task would overestimate it, so the gaps of all tasks are pooled.
+    the examples. The few examples of one task would overestimate the error, so the gaps of all tasks are
+    pooled.
     """
     confidence, predicted = _logits(predictions).softmax(-1).max(-1)
     gaps = confidence - (predicted == _largest(labels)).to(confidence.dtype)
@@ -167,7 +169,7 @@ def _errors(predictions: Predictions, targets: Tensor) -> Tensor:
     """Return (prediction − target)² of each entry.
 
     Raises:
-        ConfigError: their shapes differ, which torch would silently broadcast.
+        ConfigError: the shapes differ, which torch would silently broadcast.
     """
     values: Any = predictions.mean if isinstance(predictions, Distribution) else predictions
     if values.shape != targets.shape:
@@ -180,7 +182,7 @@ def _errors(predictions: Predictions, targets: Tensor) -> Tensor:
 
 
 def _largest(labels: Tensor) -> Tensor:
-    """Return labels [T, n], also of the shares of the classes."""
+    """Return labels [T, n]; shares of the classes, [T, n, classes], become the class of the largest share."""
     return labels.argmax(-1) if labels.is_floating_point() and labels.dim() == 3 else labels
 
 

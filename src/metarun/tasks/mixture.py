@@ -21,25 +21,25 @@ from metarun.tasks.images.decoding import Look
 from metarun.tasks.reading import ImageReading, Reading, reading_of
 from metarun.tasks.types import SPLITS, Examples, Split, Tasks, TaskSource, output_size, targets_of, trains_on
 
-_STREAM = 200  # of draws; those of the sources are lower
+_STREAM = 200  # of draws; streams of the sources have lower numbers
 
 Weight = Annotated[float, Field(gt=0, le=1e9)]
 
 
 class Mixture:
-    """Episodes of several sources; each episode is of one of them, as in Meta-Dataset (arXiv:1903.03096).
+    """Episodes of several sources; each episode is from one source, as in Meta-Dataset (arXiv:1903.03096).
 
-    Which source an episode is of is a pure function of the seed and its index, which is its index in that
-    source too: alone the source gives the same episode.
+    The source of an episode is a pure function of the seed and the episode's index. The episode has the same
+    index in its source, so the source alone gives the same episode.
 
     Args:
-        sources: built with the same sizes of episodes, by label.
-        shape: of the inputs; images of another one are made to fit.
-        weights: how often each is drawn, in proportion; None: all alike.
-        seed: determines which source an episode is of.
+        sources: sources with the same sizes of episodes, by label.
+        shape: shape of the inputs; images of another shape are converted.
+        weights: how often each source is drawn, in proportion; None: equally often.
+        seed: determines the source of each episode.
 
     Raises:
-        ConfigError: there are fewer than two sources, or their tasks are not of one kind.
+        ConfigError: there are fewer than two sources, or their tasks are not of the same kind.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Mixture:
         self.unlabelled = getattr(first, "unlabelled", 0)
 
     def prepare(self, device: torch.device) -> None:
-        """Read or download the data of all, and keep it on the device."""
+        """Read or download the data of all sources, and keep it on the device."""
         for source in self.sources:
             source.prepare(device)
 
     def of(self, split: Split, first_episode: int, count: int) -> Tensor:
-        """Return the place of each episode's source, int64 [count]."""
+        """Return the index of each episode's source, int64 [count]."""
         draws = Draws(self.seed, _STREAM + SPLITS.index(split), first_episode, count)
         return torch.searchsorted(self._until, draws.uniform(), right=True).clamp(max=len(self.sources) - 1)
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes first_episode … first_episode + count − 1; `info["source"]` says which source."""
+        """Return episodes first_episode … first_episode + count − 1; `info["source"]` is the source."""
         chosen = self.of(split, first_episode, count)
         parts = []
         for place, run in groupby(range(count), key=lambda i: int(chosen[i])):
@@ -95,15 +95,15 @@ class Mixture:
         return sum(getattr(source, name)(split) for source in self.sources)
 
     def classes(self, split: Split) -> int:
-        """Return the number of classes of a split, of all sources."""
+        """Return the number of classes of a split, summed over the sources."""
         return self._total("classes", split)
 
     def images(self, split: Split) -> int:
-        """Return the number of images of a split, of all sources."""
+        """Return the number of images of a split, summed over the sources."""
         return self._total("images", split)
 
     def reading(self) -> Reading:
-        """Return how a person's own images are read: as those of all sources, where these agree."""
+        """Return how a user's own images are read: as the sources' images are, if all sources agree."""
         channels, size = (int(each) for each in self.input_shape[:2])
         plain = ImageReading(Look(size, 3 if channels == 3 else 1, "stretch"))
         found = [reading_of(source) for source in self.sources]
@@ -115,16 +115,16 @@ class Mixture:
         return same[0] if len(same) == len(found) and all(each == same[0] for each in same) else plain
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files of all."""
+        """Return the problems of all sources' files."""
         parts = zip(self.labels, self.sources, strict=True)
         return [problem for label, source in parts for problem in problems_of(f"{label}: ", source)]
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         return {"sources": {n: described(s) for n, s in zip(self.labels, self.sources, strict=True)}}
 
     def facts(self) -> dict[str, Any]:
-        """Return which sources there are, for people to read."""
+        """Return the sources and their shares, for `metarun data`."""
         ends = self._until.tolist()
         shares = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
         lines = []
@@ -144,7 +144,7 @@ _ALIKE: dict[str, Callable[[TaskSource], object]] = {
 
 
 def joined(parts: Sequence[Tasks]) -> Tasks:
-    """Return all tasks, smaller ones padded; their scoring is the first's."""
+    """Return all tasks as one batch, padded to the largest sizes; scoring is that of the first part."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -185,5 +185,5 @@ def _examples(parts: Sequence[Examples]) -> Examples:
 
 
 def _longer(values: Tensor, most: int) -> Tensor:
-    """Return values [T, n, …] with zeros up to `most` examples."""
+    """Return values [T, n, …] padded with zeros to [T, most, …]."""
     return F.pad(values, [0, 0] * (values.dim() - 2) + [0, most - values.shape[1]])

@@ -1,4 +1,4 @@
-"""Where installed packages are, whose data is read without importing them."""
+"""The folders of installed packages, whose data is read without importing them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def package_folder(name: str, data: str, extra: str) -> Path:
     """Return the folder of an installed package.
 
     Args:
-        name: of the package.
-        data: the option of `data` that reads it.
-        extra: metarun's extra that brings it.
+        name: the package.
+        data: the option of `data` that reads the package's data.
+        extra: metarun's extra that installs the package.
 
     Raises:
-        MetarunError: it is not installed.
+        MetarunError: the package is not installed.
     """
     spec = find_spec(name)
     if spec is None or spec.origin is None:

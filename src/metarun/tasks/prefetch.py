@@ -1,4 +1,4 @@
-"""The meta-batches of a training, generated several at a time."""
+"""The meta-batches of training, generated for several meta-steps at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from metarun.tasks.episodes import episodes
 from metarun.tasks.types import Tasks, TaskSource
 
-# Generating a few small episodes takes as long as a thousand; large ones gain nothing and fill memory.
+# Up to this size, a thousand small episodes take as long as a few; larger blocks only take memory.
 _BYTES = 2**22
 _MOST_STEPS = 256
 
@@ -15,8 +15,8 @@ _MOST_STEPS = 256
 class Prefetcher:
     """Returns a source's training episodes by meta-step: step s has episodes s·count … (s + 1)·count − 1.
 
-    They lack `info`, which training does not read. Small ones are generated for up to 256 steps at once, in
-    blocks that do not depend on the first step, so a resumed run sees the same bits.
+    The episodes have no `info`, which training does not read. Small episodes are generated for up to 256
+    steps at once, in blocks that do not depend on the first step, so a resumed run gets the same bits.
 
     Args:
         source: a prepared source of episodes.

@@ -1,4 +1,4 @@
-"""Matrix products whose bits do not depend on which tasks are computed together."""
+"""Matrix products whose rounding does not depend on the number of tasks in a batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the matrix product of each task, a [T, n, k] and b [T, k, m] to [T, n, m].
+    """Return the matrix product of each task, [T, n, m], for a [T, n, k] and b [T, k, m].
 
-    torch's batched product may round otherwise for other numbers of tasks, and an episode has to be the same
-    wherever it is drawn.
+    torch's batched product may round differently for other numbers of tasks, but an episode must be the same
+    in every batch.
     """
     return torch.stack([left @ right for left, right in zip(a, b, strict=True)])

@@ -18,15 +18,16 @@ from metarun.tasks.types import Split, Tasks
 
 
 class Quadratics(SyntheticSource):
-    """f(θ) = ‖Wθ − y‖², W and y of the task (Andrychowicz et al. 2016, arXiv:1606.04474, section 3.1).
+    """f(θ) = ‖Wθ − y‖² with random W and y (Andrychowicz et al. 2016, arXiv:1606.04474, section 3.1).
 
-    As a learning task: the rows of W are inputs, the entries of y targets, θ the weights of a linear model
-    without bias, and f the sum of squared errors. Support and query set are the same, so that the query loss
-    is f itself.
+    As a learning task, the rows of W are inputs, the entries of y are targets, θ are the weights of a linear
+    model without bias, and f is the sum of squared errors. Support and query set are the same, so the query
+    loss is f itself.
 
     Args:
         dimension: entries of θ, and rows of W.
-        entries: `normal` (the paper) or `uniform` in [0, 1) (its code) entries of W and y.
+        entries: distribution of the entries of W and y: `normal` (the paper), or `uniform` in [0, 1) (the
+            paper's code).
         seed: determines the functions.
         dtype: dtype of the examples.
     """

@@ -1,4 +1,4 @@
-"""How a person's own examples become the inputs that a run was trained on."""
+"""Convert a user's own examples to inputs like those of a run's training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _GREY = ("1", "L", "LA", "I", "F")
 
 @dataclass(frozen=True)
 class ImageReading:
-    """Images are decoded as in the training.
+    """Decodes images as in training.
 
     Attributes:
-        look: size, channels, and how a picture becomes square.
-        ink: whether dark on light becomes light on dark, as Omniglot's drawings.
-        nearest: whether they are made smaller by the nearest pixel, as Omniglot's may be.
+        look: size, channels, and how a picture is made square.
+        ink: whether grey values are inverted, from dark ink on light paper to light on dark, as for Omniglot.
+        nearest: whether images are resized to the nearest pixel, as Omniglot's drawings may be.
     """
 
     look: Look
@@ -46,29 +46,31 @@ class ImageReading:
         return self.look.shape
 
     def read(self, content: bytes) -> Tensor:
-        """Return an image of a file's content, uint8 [channels, size, size].
+        """Decode an image from a file's content, as uint8 [channels, size, size].
 
         Raises:
-            LeftOutError: it cannot be used.
+            LeftOutError: the image cannot be used.
         """
         pixels = self._nearest(content) if self.nearest else decode(content, self.look)
         return torch.from_numpy(np.subtract(255, pixels, dtype=np.uint8) if self.ink else pixels.copy())
 
     def _nearest(self, content: bytes) -> NDArray[np.uint8]:
-        decode(content, self.look)  # says what is wrong with it
+        decode(content, self.look)  # raises LeftOutError with the reason if the image cannot be used
         with Image.open(io.BytesIO(content)) as image:
             grey = opaque(ImageOps.exif_transpose(image)).convert("L")
             small = grey.resize((self.look.size, self.look.size), Image.Resampling.NEAREST)
         return np.array(small, dtype=np.uint8)[None]
 
     def arrays(self, values: NDArray[Any]) -> Tensor:
-        """Return images that are arrays as inputs, uint8 or from 0 to 1, as the network sees them.
+        """Convert arrays of images to inputs [n, channels, size, size], uint8 or floats from 0 to 1.
+
+        Unlike `read`, this does not invert grey values: arrays must look like the network's inputs.
 
         Args:
-            values: [n, channels, size, size], or [n, size, size, channels]; of one channel [n, size, size].
+            values: [n, channels, size, size], [n, size, size, channels], or [n, size, size] with one channel.
 
         Raises:
-            ConfigError: they have another shape, or other numbers.
+            ConfigError: the arrays have another shape, or values outside 0 … 255 or 0 … 1.
         """
         channels, size, _ = self.shape
         shape = values.shape[1:]
@@ -88,7 +90,7 @@ class ImageReading:
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
     def told(self, content: bytes) -> str:
-        """Return what is done to an image that can be read, besides its size; empty: nothing."""
+        """Return how the colours of a readable image are converted, for users; empty: not at all."""
         with Image.open(io.BytesIO(content)) as image:
             is_grey = image.mode in _GREY or image.mode.startswith("I;")
         if self.look.channels == 1 and not is_grey:
@@ -96,21 +98,21 @@ class ImageReading:
         return "grey made of three equal channels" if self.look.channels == 3 and is_grey else ""
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values for a file."""
+        """Return the reading as plain values for a file."""
         return {"kind": self.kind, **asdict(self.look), "ink": self.ink, "nearest": self.nearest}
 
 
 @dataclass(frozen=True)
 class RowReading:
-    """Rows of numbers are encoded and scaled as in the training.
+    """Encodes and scales rows of numbers as in training.
 
     Attributes:
-        shape: of an input.
-        inputs: which columns they are of.
+        shape: shape of an input.
+        inputs: the columns that are inputs.
         target: the column of labels or targets.
-        scaling: of the inputs; None: none, or uint8 read as 0 to 1.
-        of_targets: of the targets, where they are numbers.
-        of_bytes: whether the training's are uint8, read as 0 to 1.
+        scaling: scaling of the inputs; None: no scaling, or uint8 read as 0 to 1.
+        of_targets: scaling of the targets, if they are numbers.
+        of_bytes: whether inputs in training are uint8, read as 0 to 1.
     """
 
     shape: tuple[int, ...]
@@ -139,7 +141,7 @@ class RowReading:
         return scaled(found, self.scaling, dtype) if is_kept else _plain(found, dtype)
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values for a file."""
+        """Return the reading as plain values for a file."""
         return {
             "kind": self.kind,
             "shape": list(self.shape),
@@ -156,7 +158,7 @@ Reading = ImageReading | RowReading
 
 
 def reading_of(source: TaskSource) -> Reading:
-    """Return how inputs of a source are read; of one that does not say it, by the shape of its inputs."""
+    """Return how examples become a source's inputs: its `reading`, else one by the shape of its inputs."""
     said = getattr(source, "reading", None)
     if said is not None:
         found: Reading = said()
@@ -168,7 +170,7 @@ def reading_of(source: TaskSource) -> Reading:
 
 
 def reading_from(plain: Mapping[str, Any]) -> Reading:
-    """Return what `plain` was made of."""
+    """Return the reading that `plain()` has written."""
     if plain["kind"] == ImageReading.kind:
         look = Look(plain["size"], plain["channels"], plain["fit"])
         return ImageReading(look, plain["ink"], plain["nearest"])
@@ -181,10 +183,14 @@ def reading_from(plain: Mapping[str, Any]) -> Reading:
 
 
 def as_bytes(what: str, values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return whole numbers from 0 to 255 as uint8.
+    """Convert whole numbers from 0 to 255 to uint8.
+
+    Args:
+        what: the name of the values in messages.
+        values: the numbers.
 
     Raises:
-        ConfigError: there are others.
+        ConfigError: there are other numbers.
     """
     result: NDArray[np.uint8] = np.asarray(values).clip(0, 255).astype(np.uint8)
     if not (result == values).all():

@@ -1,4 +1,4 @@
-"""What every regression learner is judged by: squared error, and the likelihood and coverage of intervals."""
+"""The metrics of all regression tasks: squared error, negative log-likelihood and interval coverage."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.distributions import Distribution
 from metarun.errors import ConfigError
 from metarun.tasks.metrics import Metric, Predictions, masked_mean, mean_squared_error
 
-_OUTSIDE = 0.025  # of a 95 % interval, on either side
+_OUTSIDE = 0.025  # probability outside a 95 % interval on either side
 
 
 def negative_log_likelihood(predictions: Predictions, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over examples of −log p(target), in nats, summed over outputs; targets [T, n, out].
 
     Raises:
-        ConfigError: predictions are no distribution over such targets.
+        ConfigError: predictions are not a distribution over targets of this shape.
     """
     losses = -_distribution(predictions, targets).log_prob(targets).flatten(2).sum(2)
     return losses.mean(1) if mask is None else masked_mean(losses, mask)
@@ -24,7 +24,7 @@ def negative_log_likelihood(predictions: Predictions, targets: Tensor, mask: Ten
 def coverage(predictions: Predictions, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """Fraction of targets inside the central 95 % interval of their predicted distribution.
 
-    That is where the distribution function is between 0.025 and 0.975.
+    A target is inside if the predicted distribution function at the target is between 0.025 and 0.975.
     """
     below = _distribution(predictions, targets).cdf(targets)
     inside = ((below >= _OUTSIDE) & (below <= 1 - _OUTSIDE)).to(targets.dtype).flatten(2).mean(2)

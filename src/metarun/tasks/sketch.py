@@ -1,4 +1,4 @@
-"""A few numbers that stand for a task, by which two tests can be known to have had the same tasks."""
+"""Fingerprints of tasks, to check that two tests used the same tasks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from metarun.tasks.types import Tasks
 
-_MOST = 4096  # numbers of a tensor that are looked at
+_MOST = 4096  # entries of a task's tensor that are used
 
 
 def sketch(tasks: Tasks) -> Tensor:
     """Return a projection of each task's inputs and targets, float64 [4, T]: support x, y and query x, y.
 
-    The weights are fixed. Numbers that differ by rounding alone, as between devices or dtypes, have nearly
-    the same projection; others, with near certainty, have another.
+    The weights are fixed. Values that differ only by rounding, as between devices or dtypes, have nearly the
+    same projection; other values almost certainly have a different projection.
     """
     parts = (part for part in (tasks.support.padded(), tasks.query.padded()))
     return torch.stack([_projected(values) for part in parts for values in (part.x, part.y)])

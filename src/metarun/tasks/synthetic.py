@@ -29,8 +29,8 @@ class SyntheticSource(ABC):
     """Tasks computed from random numbers in float64, and returned in `dtype`.
 
     Args:
-        shot: support examples per task (per class, where there are classes); [fewest, most]: a number drawn
-            for each task, uniformly; the others of its support set are padding.
+        shot: support examples per task (per class, where there are classes); [fewest, most]: the number is
+            drawn uniformly for each task, and its other support examples are padding.
         query: query examples per task (per class, where there are classes).
         train_shot: support examples while training; None: `shot`.
         seed: determines the tasks.

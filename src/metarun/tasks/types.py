@@ -23,15 +23,15 @@ from metarun.tasks.metrics import (
 
 Split = Literal["train", "validation", "test"]
 Targets = Literal["classes", "binary", "values"]
-"""Labels with a logit for each class, labels with one logit, or numbers."""
+"""`classes`: labels with one logit per class; `binary`: labels with a single logit; `values`: numbers."""
 
 TrainsOn = Literal["episodes", "images"]
-"""What a training task is: a support and a query set, or a mini-batch of images of all training classes."""
+"""The kind of training tasks: support and query sets, or mini-batches of images of all training classes."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 Predict = Callable[[Tensor], Predictions]
-"""Inputs [T, n, …] to predictions."""
+"""Maps inputs [T, n, …] to predictions."""
 
 Tree = TypeVar("Tree")
 
@@ -72,7 +72,7 @@ class Examples:
         return Examples(self.x[:, chosen], self.y[:, chosen], mask)
 
     def at(self, index: Tensor) -> Examples:
-        """Return other examples of each task, index [T, k]; all of them count."""
+        """Return the examples at indices [T, k] of each task, without a mask: all of them count."""
 
         def gathered(values: Tensor) -> Tensor:
             return values.gather(1, _like(index, values).expand(*index.shape, *values.shape[2:]))
@@ -93,16 +93,16 @@ class Examples:
         return everything if self.mask is None else self.mask
 
     def padded(self) -> Examples:
-        """Return the same examples, with zeros in the place of padding."""
+        """Return the same examples, with zeros at padding."""
         if self.mask is None:
             return self
         x, y = (values.masked_fill(~_like(self.mask, values), 0) for values in (self.x, self.y))
         return Examples(x, y, self.mask)
 
     def packed(self) -> Examples:
-        """Return the same examples with as little padding as these tasks allow, at their ends, all zeros.
+        """Return the same examples with the least possible padding, moved to the end and set to zeros.
 
-        So where the padding is, how much of it, and what it contains, can change nothing.
+        This makes results independent of the place, the amount and the content of padding.
         """
         if self.mask is None:
             return self
@@ -118,7 +118,7 @@ class Examples:
 
 
 def _like(mask: Tensor, values: Tensor) -> Tensor:
-    """Return [T, n] with as many dimensions as values [T, n, …]."""
+    """Return the mask [T, n] as [T, n, 1, …], with the number of dimensions of `values`."""
     return mask.view(*mask.shape, *[1] * (values.dim() - 2))
 
 
@@ -127,13 +127,13 @@ class Tasks:
     """T sampled tasks.
 
     Attributes:
-        support: what a learner learns from.
-        query: what its predictions are scored on.
-        info: properties of each task, [T, …] by name, for people and tests.
+        support: the examples that a learner learns from.
+        query: the examples that predictions are scored on.
+        info: properties of each task, [T, …] by name, for users and tests.
         key: random bits of each task for a learner's draws, int64 [T]; see `episodes`.
-        ways: number of classes of each task, [T], where they differ; classes beyond it are never predicted.
+        ways: number of classes of each task, [T], if tasks differ; other classes are never predicted.
         scoring: the loss and the metrics of predictions.
-        unlabelled: more examples to learn from, whose targets are zeros; None: there are none.
+        unlabelled: unlabelled examples to learn from, with zeros as targets; None: there are none.
     """
 
     support: Examples
@@ -150,7 +150,7 @@ class Tasks:
 
     @property
     def is_padded(self) -> bool:
-        """Whether some examples may not count."""
+        """Whether some examples may be padding."""
         return self.support.mask is not None or self.query.mask is not None
 
     def tensors(self) -> list[Tensor]:
@@ -178,11 +178,11 @@ class Tasks:
         return map_tensors(self, lambda t: t.to(device, dtype if t.is_floating_point() else None))
 
     def packed(self) -> Self:
-        """Return the tasks with as little padding as they allow; one task alone has none."""
+        """Return the tasks with the least possible padding; a single task then has no padding."""
         return replace(self, support=self.support.packed(), query=self.query.packed())
 
     def without_answers(self) -> Self:
-        """Return the tasks as a learner may see them: with zeros as the targets of the query set."""
+        """Return the tasks without the query set's targets, which become zeros."""
         hidden = self.query.y.new_zeros(()).expand_as(self.query.y)
         return replace(self, query=replace(self.query, y=hidden))
 
@@ -191,7 +191,7 @@ class Tasks:
         return self._value(self._scoring.loss, self._within_ways(predictions), examples)
 
     def minimising(self, loss: Loss) -> Self:
-        """Return the tasks with another loss of the query sets, on which the outer loop learns."""
+        """Return the tasks with another loss of the query sets, which the outer loop then minimises."""
         return replace(self, scoring=replace(self._scoring, query_loss=loss))
 
     def score(
@@ -202,7 +202,7 @@ class Tasks:
         Args:
             predict: maps inputs [T, n, …] to predictions.
             on: the examples to score.
-            pooled: whether to compute metrics of all tasks together, too; see `Metric.pooled`.
+            pooled: whether to include metrics of all tasks together; see `Metric.pooled`.
         """
         examples: Examples = getattr(self, on)
         predictions = self._within_ways(predict(examples.x))
@@ -245,7 +245,7 @@ class Tasks:
 
 
 class TaskSource(Protocol):
-    """A source of tasks (`data=`): the episodes, and what a model and a learner need to know of them.
+    """A source of tasks (`data=`): its episodes, and the facts that models and learners need.
 
     Attributes:
         loss: the loss of predictions for its tasks.
@@ -253,9 +253,9 @@ class TaskSource(Protocol):
         input_shape: shape of one example.
         output_size: number of model outputs; None: the model returns embeddings, not predictions.
 
-    A source may also say `targets`, `training_output_size` where training tasks have another number of
-    classes, `trains_on` where they are no episodes, `for_tests` where there is nothing to train on, and
-    `may_lack_classes` where a support set may lack a class of its task.
+    A source may also have these attributes: `targets`; `training_output_size`, if training tasks have another
+    number of classes; `trains_on`, if training tasks are not episodes; `for_tests`, if the source has no
+    training tasks; and `may_lack_classes`, if a support set may lack a class of its task.
     """
 
     loss: Loss
@@ -271,7 +271,7 @@ class TaskSource(Protocol):
 
 
 def targets_of(source: TaskSource) -> Targets:
-    """Return what the targets of a source are; of one that does not say it, what its loss is for."""
+    """Return the kind of a source's targets: its `targets` if it has them, else derived from its loss."""
     of_loss: dict[Loss, Targets] = {cross_entropy: "classes", binary_cross_entropy: "binary"}
     said: Targets = getattr(source, "targets", None) or of_loss.get(source.loss, "values")
     return said
@@ -284,6 +284,6 @@ def output_size(source: TaskSource, split: Split) -> int | None:
 
 
 def trains_on(source: TaskSource) -> TrainsOn:
-    """Return what the training tasks of a source are."""
+    """Return the kind of a source's training tasks."""
     kind: TrainsOn = getattr(source, "trains_on", "episodes")
     return kind

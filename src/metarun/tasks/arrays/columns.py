@@ -1,4 +1,4 @@
-"""What a column of a file is, and what in a text stands for nothing."""
+"""Columns of a user's file, and the texts in them that stand for a missing value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ Column = NDArray[Any]
 """Numbers [n, …], or texts [n] (dtype object); missing numbers are NaN, missing texts None."""
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-"""What stands for a missing value in a text file, in small letters."""
+"""The texts that stand for a missing value, in lower case."""
 
 
 def check_fits(path: Path, needed: int) -> None:
-    """Raise ConfigError for a file that would fill the memory: a few bytes may stand for many."""
+    """Raise ConfigError for a file whose content would take more than half of the memory.
+
+    A small compressed file may expand to many bytes.
+
+    Args:
+        path: the file.
+        needed: bytes that the content takes in memory.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory / 2:
         raise ConfigError(

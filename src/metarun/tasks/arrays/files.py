@@ -26,7 +26,7 @@ def read_columns(path: Path) -> Mapping[str, Column]:
     of UCR and UEA have them.
 
     Raises:
-        ConfigError: there is no such file, its ending is unknown, it is damaged, or does not fit into memory.
+        ConfigError: the file does not exist, has an unknown ending, is damaged, or does not fit into memory.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -39,12 +39,12 @@ def read_columns(path: Path) -> Mapping[str, Column]:
 
 @lru_cache(maxsize=2)
 def _read_once(path: Path, size: int, time: int) -> Mapping[str, Column]:  # noqa: ARG001
-    """Return a file's columns; a command looks at its data several times."""
+    """Return a file's columns; cached, because one command reads its data several times."""
     try:
         columns = _READERS[path.suffix.lower()](path)
     except (MetarunError, MemoryError, PermissionError):
         raise
-    except Exception as error:  # numpy, torch and pyarrow raise many kinds on damaged files
+    except Exception as error:  # numpy, torch and pyarrow raise many types of errors
         raise ConfigError(
             f"{path} is damaged, or no {path.suffix} file ({in_one_line(error)[:150]})"
         ) from error
@@ -73,7 +73,7 @@ def _npy(path: Path) -> dict[str, Column]:
 
 
 def _pt(path: Path) -> dict[str, Column]:
-    is_zip = zipfile.is_zipfile(path)  # older files of torch are not, and cannot be mapped
+    is_zip = zipfile.is_zipfile(path)  # older torch files are no zip files, and cannot be memory-mapped
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     if isinstance(content, torch.Tensor):
         content = {"x": content}
@@ -92,12 +92,12 @@ def _pt(path: Path) -> dict[str, Column]:
 
 def _from_torch(value: torch.Tensor) -> Column:
     plain = value.detach().to_dense() if value.is_sparse else value.detach()
-    # Numpy has no such type.
+    # Numpy has no bfloat16.
     return np.asarray((plain.float() if plain.dtype == torch.bfloat16 else plain).numpy())
 
 
 def _csv(path: Path) -> dict[str, Column]:
-    check_fits(path, 20 * path.stat().st_size)  # texts in Python's memory
+    check_fits(path, 20 * path.stat().st_size)  # Python strings take about 20 times the bytes of the file
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
@@ -117,7 +117,7 @@ def _csv(path: Path) -> dict[str, Column]:
 
 
 def _parsed(texts: Sequence[str]) -> Column:
-    """Return numbers, where all texts that are there are numbers; else the texts."""
+    """Return a column as numbers if all its non-missing texts are numbers; else as texts."""
     stripped = [text.strip() for text in texts]
     try:
         return np.array([np.nan if text.lower() in MISSING else float(text) for text in stripped])
@@ -158,7 +158,7 @@ _READERS: dict[str, Callable[[Path], dict[str, Column]]] = {
 
 
 def _plain(path: Path, name: str, array: NDArray[Any]) -> Column:
-    """Return numbers or texts.
+    """Return an array as a column of numbers or of texts.
 
     Raises:
         ConfigError: the array holds something else.

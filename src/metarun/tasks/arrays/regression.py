@@ -24,7 +24,7 @@ class ArrayTasks:
     """Few-shot regression: each task is drawn from the rows of one value of the task column; see `arrays`.
 
     Raises:
-        ConfigError: a split has no task with enough rows, or the targets are texts.
+        ConfigError: a split has no task with enough rows, or the targets are not numbers.
     """
 
     loss: Loss = staticmethod(mean_squared_error)
@@ -75,11 +75,11 @@ class ArrayTasks:
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
         """Return episodes first_episode … first_episode + count − 1 of a split.
 
-        `info["task"]` [T] says which task, `info["row"]` [T, query + shot] which of its rows.
+        `info["task"]` [T] is the index of the task, `info["row"]` [T, query + shot] the indices of its rows.
         """
         if not self._pools:
             self.prepare(torch.device("cpu"))
-        split = "test" if self.for_tests else split  # there is nothing to train on
+        split = "test" if self.for_tests else split  # the file has no training tasks
         pool, y = self._pools[split]
         draws = Draws(self.seed, SPLITS.index(split), first_episode, count, y.device)
         shots = self._shots(split)
@@ -98,7 +98,7 @@ class ArrayTasks:
         )
 
     def reading(self) -> RowReading:
-        """Return how a person's own rows are read."""
+        """Return how a user's own rows are read."""
         rows = self.table.rows
         scalings = (self.table.scaling, self.target_scaling)
         return RowReading(
@@ -106,12 +106,12 @@ class ArrayTasks:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return what people want to know of the file."""
+        """Return what `metarun data` shows about the file."""
         tasks = ", ".join(f"{split} {len(self._chosen(split)):,}" for split in SPLITS)
         return {"tasks": f"{len(self.table.names):,} ({tasks})", **self.table.facts()}
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         kept = {task for split in SPLITS for task in self._chosen(split).tolist()}
         small = [name for task, name in enumerate(self.table.names) if task not in kept]
         tasks = {split: len(self._chosen(split)) for split in SPLITS}

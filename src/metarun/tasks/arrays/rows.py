@@ -1,4 +1,4 @@
-"""From the columns of a file to inputs, labels, targets and tasks, by stated rules."""
+"""Turn the columns of a file into inputs, labels or targets, and tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Rows:
 
     Attributes:
         x: inputs, [n, *shape]; floats with NaN where a value is missing, or uint8.
-        inputs: which columns they are of.
+        inputs: the columns that the inputs come from.
         y: labels or targets, as they are in the file; targets are [n, d].
         group: the task of each row, as texts, or None.
         split: the name of each row's split, or None.
@@ -40,7 +40,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns are what; None: the usual names."""
+    """The column of each role; None: the usual names."""
 
     features: Sequence[str] | None
     target: str | None
@@ -51,11 +51,11 @@ class Roles:
 def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
     """Return the rows of a file.
 
-    Columns of numbers are inputs as they are; a column of at most 50 different texts becomes an input for
-    each of them, 0 or 1. Rows without a label, a target or a task are left out.
+    Columns of numbers are inputs as they are. A column of texts is one-hot encoded; it may have at most 50
+    different texts. Rows without a label, a target or a task are left out.
 
     Raises:
-        ConfigError: a column is missing, or is text of too many kinds.
+        ConfigError: a column is missing, or has too many different texts.
     """
     for role, name in (("target", roles.target), ("task", roles.task), ("split", roles.split)):
         _check_there(path, columns, role, [name] if name else [])
@@ -86,11 +86,11 @@ def rows_of(path: Path, columns: Mapping[str, Column], roles: Roles) -> Rows:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Which columns are inputs.
+    """The columns that are inputs.
 
     Attributes:
-        columns: their names.
-        kinds: the texts of each column of texts; it becomes an input for each of them, 0 or 1.
+        columns: names of the columns.
+        kinds: the different texts of each column of texts, which is one-hot encoded.
     """
 
     columns: list[str]
@@ -98,7 +98,11 @@ class Inputs:
 
     @classmethod
     def among(cls, path: Path, columns: Mapping[str, Column], roles: Roles, others: Sequence[str]) -> Inputs:
-        """Return those of a file: the ones that are named, else the usual ones, else all but the others."""
+        """Return the input columns of a file.
+
+        These are the columns that `roles` names, else a column with a usual name such as x, else all columns
+        except `others`.
+        """
         _check_there(path, columns, "features", roles.features or [])
         chosen = list(roles.features or [])
         if not chosen:
@@ -122,7 +126,7 @@ class Inputs:
 
     @property
     def names(self) -> list[str]:
-        """The names of the inputs, a text's with its column's."""
+        """The names of the inputs; a one-hot input is called COLUMN=TEXT."""
         return [
             label
             for name in self.columns
@@ -130,10 +134,10 @@ class Inputs:
         ]
 
     def of(self, path: Path, columns: Mapping[str, Column]) -> NDArray[np.float64] | NDArray[np.uint8]:
-        """Return the inputs of a file, [n, *shape]; a text that is not known gives zeros.
+        """Return the inputs of a file, [n, *shape]; an unknown text is encoded as zeros.
 
         Raises:
-            ConfigError: a column is missing, or is not what it was.
+            ConfigError: a column is missing, or has another type or shape than expected.
         """
         _check_there(path, columns, "features", self.columns)
         if len(self.columns) == 1 and columns[self.columns[0]].ndim > 1:
@@ -174,7 +178,7 @@ def _is_known(y: Column) -> NDArray[np.bool_]:
 
 
 def _texts(path: Path, name: str, columns: Mapping[str, Column]) -> list[str | None]:
-    """Return a column as texts; whole numbers without their point."""
+    """Return a column as texts; whole numbers without a decimal point."""
     column = columns[name]
     if column.ndim != 1:
         raise ConfigError(f"{path}: {name} is {list(column.shape)}: expected one entry for each row")
@@ -182,7 +186,7 @@ def _texts(path: Path, name: str, columns: Mapping[str, Column]) -> list[str | N
 
 
 def text_of(value: object) -> str | None:
-    """Return a label as a text, None if it is missing."""
+    """Return a label as a text; None if the label is missing."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -1,4 +1,4 @@
-"""Inputs of a common size: standardised by what the training has seen, missing values at its mean."""
+"""Standardise inputs by the mean and deviation of the training rows, and fill in missing values."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Numbers = NDArray[np.float64] | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scaling:
-    """What is done to every input: a missing value becomes the mean, then (x − shift) / divisor.
+    """The scaling of inputs: missing values become the mean, then (x − shift) / divisor.
 
     Attributes:
-        mean: of the known rows, [1, *shape] with 1 for what is averaged over.
-        shift: what is subtracted, of that shape.
-        divisor: what divides, of that shape; infinite for a constant column, which becomes 0.
+        mean: mean of the known rows, [1, *shape] with size 1 along the dimensions that are averaged over.
+        shift: the number to subtract, shaped like `mean`.
+        divisor: the number to divide by, shaped like `mean`; infinite for a constant column, which becomes 0.
     """
 
     mean: NDArray[np.float64]
@@ -33,15 +33,15 @@ class Scaling:
 
     @classmethod
     def fit(cls, x: Numbers, known: NDArray[np.bool_], scale: Scale) -> Scaling | None:
-        """Return the scaling of inputs; None: uint8 that stay as they are, read as 0 to 1.
+        """Return the scaling of inputs; None for uint8 inputs that stay as they are and are read as 0 to 1.
 
         `standard`: each column, or each channel of inputs [channels, …], has mean 0 and standard deviation 1
         over the known rows. `none`: numbers stay as they are. `auto`: `none` for uint8, else `standard`.
 
         Args:
             x: inputs, [n, *shape].
-            known: the rows that the training sees, [n]; if there are none, all count.
-            scale: see above.
+            known: True at training rows, [n]; if there are none, all rows are used.
+            scale: `standard`, `none` or `auto`, as above.
         """
         if x.dtype == np.uint8 and scale != "standard":
             return None
@@ -60,7 +60,7 @@ class Scaling:
         """Return inputs [n, *shape] without NaN.
 
         Raises:
-            ConfigError: numbers are too large.
+            ConfigError: a scaled number is too large for the dtype.
         """
         with np.errstate(all="ignore"):
             values = np.where(np.isfinite(x), x, self.mean).astype(np.float64)
@@ -73,13 +73,13 @@ class Scaling:
         return result
 
     def undone(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what scaled values [n, *shape] were before; of a constant column, its constant."""
+        """Return scaled values [n, *shape] in their original units; a constant column gives its constant."""
         divisor = np.where(np.isfinite(self.divisor), self.divisor, 0.0)
         result: NDArray[np.float64] = values * divisor + self.shift
         return result
 
     def plain(self) -> dict[str, Any]:
-        """Return it as plain values for a file; infinite divisors as None."""
+        """Return the scaling as plain values for a file; infinite divisors are None."""
         divisors = [value if np.isfinite(value) else None for value in self.divisor.ravel().tolist()]
         shape = list(self.mean.shape)
         return {
@@ -91,7 +91,7 @@ class Scaling:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Scaling:
-        """Return what `plain` was made of."""
+        """Return the scaling that `plain()` has written."""
         divisors = [np.inf if value is None else value for value in plain["divisor"]]
         parts = (np.array(values, dtype=np.float64) for values in (plain["mean"], plain["shift"], divisors))
         return cls(*(part.reshape(plain["shape"]) for part in parts))

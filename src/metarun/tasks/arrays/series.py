@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from metarun.errors import ConfigError
 from metarun.tasks.arrays.columns import MISSING, Column, check_fits
 
-_COPIES = 6  # of the numbers, while they are scaled
+_COPIES = 6  # of the numbers in memory while they are scaled
 
 
 def read_series(path: Path) -> dict[str, Column]:
     """Return the series of a file as x, [n, channels, length], and their labels or targets as y.
 
-    Shorter series end in NaN, which later stand for missing values. A line has a series: its channels, with
-    a colon between them, and its label at the end (https://www.sktime.net/en/latest/api_reference/file_specifications/ts.html).
+    Shorter series end in NaN, which count as missing values. Each line has one series: its channels,
+    separated by colons, then its label (https://www.sktime.net/en/latest/api_reference/file_specifications/ts.html).
 
     Raises:
-        ConfigError: there is no `@data` line, the series have time stamps or different numbers of channels,
+        ConfigError: the `@data` line is missing, series have time stamps or different numbers of channels,
             or an entry is not a number.
     """
     lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -33,7 +33,7 @@ def read_series(path: Path) -> dict[str, Column]:
     has_target = header.get("targetlabel", "").lower().startswith("true")
     if header.get("classlabel", "true").lower().startswith("false") and not has_target:
         raise ConfigError(f"{path}: its series have no labels (@classLabel false)")
-    check_fits(path, 20 * path.stat().st_size)  # texts and lists in Python's memory
+    check_fits(path, 20 * path.stat().st_size)  # Python strings and lists take about 20 times the file
     series: list[list[list[float]]] = []
     labels: list[str] = []
     for number, line in enumerate(lines[starts + 1 :], starts + 2):

@@ -36,7 +36,7 @@ class TableClasses(NamedClasses):
     has_shares = True
 
     def has_table(self, table: Table) -> None:
-        """Say which rows there are."""
+        """Set the table, whose rows are the examples."""
         self.table, self.input_shape = table, tuple(table.x.shape[1:])
         counts = torch.bincount(table.labels, minlength=len(table.names))
         self.has(table.names, table.split_of, counts)
@@ -47,15 +47,15 @@ class TableClasses(NamedClasses):
         return self.divided_pools(self.table.x, self.table.labels, used)
 
     def facts(self) -> dict[str, Any]:
-        """Return what people want to know of the file."""
+        """Return what `metarun data` shows about the file."""
         return self.table.facts()
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         return {**self.table.described(), **super().described()}
 
     def reading(self) -> Reading:
-        """Return how a person's own rows, or images, are read."""
+        """Return how a user's own rows or images are read."""
         rows, shape = self.table.rows, self.input_shape
         if self.table.scaling is None and len(shape) == 3 and shape[0] in (1, 3) and shape[1] == shape[2]:
             return ImageReading(Look(shape[1], shape[0], "stretch"))  # type: ignore[arg-type]
@@ -111,16 +111,16 @@ def arrays(
 
     Args:
         file: .npz, .npy, .pt, .csv, .tsv or .parquet; see `read_columns`.
-        labels: of an .npy file: another one with the labels or targets.
+        labels: for an .npy file: a second .npy file with the labels or targets.
         features: names of the inputs; None: an array called x, X, features, data or inputs, or all columns
-            that are nothing else.
+            that have no other role.
         target: name of the labels or targets; None: y, label, labels, class, target or targets.
-        task: name of the column that says which task a row is of; None: classification.
-        split: name of the column that says train, val or test; None: divided at random.
+        task: name of the column with the task of each row; None: classification.
+        split: name of the column with train, val or test; None: divided at random.
         shares: of the classes or tasks for train, validation and test.
-        new: what a test has that the training had not: `classes`; or `rows` of the same classes, which are
-            divided by `split` or by `shares`.
-        scale: of the inputs; see `scaled`.
+        new: what is new at test: `classes`, which training has not seen, or `rows` of the training classes,
+            which are then divided by `split` or by `shares`.
+        scale: how inputs are scaled; see `Scaling.fit`.
         way: classes per episode; None: 5, or none in regression.
         shot: support rows per class, or per task.
         query: query rows per class, or per task.
@@ -130,16 +130,16 @@ def arrays(
         train_batch: see ClassEpisodes.
         train_smoothing: see ClassEpisodes.
         query_balance: see ClassEpisodes.
-        sampler: see ClassEpisodes, also for the keys that follow.
-        fewest_way: of a variable sampler.
-        most_support: of a variable sampler.
-        imbalance: of the numbers of support rows.
+        sampler: see ClassEpisodes, which also describes the arguments below.
+        fewest_way: fewest classes of an episode, with a variable sampler.
+        most_support: most support rows of an episode, with a variable sampler.
+        imbalance: how unequal the numbers of support rows of the classes are.
         label_noise: share of wrong labels in support sets.
         unlabelled: rows per class without a label.
-        distractors: classes per episode that have unlabelled rows alone.
+        distractors: classes per episode that have only unlabelled rows.
         seed: determines the splits and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
-        home: the folder that relative paths start from, if they are there; else the current one.
+        seeding: how the split is derived from the seed; see `Streams`.
+        home: the folder that relative paths are looked up in first; then the current folder.
         dtype: of the inputs.
 
     Raises:

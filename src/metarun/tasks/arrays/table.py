@@ -20,7 +20,7 @@ from metarun.tasks.division import NAMES, Shares, divided, divided_rows
 from metarun.tasks.types import SPLITS, Split
 
 New = Literal["classes", "rows"]
-"""What the learner has not seen before a test: classes, or rows of the classes that it was trained on."""
+"""What is new at test: classes, or rows of the classes that the learner was trained on."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Table:
     """A file's rows, sorted by class or by task.
 
     Attributes:
-        path: of the file.
-        rows: in the file's order.
-        order: the rows, sorted by class or task, int64 [n].
-        labels: the class or task of each sorted row, int64 [n].
-        names: of the classes or tasks.
-        split_of: the split of each.
-        x: the inputs in that order, [n, *shape].
-        scaling: what was done to them; None: nothing, to uint8.
+        path: the file.
+        rows: the rows in the file's order.
+        order: index of each row in the file, sorted by class or task, int64 [n].
+        labels: index of the class or task of each sorted row, int64 [n].
+        names: names of the classes or tasks.
+        split_of: the split of each class or task.
+        x: the scaled inputs of the sorted rows, [n, *shape].
+        scaling: the scaling of the inputs; None: uint8 inputs are not scaled.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Table:
     scaling: Scaling | None
 
     def facts(self) -> dict[str, Any]:
-        """Return what people want to know of the file."""
+        """Return what `metarun data` shows about the file."""
         lines: dict[str, Any] = {"file": str(self.path.resolve()), "rows": f"{len(self.labels):,}"}
         if self.rows.x.ndim == 2:
             names = self.rows.inputs.names
@@ -63,7 +63,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Rules:
-    """How rows become tasks: the shares of the splits, what draws them, and how inputs are scaled."""
+    """How rows become tasks: shares and random streams of the splits, and the scaling of inputs."""
 
     shares: Shares
     streams: Streams
@@ -73,7 +73,14 @@ class Rules:
 
 
 def table_of(path: Path, rows: Rows, groups: list[str], rules: Rules) -> Table:
-    """Return the rows sorted by their groups; each split has some of them, or some rows of each."""
+    """Return the rows sorted by group, and divided by groups, or within each group if `rules.new` is rows.
+
+    Args:
+        path: the file.
+        rows: its rows.
+        groups: the class or task of each row.
+        rules: how rows are divided and scaled.
+    """
     named = None if rows.split is None else [_split_named(path, split) for split in rows.split]
     generator = rules.streams.generator("split")
     if rules.new == "rows":
@@ -102,7 +109,11 @@ def _split_named(path: Path, text: str) -> Split:
 
 
 def _own_splits(path: Path, groups: list[str], splits: list[Split], names: list[str]) -> list[Split]:
-    """Return the split of each group, of the splits of its rows."""
+    """Return the split of each group in `names`; all rows of a group must have the same split.
+
+    Raises:
+        ConfigError: a group has rows of several splits.
+    """
     found: dict[str, Split] = {}
     for group, split in zip(groups, splits, strict=True):
         if found.setdefault(group, split) != split:

@@ -1,1 +1,1 @@
-"""Classes of images: where they come from, how they are kept, and the episodes that are drawn from them."""
+"""Classes of images: their sources, their storage, and the episodes drawn from them."""

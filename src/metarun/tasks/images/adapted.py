@@ -1,4 +1,4 @@
-"""Images of another dataset in the size and the channels that a network was trained on."""
+"""Images of another dataset, converted to the size and the channels that a network was trained on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
 class Adapted:
-    """A source whose images are resized, and made grey or of three equal channels.
+    """A source whose images are resized, and converted to grey or to three equal channels.
 
     Args:
-        source: of images [channels, height, width].
-        shape: what they become.
+        source: a source of images [channels, height, width].
+        shape: the shape after the conversion, [channels, height, width].
 
     Raises:
-        ConfigError: either is no image, or the channels are not one or three.
+        ConfigError: a shape is not that of an image, or has another number of channels than one or three.
     """
 
     def __init__(self, source: TaskSource, shape: tuple[int, ...]) -> None:
@@ -38,7 +38,7 @@ class Adapted:
         self.loss, self.metrics, self.output_size = source.loss, source.metrics, source.output_size
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the source says of itself."""
+        """Return an attribute of the source."""
         return getattr(self._source, name)
 
     def prepare(self, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class Adapted:
         self._source.prepare(device)
 
     def in_words(self) -> str:
-        """Return what is done to the images."""
+        """Return a description of the conversion, for users."""
         (channels, *size), (had, *before) = self.input_shape, self._source.input_shape
         parts = [f"{before[0]} × {before[1]} to {size[0]} × {size[1]}"] if size != before else []
         if channels != had:
@@ -54,7 +54,7 @@ class Adapted:
         return ", ".join(parts)
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes of the source with images of the other shape."""
+        """Return episodes of the source with converted images."""
         tasks = self._source.batch(split, first_episode, count)
         more = tasks.unlabelled
         return replace(

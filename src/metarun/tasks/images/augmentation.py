@@ -21,17 +21,17 @@ _GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue (ITU-R BT.601)
 
 
 def augment(x: Tensor, changes: Sequence[str], draws: Draws) -> Tensor:
-    """Return changed images; each has draws of its own.
+    """Return augmented images; every image has random numbers of its own.
 
     Args:
         x: [T, n, channels, height, width], from 0 to 1.
-        changes: what is done, in this order: flip (left to right, half of the images), crop (from the image
-            padded by zeros), colour (brightness, contrast and, of three channels, saturation). Other names do
-            nothing here.
+        changes: flip (left to right, half of the images), crop (from the image padded by zeros) and colour
+            (brightness, contrast and, with three channels, saturation), applied in this order. Other names
+            have no effect here.
         draws: random numbers of T tasks.
     """
     for name in ("flip", "crop", "colour"):
-        uniform = draws.uniform(x.shape[1], 3).to(x.dtype)  # also for changes that are not asked for
+        uniform = draws.uniform(x.shape[1], 3).to(x.dtype)  # drawn even for changes that are not requested
         if name in changes:
             x = _CHANGES[name](x.flatten(0, 1), uniform.flatten(0, 1)).view(x.shape)
     return x

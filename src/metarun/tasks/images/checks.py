@@ -1,4 +1,4 @@
-"""Checks of episodes of classes: whether they fit into their splits, and whether every key has an effect."""
+"""Checks of class episodes: they must fit into their splits, and every key must have an effect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from metarun.tasks.images.class_episodes import ClassEpisodes
 
 CONCENTRATION = 2
-"""α of the Dirichlet distribution where nothing else is typed."""
+"""Default α of the Dirichlet distribution of query classes."""
 
 MIXING_CONCENTRATION = 1
-"""α of mixup and cutmix where nothing else is typed: any share of the other image is as likely."""
+"""Default α of mixup and cutmix: the share of the other image is then uniform."""
 
 FEWEST_WAY, MOST_SUPPORT = 5, 500
-"""Meta-Dataset's fewest classes and most support images of an episode (arXiv:1903.03096, section 3.2)."""
+"""Meta-Dataset's minimum of classes and maximum of support images (arXiv:1903.03096, section 3.2)."""
 
 
 def check_sizes(source: ClassEpisodes) -> None:
@@ -60,7 +60,7 @@ def _keys(source: ClassEpisodes, split: Split) -> tuple[str, str, str]:
 
 
 def _check_label_sets(source: ClassEpisodes) -> None:
-    """Raise ConfigError for keys that mean nothing where images have several labels."""
+    """Raise ConfigError for keys that do not go with several labels per image."""
     if getattr(source, "set_of", None) is not None:
         for key in ("train_batch", "train_rotations"):
             if value := getattr(source, key):
@@ -71,7 +71,7 @@ def _check_label_sets(source: ClassEpisodes) -> None:
 
 
 def _check_augmentation(source: ClassEpisodes) -> None:
-    """Raise ConfigError for changes that these images, or these tasks, cannot have."""
+    """Raise ConfigError for augmentations that do not fit the images or the kind of training task."""
     mixing = [name for name in source.train_augment if name in MIXING]
     if mixing and source.train_batch is None:
         raise ConfigError(
@@ -93,7 +93,7 @@ def _check_augmentation(source: ClassEpisodes) -> None:
 
 
 def check_effects(source: ClassEpisodes) -> None:
-    """Raise ConfigError for keys that have no effect, or do not go together."""
+    """Raise ConfigError for keys that have no effect or exclude one another."""
     _check_label_sets(source)
     if source.query_balance == "equal" and source.query_concentration != CONCENTRATION:
         raise ConfigError(
@@ -145,7 +145,7 @@ def check_effects(source: ClassEpisodes) -> None:
 
 
 def _check_variable(source: ClassEpisodes) -> None:
-    """Raise ConfigError for what a variable sampler does not know, or cannot be."""
+    """Raise ConfigError for keys and values that a variable sampler does not support."""
     for key, value, unused in (
         ("query_balance", source.query_balance, "equal"),
         ("imbalance", source.imbalance, 0),

@@ -14,10 +14,10 @@ _STREAM = 2 * len(SPLITS)
 
 
 class ClassBatches:
-    """Mini-batches that go through all images in a new random order in each epoch.
+    """Mini-batches of all images, in a new random order in each epoch.
 
-    Batch i is a pure function of the seed and i. Images that do not fill a last batch are left out of an
-    epoch, as with torch's `drop_last`.
+    Batch i is a pure function of the seed and i. Images that do not fill the last batch of an epoch are left
+    out, as with torch's `drop_last`.
 
     Args:
         pool: the images and their classes.

@@ -45,25 +45,26 @@ Way = Annotated[int, Field(ge=2, le=1_000_000)]
 class ClassEpisodes(ABC):
     """Episodes of `way` classes in random order; images of a class never repeat inside an episode.
 
-    With `train_batch` training tasks are mini-batches of images with their classes, as query sets; support
-    sets are empty.
+    With `train_batch`, a training task is a mini-batch of images of all training classes: the mini-batch is
+    the query set, and the support set is empty.
 
     Args:
         way: classes per episode.
         shot: support images per class.
         query: query images per class.
-        query_balance: `equal` numbers of query images per class; or `dirichlet`: in validation and test the
-            query · way images are of the classes in random proportions (Veilleux, Boudiaf, Piantanida &
+        query_balance: `equal`: the same number of query images per class; `dirichlet`: in validation and test
+            the classes of the query · way images have random proportions (Veilleux, Boudiaf, Piantanida &
             Ben Ayed 2021, arXiv:2204.11181).
-        query_concentration: α of those proportions, which are from a symmetric Dirichlet distribution.
-        sampler: `fixed`: every episode has these sizes; `variable`: they are the most, and each has others,
-            by Meta-Dataset's rule; see `sampling.variable`.
-        fewest_way: variable: classes per episode, at least.
-        most_support: variable: support images per episode, at most.
-        imbalance: fixed: how unequal the numbers of support images of the classes are; see `sampling.fixed`.
+        query_concentration: α of the symmetric Dirichlet distribution that these proportions are drawn from.
+        sampler: `fixed`: every episode has these sizes; `variable`: these sizes are maxima, and the sizes of
+            each episode are drawn by Meta-Dataset's rule; see `sampling.variable`.
+        fewest_way: fewest classes of an episode (`sampler: variable`).
+        most_support: most support images of an episode (`sampler: variable`).
+        imbalance: how unequal the classes' numbers of support images are (`sampler: fixed`); see
+            `sampling.fixed`.
         label_noise: share of the support images whose label is that of another class of the episode.
-        unlabelled: fixed: images per class without a label, for learners that read them.
-        distractors: fixed: classes per episode that have unlabelled images alone.
+        unlabelled: images per class without a label, for learners that use them (`sampler: fixed`).
+        distractors: classes per episode that have only unlabelled images (`sampler: fixed`).
         train_shot: support images per class while training; None: `shot`.
         train_way: classes per episode while training; None: `way`.
         train_query: query images per class while training; None: `query`.
@@ -80,11 +81,11 @@ class ClassEpisodes(ABC):
 
     Attributes:
         training_output_size: number of classes of a training task.
-        trains_on: what a training task is.
+        trains_on: the kind of a training task.
 
     Raises:
-        ConfigError: shot + query exceeds the images per class, way the classes of a split, or a mini-batch
-            the images; or a key has no effect.
+        ConfigError: shot + query exceeds the images per class, way exceeds the classes of a split, a
+            mini-batch exceeds the images, or a key has no effect.
     """
 
     targets: Targets = "classes"
@@ -144,7 +145,7 @@ class ClassEpisodes(ABC):
             self.training_output_size = self.count("train")
 
     def few(self, split: Split) -> tuple[str, str]:  # noqa: ARG002
-        """Return what to add to a message that a split has too few classes, and to its remedy."""
+        """Return texts to append to the message "too few classes in a split" and to its remedy."""
         return "", ""
 
     def _sizes(self, split: Split) -> tuple[int, int, int]:
@@ -174,11 +175,11 @@ class ClassEpisodes(ABC):
         """Return the number of classes of a split, without reading any file."""
 
     def count(self, split: Split) -> int:
-        """Return the number of classes that episodes of a split choose from, with rotations."""
+        """Return the number of classes that episodes of a split are drawn from, including rotations."""
         return self.classes(split) * (4 if split == "train" and self.train_rotations else 1)
 
-    def fewest(self, split: Split) -> int:  # noqa: ARG002  (here all splits have as many)
-        """Return the number of images of a split's smallest class, without reading any file."""
+    def fewest(self, split: Split) -> int:  # noqa: ARG002  (here all splits have the same number)
+        """Return the number of images in a split's smallest class, without reading any file."""
         return self.images_per_class
 
     def images(self, split: Split) -> int:
@@ -190,7 +191,7 @@ class ClassEpisodes(ABC):
         raise NotImplementedError
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's images, with as many classes as `classes` says.
+        """Return each split's images, with `classes(split)` classes.
 
         Raises:
             MetarunError: `load` fails, or its images do not match `classes` and `images_per_class`.
@@ -200,7 +201,7 @@ class ClassEpisodes(ABC):
             loaded = self.load()
         except (MetarunError, OSError):  # their messages say what is wrong
             raise
-        except Exception as error:  # a user's class may raise anything
+        except Exception as error:  # a user's class may raise an error of any type
             raise MetarunError(f"{name} fails: {in_one_line(error)}") from error
         if not isinstance(loaded, Mapping) or any(split not in loaded for split in SPLITS):
             content = list(loaded) if isinstance(loaded, Mapping) else type(loaded).__name__
@@ -212,10 +213,10 @@ class ClassEpisodes(ABC):
         return pools
 
     def prepare(self, device: torch.device) -> None:
-        """Load the images, and keep them on the device where they fit.
+        """Load the images, and keep them on the device if they fit.
 
         Raises:
-            MetarunError: they cannot be loaded.
+            MetarunError: the images cannot be loaded.
         """
         self._device = device
         pools = dict(self.pools())

@@ -14,9 +14,9 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 Fit = Literal["crop", "stretch", "pad"]
 Channels = Literal[1, 3]
 
-# Twice the pixels of Pillow's own warning; a larger picture may be a small file that fills the memory.
+# Twice the limit of Pillow's own warning: a small file may be decoded to an image that fills the memory.
 _MOST_PIXELS = 178_956_970
-# Grey values of more than 8 bits, which Pillow would cut off at 255.
+# Pillow's modes for grey values of more than 8 bits, which it would clip at 255.
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -31,7 +31,7 @@ class Look:
     Attributes:
         size: height and width in pixels.
         channels: 1 (grey) or 3 (red, green and blue).
-        fit: how a picture becomes square: `crop` its middle, `stretch` it, or `pad` it with black.
+        fit: how a picture is made square: `crop` its middle, `stretch` it, or `pad` it with black.
     """
 
     size: int
@@ -45,12 +45,12 @@ class Look:
 
 
 def decode(content: bytes | NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
-    """Return an image as uint8 [channels, size, size], of a file's content or of pixels [height, width, 3].
+    """Return an image as uint8 [channels, size, size], from a file's content or pixels [height, width, 3].
 
-    Transparent parts become white, and a photograph is turned as its camera was held.
+    Transparent parts become white, and a photograph is rotated by its EXIF orientation.
 
     Raises:
-        LeftOutError: the file is empty, damaged, animated, huge, or has colours that would come out wrong.
+        LeftOutError: the file is empty, damaged, animated, too large, or in colours that cannot be converted.
     """
     if not isinstance(content, bytes):
         return _stored(Image.fromarray(content), look)
@@ -58,7 +58,7 @@ def decode(content: bytes | NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
         raise LeftOutError("an empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of sizes, which are checked here
+            warnings.simplefilter("ignore")  # about odd metadata, and about sizes, which are checked here
             with Image.open(io.BytesIO(content)) as image:
                 _check(image)
                 image.draft("RGB" if look.channels == 3 else "L", (2 * look.size, 2 * look.size))
@@ -70,7 +70,7 @@ def decode(content: bytes | NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
         raise LeftOutError("no image that Pillow can read") from error
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's plugins raise anything on damaged files
+    except Exception as error:  # Pillow's plugins raise errors of any type on damaged files
         if isinstance(error, LeftOutError):
             raise
         why = " ".join(str(error).split())[:80] or type(error).__name__

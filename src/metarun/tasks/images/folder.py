@@ -39,36 +39,36 @@ log = logging.getLogger("metarun")
 
 Labels = Annotated[tuple[str, ...], Field(min_length=1, max_length=100)]
 
-_MOST_NAMED = 100  # files in a manifest
+_MOST_NAMED = 100  # files that a manifest names
 
 
 class ImageFolder(NamedClasses):
     """Images that Pillow can read, a folder for each class.
 
-    `root` holds the folders of the classes; or folders train, val and test that hold them; or it is a csv
-    file with the columns path, label and, if there is one, split. Classes without a split are divided at
-    random. Images are decoded once, into a file in the cache that is mapped into memory.
+    `root` is a folder with a folder for each class; or a folder with train, val and test, which hold the
+    folders of the classes; or a csv file with the columns path, label and optionally split. Classes without
+    a split are divided at random. Images are decoded once into a cache file that is memory-mapped.
 
-    Files that are empty, damaged, animated, in CMYK, of 16 bits or huge are left out and named. So are
+    Files that are empty, damaged, animated, in CMYK, of 16 bits or too large are left out and named, as are
     classes with fewer images than an episode of their split needs.
 
     Args:
         root: the folder or the csv file.
         size: height and width of the images, in pixels.
         channels: 3 (colour) or 1 (grey).
-        fit: how a picture becomes square: `crop` its middle, `stretch` it, or `pad` it.
-        levels: how many folders below one another name a class.
-        labels: of a csv: the columns of labels. The classes of the first are divided between the splits; with
-            several, every episode is of one of them.
-        shares: of the classes for train, validation and test, where no folder or column says it.
+        fit: how a picture is made square: `crop` its middle, `stretch` it, or `pad` it.
+        levels: number of nested folders whose names form the name of a class.
+        labels: label columns of a csv. The classes of the first column are divided between the splits. With
+            several columns, the classes of an episode are of one column.
+        shares: of the classes for train, validation and test, if no folder or column names the splits.
         on_bad: `skip` files that cannot be used, or `stop` at them.
         seed: determines the episodes, and the classes of each split.
-        seeding: how the split follows from the seed; see `Streams`.
-        home: the folder that a relative root starts from, if it is there; else the current one.
+        seeding: how the split is derived from the seed; see `Streams`.
+        home: the folder that a relative root is looked up in first; then the current folder.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
     Raises:
-        ConfigError: there is no such folder, it holds no images, or too few classes or images for an episode.
+        ConfigError: the folder does not exist or has no images, or too few classes or images for an episode.
     """
 
     has_shares = True
@@ -112,10 +112,10 @@ class ImageFolder(NamedClasses):
         return Columns(labels=tuple(label.lower() for label in labels))
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's images, decoded now where they have not been before.
+        """Return each split's images; files that are not in the cache yet are decoded.
 
         Raises:
-            MetarunError: a file cannot be used, with on_bad=stop; or the cache cannot be written.
+            MetarunError: a file cannot be used and on_bad is stop, or the cache cannot be written.
             ConfigError: too few classes or images are left.
         """
         store = prepared(self.store_name, self.listing, self.look)
@@ -144,7 +144,7 @@ class ImageFolder(NamedClasses):
         return f"{len(files)} of {len(self.listing):,} images are left out{counts}: {some(files)}"
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         assert self._store is not None
         left_out = {self.listing.paths[place]: why for place, why in self._store.left_out.items()}
         return {
@@ -156,11 +156,11 @@ class ImageFolder(NamedClasses):
         }
 
     def reading(self) -> ImageReading:
-        """Return how a person's own images are read."""
+        """Return how a user's own images are read."""
         return ImageReading(self.look)
 
     def facts(self) -> dict[str, str]:
-        """Return where the files are and whether they are prepared, for people to read."""
+        """Return where the files are and whether they are prepared, for `metarun data`."""
         is_ready = opened(store_path(self.store_name), describe(self.listing, self.look)) is not None
         return {
             "folder": str(self.root.resolve()),
@@ -168,7 +168,7 @@ class ImageFolder(NamedClasses):
         }
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files, and with those prepared from them; in seconds."""
+        """Return the problems of the files and of the cache made from them, within seconds."""
         path = store_path(self.store_name)
         if not path.exists():
             return [f"{self.root} is not prepared: type metarun data prepare, or train"]

@@ -1,4 +1,4 @@
-"""Characters of fonts: many small classes of many scripts, drawn here, so that nothing has to be fetched."""
+"""Characters of fonts: many small classes of many scripts, drawn here, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from metarun.tasks.types import SPLITS, Split
 _FONTS = (".ttf", ".otf", ".ttc")
 _LETTERS = ("Ll", "Lu", "Lo")  # Unicode's categories
 _FEWEST = 5  # characters of a script
-_SIDE = 96  # pixels that a character is drawn at, before it is made smaller
-_STREAM = 100  # of draws; those of episodes are lower
+_SIDE = 96  # height and width of a drawing in pixels, before it is resized
+_STREAM = 100  # of draws; streams of episodes have lower numbers
 _VERSION = 1  # increased whenever the same fonts would give other pixels
 
 
@@ -57,18 +57,22 @@ class Glyph:
 
 
 def glyphs_of(fonts: list[Path]) -> list[Glyph]:
-    """Return the letters of these fonts; see `_read`. A command asks several times for the same ones."""
+    """Return the letters of these fonts; cached, because one command needs them several times."""
     return _read(tuple((path, path.stat().st_mtime_ns) for path in fonts))
 
 
 @lru_cache(maxsize=4)
 def _read(dated: tuple[tuple[Path, int], ...]) -> list[Glyph]:
-    """Return the letters of these fonts, script by script; letters that look the same are one.
+    """Return the letters of these fonts, sorted by script; letters that look the same are merged.
 
-    Accented letters and ligatures, which Unicode takes apart, are left out, and scripts of fewer than five.
+    Accented letters and ligatures, which Unicode decomposes, are left out, as are scripts with fewer than
+    five letters.
+
+    Args:
+        dated: the path and the modification time of each font file.
 
     Raises:
-        MetarunError: fontTools is not installed, or a file is no font.
+        MetarunError: fontTools is not installed, or a file is not a font.
     """
     having: dict[str, list[Path]] = {}
     for path, _ in dated:
@@ -94,23 +98,23 @@ def _codes(path: Path) -> list[int]:
         from fontTools.ttLib import TTFont
     except ImportError as error:
         raise MetarunError("data=glyphs needs fontTools: pip install 'metarun[glyphs]'") from error
-    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # what is wrong is said in one line
+    logging.getLogger("fontTools").setLevel(logging.CRITICAL)  # an error is reported in one line instead
     try:
         with TTFont(path, lazy=True, fontNumber=0) as font:
             return sorted(font.getBestCmap() or {})
-    except Exception as error:  # fontTools raises many kinds on damaged files
+    except Exception as error:  # fontTools raises many types of errors on damaged files
         raise MetarunError(f"{path} is no font that can be read ({in_one_line(error)[:100]})") from error
 
 
 def _outline(path: Path, character: str) -> Image.Image:
     try:
         return _drawn(ImageFont.truetype(str(path), 32), character)
-    except OSError as error:  # of FreeType
+    except OSError as error:  # raised by FreeType
         raise MetarunError(f"{path} is no font that can be read ({error})") from error
 
 
 def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
-    """Return a character, white on black, without a margin."""
+    """Return the image of a character, white on black, without a margin."""
     left, top, right, bottom = (math.floor(edge) for edge in font.getbbox(character))
     image = Image.new("L", (max(1, right - left), max(1, bottom - top)))
     ImageDraw.Draw(image).text((-left, -top), character, 255, font)
@@ -119,7 +123,7 @@ def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class Drawings:
-    """`each` drawings of every glyph, as `store.Files`: of other fonts, turned, slanted, of other widths."""
+    """`each` drawings of every glyph, as `store.Files`, with random font, turn, slant, width and offset."""
 
     glyphs: list[Glyph]
     each: int
@@ -129,7 +133,7 @@ class Drawings:
 
     @cached_property
     def _draws(self) -> NDArray[np.float64]:
-        """The font, the angle and so on of each drawing, from 0 to 1: [n, 6]."""
+        """Uniform random numbers for font, angle, slant, width and offset of each drawing, [n, 6]."""
         draws: NDArray[np.float64] = Draws(self.seed, _STREAM, 0, len(self)).uniform(6).numpy()
         return draws
 
@@ -149,13 +153,13 @@ class Drawings:
         return digest.hexdigest()
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Return a drawing, [side, side, 3]."""
+        """Return a drawing, uint8 [side, side, 3]."""
         glyph = self.glyphs[index // self.each]
         which, turn, slant, wide, across, down = self._draws[index].tolist()
         path = glyph.fonts[int(which * len(glyph.fonts))]
         drawn = _drawn(self._font(path), glyph.character)
-        # From a pixel of the result to one of the drawing: turned by up to 10°, slanted by up to 0.2, as
-        # wide as 0.8 to 1.25 times its height would make it, and up to 4 % away from the middle.
+        # The affine map from a pixel of the result to a pixel of the drawing: rotation up to 10°, slant up
+        # to 0.2, relative width 0.8 to 1.25, offset from the middle up to 4 %.
         angle, shear = math.radians(20 * turn - 10), 0.4 * slant - 0.2
         scale = max(drawn.size) / (0.8 * _SIDE)
         stretch = 0.8 * (1.25 / 0.8) ** wide
@@ -169,7 +173,7 @@ class Drawings:
 
     @cached_property
     def _local(self) -> local:
-        return local()  # FreeType's fonts are not for several threads
+        return local()  # FreeType's fonts are not thread-safe
 
     def _font(self, path: Path) -> ImageFont.FreeTypeFont:
         fonts: dict[Path, ImageFont.FreeTypeFont] = self._local.__dict__.setdefault("fonts", {})
@@ -179,22 +183,23 @@ class Drawings:
 
 
 class Glyphs(NamedClasses):
-    """Letters of fonts, white on black; each class is a letter in many drawings.
+    """Letters of fonts, white on black; a class is a letter, drawn many times.
 
     Args:
         fonts: a folder of .ttf, .otf or .ttc files, or one such file; None: the DejaVu fonts of matplotlib.
-        split: `script`: other scripts at test, as with Omniglot's alphabets; `letter`: letters at random.
+        split: `script`: the splits have different scripts, as with Omniglot's alphabets; `letter`: letters
+            are divided at random.
         each: drawings of a letter.
         size: height and width of the images, in pixels.
-        shares: of the scripts, or letters, for train, validation and test.
+        shares: of the scripts or letters, for train, validation and test.
         seed: determines the drawings, the split and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
-        home: the folder that a relative path starts from, if it is there; else the current one.
+        seeding: how the split is derived from the seed; see `Streams`.
+        home: the folder that a relative path is looked up in first; then the current folder.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
     Raises:
         ConfigError: there are no fonts, or too few letters or drawings for an episode.
-        MetarunError: a package is missing, or a file is no font.
+        MetarunError: a package is missing, or a file is not a font.
     """
 
     unit = "drawings"
@@ -230,21 +235,21 @@ class Glyphs(NamedClasses):
         super().__init__(seed=seed, **shared)
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's drawings, made now where they have not been before."""
+        """Return each split's drawings; drawings that are not in the cache yet are made."""
         return self.drawn_pools("glyphs", self.drawings, self.look, self.drawings.each)
 
     def facts(self) -> dict[str, Any]:
-        """Return which fonts and scripts there are, for people to read."""
+        """Return the fonts and scripts, for `metarun data`."""
         by_split = {split: sorted({name.split()[0] for name in self.names(split)}) for split in SPLITS}
         scripts = {f"scripts, {split}": ", ".join(names) for split, names in by_split.items()}
         return {"fonts": ", ".join(path.name for path in self.fonts), **scripts}
 
 
 def _font_files(fonts: str | None, home: str) -> Iterator[Path]:
-    """Yield the files of fonts.
+    """Yield the font files.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no font files.
     """
     if fonts is None:
         from metarun.tasks.packages import package_folder

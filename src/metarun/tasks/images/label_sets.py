@@ -1,4 +1,4 @@
-"""Images with several labels: a label set for each, and the classes of an episode are of one set."""
+"""Images with several labels: every label column is a label set, and an episode's classes are of one set."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MISSING = ("", "nan")
 
 @dataclass(frozen=True)
 class Memberships:
-    """Which images are of which class.
+    """The images of each class, as a list of (class, image) memberships.
 
     Attributes:
-        names: of the classes.
+        names: names of the classes.
         split_of: the split of each class.
-        set_of: the label set of each class, in order; None: there is one.
+        set_of: index of each class's label set, ascending; None: there is only one set.
         labels: the class of each membership, int64 [m].
-        members: its image, int64 [m].
+        members: the image of each membership, int64 [m].
     """
 
     names: list[str]
@@ -41,8 +41,8 @@ class Memberships:
 def memberships(listing: Listing, split_of: Sequence[Split], columns: Sequence[str]) -> Memberships:
     """Return the classes of all label sets.
 
-    The classes of the first set are divided between the splits, and their images with them. A class of a
-    further set has its images of one split; so a label may be a class of every split, with other images.
+    The classes of the first set are divided between the splits, and so are their images. A label of a further
+    set makes one class for each split, from the images of that split.
 
     Args:
         listing: the images.

@@ -1,4 +1,4 @@
-"""Which images a user has: class folders, or a csv of paths and labels."""
+"""List a user's images: from class folders, or from a csv of paths and labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metarun.errors import ConfigError
 from metarun.tasks.division import NAMES
 from metarun.tasks.types import SPLITS, Split
 
-_AT_MOST = 50_000_000  # characters of a csv file, which is read whole
+_AT_MOST = 50_000_000  # bytes of a csv file, which is read as a whole
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Listing:
     """Images, sorted by class and then by name.
 
     Attributes:
-        root: the folder that their paths start from.
-        paths: of the images, relative to it.
+        root: the folder that paths are relative to.
+        paths: the paths of the images.
         labels: the class of each image.
-        names: of the classes.
-        splits: the split of each class; None: they are still to be divided.
-        stamps: size and time of each file, by which a changed file is noticed.
-        more: further labels of each image, one list for each further label set; empty: there is none.
+        names: names of the classes.
+        splits: the split of each class; None: the classes are not divided yet.
+        stamps: size and modification time of each file, to detect changed files.
+        more: further labels of each image, one list for each further label set; empty: one label set.
     """
 
     root: Path
@@ -60,12 +60,12 @@ class Listing:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of a csv file's columns, in small letters.
+    """The names of a csv file's columns, in lower case.
 
     Attributes:
-        path: of the files.
-        labels: of the label sets; the classes of the first are divided between the splits.
-        folder: where the files are, below the csv file's own folder.
+        path: the column of file paths.
+        labels: the columns of label sets; the classes of the first set are divided between the splits.
+        folder: the folder of the files, relative to the csv file's folder.
     """
 
     path: str = "path"
@@ -74,17 +74,18 @@ class Columns:
 
 
 def listed(root: Path, levels: int = 1, columns: Columns | None = None) -> Listing:
-    """Return the images below a folder of classes, or of a csv file with the columns path, label and split.
+    """Return the images below a folder, or those that a csv file lists.
 
-    A folder may hold a folder for each class, or folders train, val (or valid, validation) and test that do.
+    A folder holds a folder for each class, or folders train, val (or valid, validation) and test, which then
+    hold the folders of the classes.
 
     Args:
-        root: the folder, or the csv file, whose paths start from its own folder.
-        levels: how many folders below one another name a class.
-        columns: of the csv file.
+        root: the folder, or the csv file; its paths are relative to the csv file's folder.
+        levels: number of nested folders whose names form the name of a class.
+        columns: names of the csv file's columns; None: path, label and split.
 
     Raises:
-        ConfigError: there is no such folder or file, it holds no class, or splits share a class.
+        ConfigError: the folder or file does not exist or has no classes, or two splits share a class.
     """
     if root.is_dir():
         return _of_folder(root, levels)
@@ -113,11 +114,11 @@ def _folders(root: Path) -> list[str]:
 
 
 _Files = dict[str, dict[str, tuple[int, int]]]
-"""Class → path → size and time."""
+"""Class → path → size and modification time."""
 
 
 def files_by_class(root: Path, start: str, levels: int = 1) -> _Files:
-    """Return the images below a folder by class: the names of the first folders below it."""
+    """Return the images below a folder by class; a class is named by the first `levels` folders of a path."""
     classes: _Files = {}
     for path, stamp in images_below(root, start):
         inside = Path(path).relative_to(start) if start else Path(path)
@@ -129,9 +130,9 @@ def files_by_class(root: Path, start: str, levels: int = 1) -> _Files:
 def images_below(
     root: Path, folder: str = "", above: AbstractSet[tuple[int, int]] = frozenset()
 ) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield the path, relative to root, and the stamp of every image below a folder; links are followed.
+    """Yield the path relative to root, and the size and time, of every image below a folder.
 
-    A link to a folder that holds it is left out, or there would be no end.
+    Links are followed, except links to a folder above, which would lead to an endless recursion.
     """
     status = (root / folder).stat()
     here = (status.st_dev, status.st_ino)
@@ -154,7 +155,7 @@ def images_below(
 
 
 def _looks_like_an_image(name: str) -> bool:
-    """Return whether Pillow has a format for files with this ending."""
+    """Return whether Pillow knows a format with this file ending."""
     from PIL import Image
 
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()  # noqa: PTH122  (for each file)
@@ -197,10 +198,10 @@ def _of_csv(file: Path, columns: Columns) -> Listing:
 
 
 def resolved_below(folder: Path, path: str, where: str) -> Path:
-    """Return a file of a csv.
+    """Return the resolved path of a file that a csv lists.
 
     Raises:
-        ConfigError: it is outside of the csv's folder, or no path at all.
+        ConfigError: the path is invalid, or leads out of the csv's folder.
     """
     try:
         target = (folder / path).resolve()
@@ -212,7 +213,7 @@ def resolved_below(folder: Path, path: str, where: str) -> Path:
 
 
 def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
-    """Yield path, labels and split of each line of a csv file; only the first label must be there."""
+    """Yield path, labels and split of each line of a csv file; only the first label is required."""
     try:
         if file.stat().st_size > _AT_MOST:
             raise ConfigError(f"{file} has more than {_AT_MOST:,} bytes: is it a csv file?")
@@ -239,7 +240,7 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
     reader.fieldnames = names
     try:
         for line, row in enumerate(reader, 2):
-            if None in row:  # where csv puts more entries than there are columns
+            if None in row:  # csv stores surplus entries of a line under the key None
                 raise ConfigError(f"{file}, line {line}: it has more entries than there are columns")
             path, *labels, split = ((row.get(name) or "").strip() for name in [*wanted, "split"])
             if not path or not labels[0]:
@@ -250,7 +251,7 @@ def _rows(file: Path, columns: Columns) -> Iterator[tuple[str, list[str], str]]:
 
 
 def _listing(root: Path, found: Mapping[Split | None, _Files], where: str) -> Listing:
-    """Return the listing of the files of each split, or of the split None."""
+    """Return the listing of the files of each split; the split None holds undivided classes."""
     of_class = [(split, name) for split, classes in found.items() for name in classes]
     if not of_class:
         raise ConfigError(

@@ -15,19 +15,20 @@ from metarun.tasks.images.listing import Columns
 class MetaAlbum(ImageFolder):
     """A set of Meta-Album: images of 128 × 128 pixels with a category each, divided at random.
 
-    It lies in `root`, or in METARUN_DATA/meta_album/NAME: a file labels.csv with the columns FILE_NAME,
-    CATEGORY and SUPER_CATEGORY, and a folder images.
+    `root`, or METARUN_DATA/meta_album/NAME, holds a file labels.csv with the columns FILE_NAME, CATEGORY and
+    SUPER_CATEGORY, and a folder images.
 
     Args:
-        name: of the set and its size, as in BRD_Mini.
+        name: the set and its size, as in BRD_Mini.
         root: the folder of all sets, or of this one; None: METARUN_DATA, else the user's cache directory.
-        by: the classes: `category`, `super_category`, or `both`, and an episode is of one of them.
+        by: the column of classes: `category`, `super_category`, or `both` (an episode's classes are of one
+            column).
         fit: see ImageFolder.
-        home: the folder that a relative root starts from, if it is there; else the current one.
+        home: the folder that a relative root is looked up in first; then the current folder.
         **shared: size, channels, shares, on_bad, and the arguments of ClassEpisodes.
 
     Raises:
-        ConfigError: the set is not there, or too few classes or images for an episode.
+        ConfigError: the set is missing, or has too few classes or images for an episode.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pairs of training images mixed, and their labels with them: MixUp and CutMix."""
+"""Mixing of pairs of training images and of their labels: MixUp and CutMix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIXING: tuple[Mixing, ...] = ("mixup", "cutmix")
 def mixed(
     examples: Examples, classes: int, kinds: Sequence[Mixing], concentration: int, draws: Draws
 ) -> Examples:
-    """Return images with another one of their mini-batch in them, and the share of each class as y.
+    """Return images mixed with a random other image of the mini-batch; y is then the share of each class.
 
     With λ ~ Beta(α, α) for each image, mixup gives λ x + (1 − λ) x′ (Zhang, Cisse, Dauphin & Lopez-Paz 2018,
     arXiv:1710.09412, equation 1). cutmix replaces a box of x by that of x′: its sides are √(1 − λ) of the
@@ -29,7 +29,7 @@ def mixed(
 
     Args:
         examples: images [T, n, channels, height, width] and their classes, int64 [T, n].
-        classes: how many there are.
+        classes: number of classes.
         kinds: mixup, cutmix or both.
         concentration: α, a whole number: a Gamma(α) variable is then a sum of α exponential ones.
         draws: random numbers of T mini-batches.

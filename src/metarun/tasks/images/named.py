@@ -23,12 +23,12 @@ log = logging.getLogger("metarun")
 
 
 class NamedClasses(ClassEpisodes):
-    """Episodes of classes that have names; those with too few images for their split are left out.
+    """Episodes of named classes; classes with too few images for an episode of their split are left out.
 
     Subclasses call `has` before they call the constructor.
 
     Attributes:
-        unit: what the images are called in messages.
+        unit: the word for examples in messages, as in "images".
         has_shares: whether `shares` divides the classes.
 
     Raises:
@@ -45,35 +45,35 @@ class NamedClasses(ClassEpisodes):
         counts: Tensor,
         set_of: Sequence[int] | None = None,
     ) -> None:
-        """Say which classes there are.
+        """Set the classes.
 
         Args:
-            class_names: of all classes.
+            class_names: names of all classes.
             split_of: the split of each class.
             counts: number of images of each class, int64 [classes].
-            set_of: the label set of each class, in order, where images have several labels: the classes of an
-                episode are of one set.
+            set_of: index of each class's label set, ascending, if images have several labels; all classes of
+                an episode are of one set.
         """
         self.class_names, self.split_of, self.counts = list(class_names), list(split_of), counts
         self.set_of = None if set_of is None else torch.tensor(set_of)
-        # Without training classes it is there to be tested on.
+        # Data without training classes is for tests only.
         self.for_tests = "train" not in self.split_of
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes; without training classes every split has those of the test."""
+        """Return episodes; without training classes, every split has the test episodes."""
         return super().batch("test" if self.for_tests else split, first_episode, count)
 
     def needed(self, split: Split) -> int:
         """Return the number of images that a class of a split must have."""
         if split == "train" and self.train_batch is not None:
-            return 0  # the outputs of a network are counted before any file is read
+            return 0  # the number of outputs is needed before any file is read
         return super().needed(split)
 
     def chosen(self, split: Split) -> Tensor:
-        """Return the classes of a split that have enough images, int64 [n], in their order."""
+        """Return the classes of a split that have enough images, int64 [n], ascending."""
         enough = self.counts >= self.needed(split)
         of_split = enough & torch.tensor([named == split for named in self.split_of])
-        if self.set_of is not None:  # a set of too few classes makes no episode
+        if self.set_of is not None:  # leave out label sets with too few classes for an episode
             sizes = self.sizes(split)
             way = sizes.fewest_way if self.sampler == "variable" else sizes.way + sizes.distractors
             of_split &= torch.bincount(self.set_of[of_split], minlength=len(self.set_of))[self.set_of] >= way
@@ -88,7 +88,7 @@ class NamedClasses(ClassEpisodes):
         return len(self.chosen(split))
 
     def fewest(self, split: Split) -> int:
-        """Return the number of images of a split's smallest class."""
+        """Return the number of images in a split's smallest class."""
         counts = self.counts[self.chosen(split)]
         return int(counts.min()) if len(counts) else self.needed(split)
 
@@ -104,13 +104,13 @@ class NamedClasses(ClassEpisodes):
     def divided_pools(
         self, images: Tensor, labels: Tensor, used: Tensor, members: Tensor | None = None
     ) -> dict[Split, Pool]:
-        """Return each split's pool, after counting what there is of each class.
+        """Return each split's pool, after counting the images of each class.
 
         Args:
             images: [n, *input_shape].
-            labels: the class of each image, int64 [n]; or of each of `members`.
-            used: which images are used, bool [n].
-            members: the image of each label, int64 [m], where images have several.
+            labels: the class of each image, int64 [n]; with `members`, of each membership, int64 [m].
+            used: True at images that are used, bool [n].
+            members: the image of each membership, int64 [m], if images have several labels.
 
         Raises:
             ConfigError: too few classes are left.
@@ -126,13 +126,13 @@ class NamedClasses(ClassEpisodes):
         return {split: self._grouped(everything, self.chosen(split)) for split in SPLITS}
 
     def drawn_pools(self, name: str, files: Files, look: Look, each: int) -> dict[Split, Pool]:
-        """Return each split's pool of images that are drawn, now where they have not been before.
+        """Return each split's pool of generated images; images that are not in the cache yet are drawn.
 
         Args:
-            name: of the folder in the user's cache.
+            name: start of the cache file's name.
             files: `each` images of every class, class after class.
-            look: of the images.
-            each: images of a class.
+            look: the format of stored images.
+            each: number of images per class.
         """
         digest = hashlib.sha256(f"{files.fingerprint()}{look}".encode()).hexdigest()
         store = prepared(f"{name}-{look.size}-{digest[:12]}", files, look)
@@ -140,7 +140,7 @@ class NamedClasses(ClassEpisodes):
         return self.divided_pools(store.images, labels, torch.ones(len(labels), dtype=torch.bool))
 
     def _grouped(self, everything: Pool, chosen: Tensor) -> Pool:
-        """Return the pool of some classes, in groups where they are of several label sets."""
+        """Return the pool of the chosen classes, grouped by label set if there are several."""
         pool = everything.of_classes(chosen)
         if self.set_of is None or len(chosen) == 0:
             return pool
@@ -148,7 +148,7 @@ class NamedClasses(ClassEpisodes):
         return replace(pool, groups=sizes[sizes > 0])
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         return {
             "classes": {split: self.classes(split) for split in SPLITS},
             "images": {split: self.images(split) for split in SPLITS},
@@ -156,7 +156,7 @@ class NamedClasses(ClassEpisodes):
         }
 
     def few(self, split: Split) -> tuple[str, str]:
-        """Return what to add to a message that a split has too few classes, and to its remedy."""
+        """Return texts to append to the message "too few classes in a split" and to its remedy."""
         told = f" of {self.split_of.count(split)} with {self.needed(split)} {self.unit} or more"
         remedy = ", or other @source.shares" if self.has_shares else ""
         if self.classes(split) < self.split_of.count(split):

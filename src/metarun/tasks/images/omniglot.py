@@ -17,7 +17,7 @@ from metarun.tasks.images.omniglot_images import BACKGROUND, CHARACTERS, DRAWING
 from metarun.tasks.reading import ImageReading
 from metarun.tasks.types import Split
 
-# The lake split takes its validation characters from the background set, as many as the random split has.
+# The lake split takes 100 validation characters, like the random split, from the background set.
 _COUNTS: dict[str, dict[Split, int]] = {
     "random": {"train": 1100, "validation": 100, "test": CHARACTERS - 1200},
     "lake": {"train": BACKGROUND - 100, "validation": 100, "test": CHARACTERS - BACKGROUND},
@@ -29,16 +29,17 @@ class Omniglot(ClassEpisodes):
 
     Args:
         split: `random` (1,100 / 100 / 423 characters, drawn with `seed`; as MAML, arXiv:1703.03400) or
-            `lake` (the authors' background / evaluation sets, other alphabets at test; 100 background
-            characters, drawn with `seed`, for validation).
-        rotations: `all` makes each rotation by 90° a class of its own in every split (MAML's and
-            ProtoNet's code), `train` only while training (Reptile's code), `none` nowhere.
-        root: folder of the archives, or one to download them to; null: the environment variable
-            METARUN_DATA, else the user's cache directory.
-        resize: from 105 × 105 pixels: `lanczos` smooths (81 grey values), `nearest` takes the nearest pixel
-            (black and white), as MAML's code does, whose filter Pillow ignores in one-bit images.
+            `lake` (the authors' background and evaluation sets, with new alphabets at test; 100 background
+            characters, drawn with `seed`, are for validation).
+        rotations: `all`: each rotation by 90° is a class of its own in every split (MAML's and ProtoNet's
+            code); `train`: only in training (Reptile's code); `none`: in no split.
+        root: folder of the archives, which are downloaded to it if they are missing; null: the environment
+            variable METARUN_DATA, else the user's cache directory.
+        resize: filter that reduces 105 × 105 pixels: `lanczos` smooths (81 grey values), `nearest` takes the
+            nearest pixel (black and white). MAML's code asks for a smoothing filter, but Pillow takes the
+            nearest pixel in one-bit images.
         seed: determines the episodes, and the characters of each split.
-        seeding: how the split follows from the seed; see `Streams`.
+        seeding: how the split is derived from the seed; see `Streams`.
         **shared: way, shot, query, train_way, train_shot, train_query and dtype (ClassEpisodes).
 
     Raises:
@@ -95,7 +96,7 @@ class Omniglot(ClassEpisodes):
         }
 
     def reading(self) -> ImageReading:
-        """Return how a person's own drawings are read: dark ink on light paper."""
+        """Return how a user's own drawings are read: dark ink on light paper."""
         return ImageReading(Look(SIZE, 1, "stretch"), ink=True, nearest=self.resize == "nearest")
 
     def load(self) -> dict[Split, Tensor]:

@@ -1,4 +1,4 @@
-"""The Omniglot archives: found or downloaded, checked, and converted once to a tensor in the cache."""
+"""The Omniglot archives: find or download and check them, and convert them once to a cached tensor."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _folder(root: Path) -> Path:
 
 
 def _sizes(folder: Path) -> list[int]:
-    """Return the archives' sizes in bytes, by which a cache identifies them."""
+    """Return the archives' sizes in bytes, by which the cache recognises them."""
     archives = [folder / f"{name}.zip" for name in _ARCHIVES]
     return [archive.stat().st_size for archive in archives if archive.exists()]
 
@@ -107,7 +107,7 @@ def _read_cache(cache: Path, folder: Path, *, without_archives: bool) -> Tensor 
         content = read_tensors(cache) if cache.exists() else {}
     except DamagedFileError:
         return None
-    # Where no root is given the cache suffices without archives: it was made from checked ones.
+    # Without a root, the cache may be used without archives: it was made from checked archives.
     same_archives = _sizes(folder) == content.get("archives") or (without_archives and _sizes(folder) == [])
     if content.get("version") != _VERSION or not same_archives:
         return None
@@ -136,7 +136,7 @@ def _read_archive(path: Path, characters: int, resize: Resize) -> Tensor:
 
 
 def _read_drawing(png: bytes, resize: Resize) -> bytes:
-    """Return 28 × 28 bytes, ink = 255, of a 105 × 105 drawing, ink = 0."""
+    """Return 28 × 28 bytes (ink = 255) from a 105 × 105 drawing (ink = 0)."""
     with Image.open(io.BytesIO(png)) as drawing:
         if drawing.size != (_SCAN, _SCAN):
             raise UnidentifiedImageError(f"a drawing of {drawing.size}, expected {(_SCAN, _SCAN)}")

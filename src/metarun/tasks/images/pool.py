@@ -1,4 +1,4 @@
-"""The images of a split, class by class; classes may have different numbers of them."""
+"""The images of a split by class; classes may have different numbers of images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from metarun.tasks.types import Split
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, and which of them belong to each class.
+    """Images and the classes that they belong to.
 
     Attributes:
-        images: [N, *shape], uint8 (255 means 1) or floats; may be a file that is mapped into memory.
-        places: places in `images` of the first class's images, then the second's, and so on, int64 [M].
+        images: [N, *shape], uint8 (255 means 1) or floats; may be a memory-mapped file.
+        places: indices into `images`: first the images of class 0, then of class 1, and so on, int64 [M].
         counts: number of images of each class, int64 [classes].
-        turns: how many rotations by 90° each image has, as classes of their own: with 4, class r · n + c is
-            class c of n turned by r · 90°.
-        groups: sizes of the groups that the classes come in, int64 [groups]: all classes of an episode are of
-            one group; None: there are no groups.
+        turns: number of rotations that are classes of their own: with 4 and n unrotated classes, class
+            r · n + c is class c turned by r · 90°.
+        groups: sizes of groups of consecutive classes, int64 [groups]; all classes of an episode are of one
+            group. None: there are no groups.
     """
 
     images: Tensor
@@ -57,12 +57,12 @@ class Pool:
 
     @cached_property
     def first(self) -> Tensor:
-        """Where each class begins in `places`, int64 [classes]."""
+        """The index in `places` at which each class begins, int64 [classes]."""
         return self.counts.cumsum(0) - self.counts
 
     @cached_property
     def labels(self) -> Tensor:
-        """The class of each place, int64 [M]."""
+        """The class of each entry of `places`, int64 [M]."""
         return torch.arange(len(self.counts), device=self.counts.device).repeat_interleave(self.counts)
 
     def turned(self) -> Pool:
@@ -70,7 +70,7 @@ class Pool:
         return replace(self, places=self.places.repeat(4), counts=self.counts.repeat(4), turns=4)
 
     def at(self, place: Tensor) -> Tensor:
-        """Return the images at these entries of `places`, int64 [*any], as [*any, *shape]."""
+        """Return the images, [*any, *shape], of entries of `places`, given by their indices, int64 [*any]."""
         x = self.images[self.places[place]]
         if self.turns == 1:
             return x
@@ -80,14 +80,14 @@ class Pool:
         return x
 
     def take(self, classes: Tensor, index: Tensor) -> Tensor:
-        """Return images by class and index in the class, both int64 [*any], as [*any, *shape]."""
+        """Return images, [*any, *shape], by class and index in the class, both int64 [*any]."""
         return self.at(self.first[classes] + index)
 
 
 def kept_on(device: torch.device, pools: Mapping[Split, Pool]) -> dict[Split, Pool]:
-    """Return the pools on a device; on a GPU only where they take less than half of its free memory.
+    """Return the pools on a device; on a GPU only if all images take less than half of its free memory.
 
-    Splits may share their images, which are then moved once.
+    Images that several splits share are moved once.
     """
     distinct = {pool.images.data_ptr(): pool.images for pool in pools.values()}
     if device.type == "cuda":

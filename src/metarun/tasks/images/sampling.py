@@ -1,4 +1,4 @@
-"""Which classes and which of their images make an episode: the rules of samplers, apart from any dataset."""
+"""Samplers: the rules that choose the classes and images of an episode, for any dataset."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Picked:
     """Examples of T episodes.
 
     Attributes:
-        label: the place of an example's class among those of its episode, int64 [T, n].
-        index: which of the class's images it is, int64 [T, n].
-        mask: [T, n], false at padding; None: all count.
+        label: index of an example's class among the classes of its episode, int64 [T, n].
+        index: index of the image in its class, int64 [T, n].
+        mask: [T, n], False at padding; None: no padding.
     """
 
     label: Tensor
@@ -37,12 +37,13 @@ class Drawn:
     """T episodes.
 
     Attributes:
-        classes: of each episode, int64 [T, way].
-        support: see Picked.
-        query: see Picked.
-        info: what was drawn besides, [T, …] by name.
-        ways: number of classes of each episode, where they differ, int64 [T].
-        unlabelled: see Picked; labels are places among `classes`, of which the last may be distractors.
+        classes: the classes of each episode, int64 [T, way].
+        support: the support images.
+        query: the query images.
+        info: classes, images and sizes that were drawn, [T, …] by name.
+        ways: number of classes of each episode, if these numbers differ, int64 [T].
+        unlabelled: the unlabelled images; labels are indices into `classes`, the last of which may be
+            distractors.
     """
 
     classes: Tensor
@@ -55,18 +56,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Way, shot and query of an episode; with a variable sampler, the largest ones.
+    """The sizes of an episode; with the variable sampler, way, shot and query are maxima.
 
     Attributes:
-        way: classes.
+        way: number of classes.
         shot: support images of a class.
         query: query images of a class.
-        fewest_way: variable: classes, at least.
-        most_support: variable: support images of all classes together, at most.
-        concentration: fixed: α of a Dirichlet distribution of the query classes; None: equal numbers.
-        imbalance: fixed: how far a class's support images may be from `shot`, as a share of it.
-        unlabelled: fixed: images of a class without a label.
-        distractors: fixed: classes that have unlabelled images alone.
+        fewest_way: variable sampler: fewest classes.
+        most_support: variable sampler: most support images of all classes together.
+        concentration: fixed sampler: α of a Dirichlet distribution of query classes; None: equal numbers.
+        imbalance: fixed sampler: largest deviation of a class's support images from `shot`, as a share of it.
+        unlabelled: fixed sampler: unlabelled images of a class.
+        distractors: fixed sampler: classes that have only unlabelled images.
     """
 
     way: int
@@ -88,8 +89,8 @@ class Sizes:
 def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     """Return episodes of `way` classes with `shot` and `query` images of each.
 
-    With an imbalance i a class has between shot · (1 − i) and shot · (1 + i) support images, at least one,
-    drawn uniformly ("random imbalance", Ochal et al. 2021, arXiv:2101.02523, section 3).
+    With an imbalance i, a class's number of support images is uniform between shot · (1 − i) and
+    shot · (1 + i), and at least one ("random imbalance", Ochal et al. 2021, arXiv:2101.02523, section 3).
     """
     way, shot, query = sizes.way, sizes.most_shot, sizes.query
     drawn, _ = chosen(pool, draws, way + sizes.distractors)
@@ -98,12 +99,12 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     taken = query + shot if sizes.concentration is None else pool.most
     rooms = pool.counts[classes]
     image = draws.choose(pool.most, taken, way, rooms=None if pool.is_equal else rooms)
-    # An inner loop on mini-batches walks the support set in this order, so the order is random.
+    # Random, because an inner loop on mini-batches reads the support set in this order.
     order = draws.choose(way * shot, way * shot)  # [T, way · shot]
     support = _at(image[:, :, query : query + shot], order)
     queries = torch.cat([image[:, :, :query], image[:, :, query + shot :]], 2)
     by_class = torch.arange(way * query, device=image.device).expand(len(order), -1)
-    if sizes.concentration is not None:  # the same support set, and queries from all other images
+    if sizes.concentration is not None:  # queries are drawn from all images outside the support set
         by_class = dirichlet_places(draws, sizes.concentration, rooms - shot, way * query, queries.shape[2])
     info = {"class": classes, "image": image[:, :, : query + shot]}
     if sizes.imbalance:
@@ -115,7 +116,7 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
     if sizes.unlabelled:
         counts = pool.counts[drawn]
         more = draws.choose(pool.most, query + shot + sizes.unlabelled, way + sizes.distractors, rooms=counts)
-        # A draw of its own, so that support and query sets are those of an episode without unlabelled images.
+        # A separate draw, so that unlabelled images change neither the support nor the query set.
         used = torch.cat([image[:, :, : query + shot], more[:, way:, : query + shot]], 1)
         free = _without(more, used, sizes.unlabelled)
         places = draws.choose(free.shape[1] * free.shape[2], free.shape[1] * free.shape[2])
@@ -125,10 +126,10 @@ def fixed(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
 
 
 def chosen(pool: Pool, draws: Draws, count: int) -> tuple[Tensor, Tensor | int]:
-    """Return distinct classes of each episode, int64 [T, count], and of how many they were chosen, [T].
+    """Return distinct classes of each episode, int64 [T, count], and the number of candidates, [T] or an int.
 
-    Where classes come in groups, those of an episode are of one, and every group is as likely. If it has
-    fewer than `count`, the last of the result mean nothing.
+    If classes come in groups, the candidates of an episode are one group, drawn uniformly. If the group has
+    fewer classes than `count`, the last entries of the result have no meaning.
     """
     if pool.groups is None:
         return draws.choose(len(pool.counts), count), len(pool.counts)
@@ -139,25 +140,25 @@ def chosen(pool: Pool, draws: Draws, count: int) -> tuple[Tensor, Tensor | int]:
 
 
 def _without(images: Tensor, used: Tensor, count: int) -> Tensor:
-    """Return the first `count` of images [T, way, n] that are none of used [T, way, m], [T, way, count]."""
+    """Return the first `count` of images [T, way, n] that are not in used [T, way, m], as [T, way, count]."""
     is_used = (images[..., None] == used[:, :, None]).any(3)
     order = is_used.long().argsort(dim=2, stable=True)[..., :count]
     return images.gather(2, order)
 
 
 def _at(part: Tensor, order: Tensor) -> Picked:
-    """Return the images at places [T, n] of a part [T, way, images]."""
+    """Return the images of a part [T, way, images] at indices [T, n] of its flattened last dimensions."""
     return Picked(order // part.shape[2], part.flatten(1).gather(1, order))
 
 
 def variable(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
-    """Return episodes of different numbers of classes and images, by Meta-Dataset's rule.
+    """Return episodes with random numbers of classes and images, by Meta-Dataset's rule.
 
-    Triantafillou et al. 2020, arXiv:1903.03096, section 3.2 and appendix: the way is uniform; a class has
-    q = min(query, min_c ⌊|c| / 2⌋) query images; with β ~ U(0, 1) the support set has the size
-    S = min(most_support, Σ_c ⌊β min(shot, |c| − q) + 1⌋), and with α_c ~ U(log ½, log 2) a class has
-    min(⌊S′ |c| exp α_c / Σ |c| exp α_c⌋ + 1, |c| − q) of it, S′ = S − way. Their sizes: way 5 to 50, shot
-    100, query 10, most_support 500.
+    Triantafillou et al. 2020, arXiv:1903.03096, section 3.2 and appendix. The way is uniform. A class has
+    q = min(query, min_c ⌊|c| / 2⌋) query images. With β ~ U(0, 1), the support set has the size
+    S = min(most_support, Σ_c ⌊β min(shot, |c| − q) + 1⌋). With α_c ~ U(log ½, log 2) and S′ = S − way, class
+    c has min(⌊S′ |c| exp α_c / Σ |c| exp α_c⌋ + 1, |c| − q) support images. The paper's sizes are way 5 to
+    50, shot 100, query 10 and most_support 500.
     """
     most_way = min(sizes.way, len(pool.counts) if pool.groups is None else int(pool.groups.max()))
     fewest = min(sizes.fewest_way, most_way)
@@ -197,7 +198,14 @@ def variable(pool: Pool, draws: Draws, sizes: Sizes) -> Drawn:
 
 
 def _picked(image: Tensor, chosen: Tensor, priority: Tensor, most: int) -> Picked:
-    """Return the chosen images [T, way, n], those of the highest priority, above 0, first; then padding."""
+    """Return the chosen images of [T, way, n] by descending priority, then padding, `most` in all.
+
+    Args:
+        image: index of each image in its class, [T, way, n].
+        chosen: True at chosen images, [T, way, n].
+        priority: positive numbers, [T, way, n].
+        most: number of examples with padding.
+    """
     priority = (priority * chosen).flatten(1)
     order = priority.topk(min(most, priority.shape[1]), 1).indices
     mask = chosen.flatten(1).gather(1, order)
@@ -207,7 +215,7 @@ def _picked(image: Tensor, chosen: Tensor, priority: Tensor, most: int) -> Picke
 
 
 def noisy(label: Tensor, ways: Tensor | int, share: float, draws: Draws) -> Tensor:
-    """Return labels [T, n] of which a share, on average, has become another class of its episode."""
+    """Return labels [T, n] in which a random share is replaced by other classes of the episode."""
     is_wrong = draws.uniform(label.shape[1]) < share
     others = (ways if isinstance(ways, int) else ways[:, None]) - 1
     shift = 1 + (draws.uniform(label.shape[1]) * others).long()

@@ -1,7 +1,7 @@
-"""Images decoded once into a file that is mapped into memory, so that jobs share it and it may exceed memory.
+"""Images decoded once into a memory-mapped file, which jobs share and which may exceed the memory.
 
-A store is a file of fixed records, one for each image, and a description at its end. It is made block by
-block: a process that is killed loses one block. Every block has a checksum.
+A store is a file of fixed-size records, one for each image, with a description at its end. It is written
+block by block, so a process that is killed loses one block. Every block has a checksum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from metarun.tasks.images.decoding import LeftOutError, Look, decode
 log = logging.getLogger("metarun")
 
 _MAGIC = b"metarun1"
-_BLOCK = 512  # images at most
+_BLOCK = 512  # images per block, at most
 _BLOCK_BYTES = 2**26
 # Increased whenever the same files would give other pixels.
 _VERSION = 1
@@ -41,18 +41,18 @@ class Files(Protocol):
     """Images that are still to be decoded, or resized.
 
     Attributes:
-        in_order: whether they are read fastest one after another.
+        in_order: whether images are read fastest in their order.
     """
 
     @property
     def in_order(self) -> bool:
-        """See above."""
+        """Whether images are read fastest in their order."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of images."""
 
     def fingerprint(self) -> str:
-        """Return what changes when one of them does."""
+        """Return a text that changes whenever an image changes."""
 
     def read(self, index: int) -> bytes | NDArray[np.uint8]:
         """Return the content of one file, or pixels [height, width, 3]."""
@@ -63,10 +63,10 @@ class Store:
     """Prepared images.
 
     Attributes:
-        path: of the file.
-        images: uint8 [n, channels, size, size], mapped into memory; those that were left out are zeros.
-        left_out: why, by place.
-        digest: of all pixels.
+        path: the store's file.
+        images: uint8 [n, channels, size, size], memory-mapped; images that were left out are zeros.
+        left_out: the reason for each image that was left out, by index.
+        digest: a digest of all pixels.
     """
 
     path: Path
@@ -76,18 +76,18 @@ class Store:
 
 
 class DamagedStoreError(Exception):
-    """A store whose content is not what was written."""
+    """A store whose content differs from its checksums."""
 
 
 def prepared(name: str, files: Files, look: Look) -> Store:
-    """Return the store of these files, made now where it is missing or the files have changed.
+    """Return the store of these files; it is made if it is missing or the files have changed.
 
-    Processes that start at once make it once.
+    Of several processes that need the same store, one makes it and the others wait.
 
     Args:
-        name: of the store's file, in the cache.
+        name: name of the store's file in the cache, without an ending.
         files: the images.
-        look: how they are stored.
+        look: the format of stored images.
 
     Raises:
         MetarunError: the cache's folder cannot be written.
@@ -98,7 +98,7 @@ def prepared(name: str, files: Files, look: Look) -> Store:
         return store
     try:
         with lock(path):
-            if store := opened(path, description):  # made by another process by now
+            if store := opened(path, description):  # made by another process in the meantime
                 return store
             _make(path, files, look, description)
     except OSError as error:
@@ -112,12 +112,12 @@ def prepared(name: str, files: Files, look: Look) -> Store:
 
 
 def store_path(name: str) -> Path:
-    """Return where the store of this name is, or would be."""
+    """Return the path of the store of this name, whether or not it exists."""
     return cache_directory() / "images" / f"{name}.images"
 
 
 def describe(files: Files, look: Look) -> dict[str, Any]:
-    """Return what a store must have been made of, to be used."""
+    """Return the description that a store of these files must have."""
     return {
         "version": _VERSION,
         "fingerprint": files.fingerprint(),
@@ -129,12 +129,12 @@ def describe(files: Files, look: Look) -> dict[str, Any]:
 
 
 def _record(shape: Sequence[int]) -> int:
-    """Return the bytes of one image."""
+    """Return the number of bytes of one image."""
     return math.prod(shape)
 
 
 def opened(path: Path, description: dict[str, Any]) -> Store | None:
-    """Return the store, or None where it is missing, damaged, or made of other files."""
+    """Return the store, or None if it is missing, damaged, or has another description."""
     try:
         content = _read_description(path)
     except (OSError, DamagedStoreError):
@@ -142,7 +142,7 @@ def opened(path: Path, description: dict[str, Any]) -> Store | None:
     if any(content.get(key) != value for key, value in description.items()):
         return None
     shape = (content["images"], *content["shape"])
-    # Copy on write: torch refuses read-only memory, and nothing is written.
+    # Copy on write, because torch refuses read-only memory; nothing is written.
     pixels = np.memmap(path, np.uint8, "c", len(_MAGIC), shape)
     left_out = {int(place): why for place, why in content["left_out"].items()}
     digest = hashlib.sha256(repr(content["checksums"]).encode()).hexdigest()
@@ -154,7 +154,7 @@ def check_store(path: Path) -> int:
 
     Raises:
         DamagedStoreError: the file is damaged.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     content = _read_description(path)
     with path.open("rb") as file:
@@ -165,7 +165,7 @@ def check_store(path: Path) -> int:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
-    """Return the JSON at the end of a store: its bytes, their checksum and length, and the magic number."""
+    """Return the description at the end of a store: JSON, its checksum, its length and a magic number."""
     tail = 4 + 8 + len(_MAGIC)
     with path.open("rb") as file:
         begins_well = file.read(len(_MAGIC)) == _MAGIC
@@ -188,11 +188,11 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 class _Journal:
-    """What is known of the blocks that a `.part` file has, one line of JSON each.
+    """The finished blocks of a `.part` file, as one line of JSON for each block.
 
     Args:
-        path: of the journal.
-        description: of the store; a journal of another one is not used.
+        path: the journal's file.
+        description: the store's description; a journal with another description is ignored.
     """
 
     def __init__(self, path: Path, description: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ class _Journal:
             if lines and json.loads(lines[0]) == description:
                 for line in lines[1:]:
                     self.blocks.append(json.loads(line))
-        except (FileNotFoundError, ValueError):  # ValueError: the last line is cut off; those before it count
+        except (FileNotFoundError, ValueError):  # ValueError: the last line is cut off
             pass
 
     @property
@@ -213,16 +213,16 @@ class _Journal:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """Why, by place, images were left out."""
+        """The reason for each image that was left out, by index."""
         return {place: why for block in self.blocks for place, why in block["left_out"].items()}
 
     def keep(self, count: int) -> None:
-        """Forget all but the first blocks."""
+        """Keep the first `count` blocks, and drop the others."""
         del self.blocks[count:]
         self._append("w", self._description, *self.blocks)
 
     def add(self, pixels: bytes, left_out: dict[int, str]) -> None:
-        """Write down a block that is on the disk."""
+        """Record a block that has been written to the disk."""
         named = {str(place): why for place, why in left_out.items()}
         self.blocks.append({"checksum": zlib.crc32(pixels), "left_out": named})
         self._append("a", self.blocks[-1])
@@ -239,7 +239,7 @@ def _to_disk(file: IO[Any]) -> None:
 
 
 def _make(path: Path, files: Files, look: Look, description: dict[str, Any]) -> None:
-    """Decode the files into a `.part` file, going on where an earlier attempt stopped; then rename it."""
+    """Decode the files into a `.part` file, continuing an interrupted attempt; then rename it."""
     part = path.with_suffix(".part")
     journal = _Journal(path.with_suffix(".journal"), description)
     block = description["block"]
@@ -275,7 +275,7 @@ def _make(path: Path, files: Files, look: Look, description: dict[str, Any]) -> 
 
 
 def _intact(file: BinaryIO, checksums: Sequence[int], description: dict[str, Any]) -> int:
-    """Return how many blocks of a file are as they were written."""
+    """Return the number of blocks, from the first, that match their checksums."""
     record, block = _record(description["shape"]), description["block"]
     file.seek(len(_MAGIC))
     for number, checksum in enumerate(checksums):
@@ -288,9 +288,9 @@ def _intact(file: BinaryIO, checksums: Sequence[int], description: dict[str, Any
 def _decoded(
     files: Files, look: Look, blocks: Sequence[range], pool: ThreadPoolExecutor
 ) -> Iterator[tuple[range, bytes, dict[int, str]]]:
-    """Yield each block with its pixels, and why some of its files are left out.
+    """Yield each block's indices, its pixels, and the reasons for images that are left out.
 
-    While one block is written, the next is being decoded.
+    The next block is decoded while the caller writes this block.
     """
 
     def one(place: int, content: bytes | NDArray[np.uint8] | None) -> tuple[bytes, str]:

@@ -25,7 +25,7 @@ from metarun.tasks.tables.rows import standardised, widened
 from metarun.tasks.types import SPLITS, Examples, Split, Targets, Tasks
 
 Table = Literal["breast_cancer", "wine", "iris", "digits", "diabetes"]
-# Columns and classes (0: values) of each.
+# Number of columns and of classes (0: the targets are values) of each table.
 SIZES: dict[Table, tuple[int, int]] = {
     "breast_cancer": (30, 2),
     "wine": (13, 3),
@@ -36,22 +36,22 @@ SIZES: dict[Table, tuple[int, int]] = {
 
 
 class BundledTable:
-    """Episodes of one table: support rows are drawn from a random half, and the other half is queried.
+    """Episodes of one table: support rows are drawn from a random half, and the other half is the query set.
 
-    Columns are standardised by the support rows. As in `TabularPrior`, zeros come before them, up to `width`
-    columns, so that a network that was trained there can read them. There is nothing to train on: every split
-    has the same rows.
+    Columns are standardised by the support rows. As in `TabularPrior`, columns of zeros fill up the rows to
+    `width`, so that a network that was trained on `TabularPrior` can read them. The table is not meant for
+    training: every split has the same rows.
 
     Args:
         table: breast_cancer, wine, iris, digits (classes), or diabetes (values).
-        shot: support rows at most; null: the whole half.
-        width: entries of x; as in the run that is tested.
-        most_classes: number of classes that a learner can tell apart; as in the run that is tested.
+        shot: most support rows; null: the whole half.
+        width: number of entries of x, as in the run that is tested.
+        most_classes: number of classes that the learner can predict, as in the run that is tested.
         seed: determines the halves.
         dtype: of the rows.
 
     Raises:
-        ConfigError: the table has more columns or classes.
+        ConfigError: the table has more columns than `width`, or more classes than `most_classes`.
     """
 
     for_tests: ClassVar[bool] = True
@@ -99,7 +99,7 @@ class BundledTable:
         self._rows = x.double(), y.long() if self.ways else y.double()[:, None]
 
     def batch(self, split: Split, first_episode: int, count: int) -> Tasks:
-        """Return episodes first_episode … first_episode + count − 1; `info["row"]` says which rows."""
+        """Return episodes first_episode … first_episode + count − 1; `info["row"]` are the rows' indices."""
         if self._rows is None:
             self.prepare(torch.device("cpu"))
         assert self._rows is not None

@@ -1,4 +1,4 @@
-"""How rows of random tables come about."""
+"""The mechanisms that generate rows of random tables."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _FUNCTIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Network:
-    """Layers of units, each an activation of a random sum of those before it, plus noise.
+    """Layers of units; a unit is the activation of a random weighted sum of the units before it, plus noise.
 
     Attributes:
         columns: largest number of columns of a table.
         outputs: number of targets.
         most_layers: largest number of layers of a task.
         layers: number of layers of each task, [T].
-        causes: units of the first layer that the others depend on, [T].
-        activation: place of the task's activation, [T].
-        activations: what there is to choose from.
+        causes: number of units of the first layer that the other layers depend on, [T].
+        activation: index of each task's activation in `activations`, [T].
+        activations: names of the activations.
         sparsity: share of weights that are zero, [T].
         noise: standard deviation of a unit's noise, [T].
-        correlation: how much of a unit of the first layer is common to all, [T].
+        correlation: share of the variance of first-layer units that comes from common causes, [T].
     """
 
     columns: int
@@ -58,13 +58,14 @@ class Network:
         return self.columns + self.outputs
 
     def rows(self, draws: Draws, columns: Tensor, rows: int, is_causal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return columns [T, rows, columns] and targets [T, rows, outputs]; these have standard deviation 1.
+        """Return columns [T, rows, columns], and targets [T, rows, outputs] of standard deviation 1.
 
         Args:
             draws: random numbers.
-            columns: of each table, [T]; a perceptron depends on no others.
+            columns: number of columns of each table, [T]; a perceptron depends on these columns only.
             rows: number of rows.
-            is_causal: whether columns and targets are any units (else: the first layer, and the last), [T].
+            is_causal: [T]. True: columns and targets are random units; False: columns are the first layer,
+                and targets are units of the last layer.
         """
         first = layer = correlated(draws, draws.normal(rows, self.units), self.correlation)
         most = torch.where(is_causal, self.units, columns)
@@ -77,7 +78,7 @@ class Network:
             after = after + self.noise[:, None, None] * draws.normal(rows, self.units)
             layer = torch.where((i < self.layers)[:, None, None], after, layer)
             layers.append(layer)
-        # A causal table has any units of its layers, without those that only repeat the last one.
+        # A causal table has random units of its layers; layers beyond its own repeat the last layer.
         place = torch.arange(self.most_layers * self.units, device=layer.device)
         repeated = place // self.units >= self.layers[:, None]
         order = (draws.uniform(len(place)) + 2 * repeated).argsort(1)
@@ -86,7 +87,7 @@ class Network:
         targets = torch.where(
             is_causal[:, None, None], _taken(units, order[:, : self.outputs]), _taken(layer, of_last)
         )
-        # A perceptron's causes may be anywhere among the table's own columns.
+        # Shuffle the table's own columns, so that a perceptron's causes are at random places.
         beyond = torch.arange(self.columns, device=layer.device) >= columns[:, None]
         shuffled = (draws.uniform(self.columns) + 2 * beyond).argsort(1)
         x = torch.where(
@@ -97,7 +98,7 @@ class Network:
         return x, normalised(targets)
 
     def _weights(self, draws: Draws, active: Tensor) -> Tensor:
-        """Return weights [T, units before, units]; each unit has a parent among the first `active`, [T]."""
+        """Return weights [T, units before, units]; a unit has a parent among the first `active` [T] units."""
         weights = draws.normal(self.units, self.units)
         kept = draws.uniform(self.units, self.units) >= self.sparsity[:, None, None]
         parent = (draws.uniform(self.units) * active[:, None]).long()
@@ -127,7 +128,7 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def correlated(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
-    """Return columns of which a share is mixed from a few common causes, share [T]."""
+    """Return columns [T, rows, columns] whose variance comes to a share [T] from a few common causes."""
     causes = max(1, x.shape[2] // 4)
     mixing = draws.normal(causes, x.shape[2]) / causes**0.5
     common = product(draws.normal(x.shape[1], causes), mixing)
@@ -137,7 +138,7 @@ def correlated(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
 
 
 def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
-    """Return labels [T, rows]: of the first unit by thresholds, or the largest of a table's units.
+    """Return labels [T, rows]: the first unit cut by thresholds, or the index of the largest unit.
 
     Args:
         draws: random numbers.
@@ -148,13 +149,13 @@ def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
     inside = torch.arange(most, device=units.device) < ways[:, None]  # [T, most]
     bias = 0.5 * draws.normal(most)
     largest = (units + bias[:, None]).masked_fill(~inside[:, None], -torch.inf).argmax(2)
-    # Thresholds: the ranks of the first unit, cut where random shares end.
+    # Thresholds: the ranks of the first unit are cut into random shares.
     shares = (0.2 + draws.uniform(most)) * inside
     ends = (shares / shares.sum(1, keepdim=True)).cumsum(1)
     ranks = units[:, :, 0].argsort(dim=1, stable=True).argsort(1).double() / rows
     by_threshold = (ranks[..., None] >= ends[:, None]).sum(2).clamp(max=most - 1)
     by_threshold = torch.minimum(by_threshold, ways[:, None] - 1)
-    shuffled = (draws.uniform(most) + 2 * ~inside).argsort(1)  # the classes inside come first
+    shuffled = (draws.uniform(most) + 2 * ~inside).argsort(1)  # the table's own classes come first
     by_threshold = shuffled.gather(1, by_threshold)
     return torch.where((draws.uniform() < 0.5)[:, None], largest, by_threshold)
 
@@ -162,11 +163,11 @@ def classes_of(draws: Draws, units: Tensor, ways: Tensor) -> Tensor:
 def clouds(
     draws: Draws, shape: tuple[int, int, int], ways: Tensor, correlation: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return a cloud for each class, x [T, rows, columns] and labels [T, rows].
+    """Return normal clouds, one for each class: x [T, rows, columns] and labels [T, rows].
 
     Args:
         draws: random numbers.
-        shape: numbers of rows, of columns and, at most, of classes.
+        shape: number of rows, number of columns and largest number of classes.
         ways: number of classes of each table, [T].
         correlation: see Network.
     """
@@ -181,10 +182,10 @@ def clouds(
 
 
 def categorical(draws: Draws, x: Tensor, share: Tensor) -> Tensor:
-    """Return x [T, rows, columns] with a share [T] of the columns turned into two to five levels."""
+    """Return x [T, rows, columns], with a share [T] of the columns reduced to two to five values."""
     chosen = draws.uniform(x.shape[2]) < share[:, None]
     levels = 2 + (4 * draws.uniform(x.shape[2])).long()
     ranks = x.argsort(dim=1, stable=True).argsort(1).double() / x.shape[1]
     level = (ranks * levels[:, None]).long()
-    values = draws.normal(x.shape[2], 5)  # of each level, in no order
+    values = draws.normal(x.shape[2], 5)  # value of each level, not in the order of the levels
     return torch.where(chosen[:, None], values.gather(2, level.mT).mT, x)

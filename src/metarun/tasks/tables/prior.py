@@ -36,36 +36,37 @@ _MECHANISMS: tuple[Mechanism, ...] = ("scm", "mlp", "clusters")
 
 
 class TabularPrior:
-    """Each task is a table drawn at random: how many columns, what causes what, which classes.
+    """Each task is a random table: its size, its mechanism and its classes are drawn.
 
     Müller et al. 2022, arXiv:2112.10510, and Hollmann, Müller, Eggensperger & Hutter 2023, "TabPFN",
     arXiv:2207.01848, section 4. A table comes from one of: `scm`, a random causal model of layers of units
-    with noise, where columns and target are any units; `mlp`, a random perceptron of the columns; `clusters`,
-    a cloud for each class. A target becomes classes by thresholds, or by the largest of several units.
+    with noise, where columns and target are random units; `mlp`, a random perceptron of the columns;
+    `clusters`, a cloud for each class. Classes are a target cut by thresholds, or the largest of several
+    units.
 
     Args:
         target: `classes` or `values`.
         width: entries of x; tables with fewer columns have zeros there.
-        most_classes: number of classes that a learner can tell apart; 1 with values.
+        most_classes: number of classes that a learner can predict; 1 with values.
         features: [fewest, most] columns of a table.
         classes: [fewest, most] classes of a table.
         shot: support rows; [fewest, most]: drawn for each table.
         query: query rows.
         train_shot: support rows while training; None: `shot`.
-        mechanisms: where tables come from, each equally often.
+        mechanisms: the mechanisms that generate tables, drawn equally often.
         layers: [fewest, most] layers of causal models and perceptrons.
-        causes: [fewest, most] units, or columns, that everything else depends on.
-        activations: of their units, one for each table.
+        causes: [fewest, most] units or columns that all other units depend on.
+        activations: activations of causal models and perceptrons; one is drawn for each table.
         sparsity: interval of the share of weights that are zero.
-        noise: interval of the noise of a unit, whose own standard deviation is 1.
-        correlation: interval of the share of a column that it has in common with others.
-        categorical: interval of the share of columns that have a few levels.
+        noise: interval of the standard deviation of a unit's noise; the unit itself has standard deviation 1.
+        correlation: interval of the share of a column's variance that it has in common with others.
+        categorical: interval of the share of columns with only two to five values.
         missing: interval of the share of entries that are missing.
         seed: determines the tables.
         dtype: of the rows.
 
     Raises:
-        ConfigError: a range exceeds the width or the classes, or does not go with the target.
+        ConfigError: an interval exceeds the width or the classes, or does not go with the target.
     """
 
     output_size: int
@@ -110,7 +111,7 @@ class TabularPrior:
         self._device = torch.device("cpu")
 
     def _check(self, most_classes: int) -> None:
-        """Raise ConfigError for a range that exceeds a size, or does not go with the target."""
+        """Raise ConfigError for an interval that exceeds a size, or does not go with the target."""
         for key, interval, limit, value in (
             ("features", self.features, "width", self.width),
             ("classes", self.classes, "most_classes", most_classes),
@@ -151,7 +152,7 @@ class TabularPrior:
         everything = Examples(x, y)
         support = everything.take(slice(most))
         if fewest < most:
-            places = torch.arange(most, device=x.device)  # whatever the classes of the rows
+            places = torch.arange(most, device=x.device)  # not `places_in_class`: shots are not per class
             support = replace(support, mask=places < shots[:, None]).padded()
         info = {"columns": columns, "ways": ways, "mechanism": kind}
         return Tasks(

@@ -1,4 +1,4 @@
-"""What every table goes through: standardised columns, zeros for what is missing, a fixed width."""
+"""The preprocessing of all tables: standardise columns, fill missing values with 0, pad to a fixed width."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-_MOST = 5.0  # standard deviations; what lies beyond is cut off
+_MOST = 5.0  # standard deviations; larger values are clipped
 
 
 def standardised(x: Tensor, shots: Tensor, support: int) -> Tensor:
@@ -28,9 +28,9 @@ def standardised(x: Tensor, shots: Tensor, support: int) -> Tensor:
 
 
 def widened(x: Tensor, columns: Tensor, width: int) -> Tensor:
-    """Return rows with `width` columns, zeros beyond a table's own, scaled by √(width / columns).
+    """Return rows padded with zeros to `width` columns, scaled by √(width / columns).
 
-    So the length of a row does not depend on how many columns its table has (Hollmann et al. 2023,
+    The scale keeps the norm of a row independent of its table's number of columns (Hollmann et al. 2023,
     arXiv:2207.01848, appendix).
 
     Args:

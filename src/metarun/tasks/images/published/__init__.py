@@ -1,1 +1,1 @@
-"""The field's datasets: their splits, the layouts in which they circulate, and where they may be fetched."""
+"""The field's datasets: their splits, their file layouts, and where to download them."""

@@ -1,4 +1,4 @@
-"""What may be fetched, and the lists of classes that come with metarun."""
+"""Archives that may be downloaded, and the lists of classes that come with metarun."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from metarun.tasks.types import SPLITS, Split
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that may be fetched.
+    """A file that may be downloaded.
 
     Attributes:
-        name: of the file.
-        urls: where it is, the best first.
+        name: the file's name.
+        urls: its addresses, in the order in which they are tried.
         md5: its MD5.
-        size: its bytes, if they are known.
+        size: its size in bytes, if known.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Archive:
 def named_splits(dataset: str) -> dict[str, Split]:
     """Return the split of each class of a dataset, by its name, from splits/DATASET.txt.
 
-    Such a file has a line `split: name, name, …` for each split, and comments with its source.
+    The file has a line `split: name, name, …` for each split, and comments that name the source.
     """
     text = (files("metarun.tasks.images.published") / "splits" / f"{dataset}.txt").read_text(encoding="utf-8")
     found: dict[str, Split] = {}

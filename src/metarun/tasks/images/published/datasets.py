@@ -1,4 +1,4 @@
-"""miniImageNet, tieredImageNet, CIFAR-FS, FC100, CUB, flowers, aircraft: what each is, and how to get it."""
+"""miniImageNet, tieredImageNet, CIFAR-FS, FC100, CUB, VGG Flower and FGVC Aircraft."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metarun.tasks.images.published.numbered import aircraft_lists, flower_numbe
 from metarun.tasks.images.published.published import Published
 from metarun.tasks.types import Split
 
-# Toronto's own archive; the MD5 is that of its page.
+# The archive of the University of Toronto; its page states the MD5.
 _CIFAR100 = Archive(
     "cifar-100-python.tar.gz",
     ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
@@ -22,8 +22,8 @@ _CIFAR100 = Archive(
 class MiniImageNet(Published):
     """100 classes of ImageNet, 600 images each, 84 × 84 (Vinyals et al. 2016, arXiv:1606.04080).
 
-    As divided by Ravi & Larochelle 2017: 64, 16 and 20 classes. Its licence is ImageNet's, so that it
-    is not fetched.
+    Divided into 64, 16 and 20 classes by Ravi & Larochelle 2017. It is not downloaded, because ImageNet's
+    licence does not allow it.
     """
 
     name = "miniimagenet"
@@ -74,8 +74,8 @@ class FC100(Published):
 def _of_cub(name: str) -> Split | None:
     """Return the split of a folder like 001.Black_footed_Albatross.
 
-    Every second class is for training, the others in turn for validation and test (Chen et al. 2019,
-    arXiv:1904.04232, in their code).
+    Every second class is for training; the others are alternately for validation and test (code of Chen et
+    al. 2019, arXiv:1904.04232).
     """
     number = re.match(r"(\d{3})\.", name)
     if number is None:
@@ -85,7 +85,7 @@ def _of_cub(name: str) -> Split | None:
 
 
 class CUB(Published):
-    """Caltech-UCSD Birds 200-2011: 200 species, 41 to 60 photographs each; 100, 50 and 50 of them."""
+    """Caltech-UCSD Birds 200-2011: 200 species, 41 to 60 photographs each, divided 100, 50 and 50."""
 
     name = "cub"
     ways, each = (100, 50, 50), 41
@@ -112,7 +112,7 @@ _NUMBERED = {key: name for name in _FLOWERS for key in (name[4:], str(int(name[:
 
 
 class VGGFlower(Published):
-    """102 kinds of flowers, 40 to 258 photographs each (Nilsback & Zisserman 2008), 71, 15 and 16 of them."""
+    """102 kinds of flowers, 40 to 258 photographs each (Nilsback & Zisserman 2008), divided 71, 15, 16."""
 
     name = "vgg_flower"
     ways, each = (71, 15, 16), 40
@@ -138,7 +138,7 @@ class VGGFlower(Published):
 class Aircraft(Published):
     """100 variants of aircraft, 100 photographs each (Maji et al. 2013, arXiv:1306.5151): 70, 15 and 15.
 
-    Of each photograph the box around the aircraft is used, as in Meta-Dataset.
+    A photograph is cropped to the box around the aircraft, as in Meta-Dataset.
     """
 
     name = "aircraft"

@@ -1,4 +1,4 @@
-"""The layouts in which the field's datasets circulate, each read from a folder or from an archive."""
+"""The file layouts in which the field's datasets circulate, read from a folder or from an archive."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SHORT: dict[Split, str] = {"train": "train", "validation": "val", "test": "test
 
 @dataclass(frozen=True)
 class Images:
-    """Encoded images in a tree, as `store.Files`."""
+    """The encoded images of a tree, as `store.Files`."""
 
     tree: Tree
     paths: Sequence[str]
 
     @property
     def in_order(self) -> bool:
-        """Whether they are read one after another."""
+        """Whether images are read fastest in their order."""
         return self.tree.in_order
 
     def __len__(self) -> int:
@@ -41,20 +41,20 @@ class Images:
         return len(self.paths)
 
     def fingerprint(self) -> str:
-        """Return a digest of the names, sizes and times or checksums."""
+        """Return a digest of the names, sizes, and times or checksums of the files."""
         digest, known = hashlib.sha256(), self.tree.names()
         for path in self.paths:
             digest.update(f"{path}\0{known[path]}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def read(self, index: int) -> bytes:
-        """Return an image's file."""
+        """Return the content of an image's file."""
         return self.tree.read(self.paths[index])
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Decoded images, as `store.Files`: uint8 [height, width, 3]; or bytes that are still encoded."""
+    """Images in memory, as `store.Files`: uint8 [height, width, 3], or encoded as bytes."""
 
     parts: Sequence[NDArray[np.uint8] | Sequence[Any]]
     in_order: bool = False
@@ -64,7 +64,7 @@ class Pixels:
         return sum(len(part) for part in self.parts)
 
     def fingerprint(self) -> str:
-        """Return a digest of a few images, and of how many there are."""
+        """Return a digest of a few images and of the number of images."""
         digest = hashlib.sha256(str(len(self)).encode())
         for index in range(0, len(self), max(1, len(self) // 50)):
             found = self.read(index)
@@ -85,13 +85,13 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Found:
-    """A dataset as it lies there.
+    """A dataset that was found on the disk.
 
     Attributes:
-        layout: in words.
+        layout: the layout, in words.
         files: the images.
-        labels: the class of each.
-        names: of the classes.
+        labels: the class of each image.
+        names: names of the classes.
         split_of: the split of each class.
     """
 
@@ -104,12 +104,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a dataset before it is found.
+    """Facts about a dataset that are known before its files are read.
 
     Attributes:
-        split: maps the name of a class to its split; None: it is no class of the dataset.
+        split: maps the name of a class to its split, and other names to None.
         pickles: patterns of pickle names, with {split} for train, val and test.
-        classes: the split of each class, where they are all known by name.
+        classes: the split of each class, if all names of classes are known.
     """
 
     split: Callable[[str], Split | None] = lambda name: None  # noqa: ARG005
@@ -118,7 +118,7 @@ class Known:
 
     @classmethod
     def of(cls, classes: Mapping[str, Split], pickles: Sequence[str] = ()) -> Known:
-        """Return what is known of a dataset whose classes are all known by name."""
+        """Return the facts about a dataset if all names of its classes are known."""
         return cls(classes.get, pickles, classes)
 
 
@@ -174,7 +174,7 @@ def class_folders(tree: Tree, known: Known) -> Found | None:
 
 
 def grouped(layout: str, tree: Tree, found: Iterable[tuple[str, str, Split]]) -> Found:
-    """Return the images of (path, class, split), in the order of the tree."""
+    """Return the dataset of the given (path, class, split), in the order of the tree."""
     found = list(found)
     names = sorted(
         {(split, name) for _, name, split in found}, key=lambda pair: (SPLITS.index(pair[0]), pair[1])
@@ -190,9 +190,9 @@ def grouped(layout: str, tree: Tree, found: Iterable[tuple[str, str, Split]]) ->
 
 
 def pickles(tree: Tree, known: Known) -> Found | None:
-    """Find a pickle for each split: images with labels, or with the places of each class.
+    """Find a pickle for each split: images with labels, or images with the indices of each class.
 
-    The caches of miniImageNet (`image_data`, `class_dict`), and those of MetaOptNet and others for
+    These are the caches of miniImageNet (`image_data`, `class_dict`), and those of MetaOptNet and others for
     miniImageNet, CIFAR-FS and FC100 (`data`, `labels`).
     """
     by_name = {PurePosixPath(path).name: path for path in tree.names()}
@@ -268,7 +268,7 @@ def png_pickles(tree: Tree, known: Known) -> Found | None:  # noqa: ARG001
 
 
 def cifar100(tree: Tree, known: Known) -> Found | None:
-    """Find the files train, test and meta of cifar-100-python, whose classes are divided by name."""
+    """Find the files train, test and meta of cifar-100-python; `known` gives the split of each class."""
     by_name = {PurePosixPath(path).name: path for path in tree.names()}
     if known.split("apple") is None or not all(name in by_name for name in ("train", "test", "meta")):
         return None
@@ -290,4 +290,4 @@ def cifar100(tree: Tree, known: Known) -> Found | None:
 
 
 LAYOUTS: tuple[Layout, ...] = (pickles, png_pickles, cifar100, csv_lists, split_folders, class_folders)
-"""All layouts, those that say most first."""
+"""All layouts, the most specific first."""

@@ -27,7 +27,7 @@ from metarun.tasks.images.pool import Pool
 from metarun.tasks.types import SPLITS, Split
 
 _ADDRESS = "https://zenodo.org/records/10519652/files/{}.npz"
-_UNKNOWN = 10**6  # images of a class, before the file is there
+_UNKNOWN = 10**6  # number of images of a class before the file is downloaded
 
 Name = Literal[
     "pathmnist",
@@ -42,24 +42,23 @@ Name = Literal[
     "organcmnist",
     "organsmnist",
 ]
-"""Those with one label for each image; chestmnist has several."""
+"""The datasets with one label per image; chestmnist, with several, is left out."""
 
 
 class MedMNIST(TableClasses):
     """One of MedMNIST's datasets: uint8 [1 or 3, 28, 28], 2 to 11 classes.
 
-    NAME.npz is looked for in `root`, or in METARUN_DATA and its folder medmnist, and fetched where it is
-    missing.
+    NAME.npz is read from `root`, and downloaded to it if it is missing.
 
     Args:
-        name: see above.
-        root: folder of the file; None: METARUN_DATA, else the user's cache directory, to fetch it to.
+        name: the dataset, as in pathmnist.
+        root: folder of the file; None: medmnist in METARUN_DATA, else in the user's cache directory.
         shares: of the classes for train, validation and test.
-        new: what a test has that the training had not: `classes`; or `rows`: images of the same classes, as
-            the dataset's own splits have them; None: classes where there are nine or more.
+        new: what is new at test: `classes`; or `rows`: images of the training classes, divided by the
+            dataset's own splits; None: `classes` if there are nine or more.
         seed: determines the classes of each split, and the episodes.
-        seeding: how the split follows from the seed; see `Streams`.
-        home: the folder that a relative root starts from, if it is there; else the current one.
+        seeding: how the split is derived from the seed; see `Streams`.
+        home: the folder that a relative root is looked up in first; then the current folder.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
     Raises:
@@ -101,11 +100,11 @@ class MedMNIST(TableClasses):
         super().__init__(seed=seed, **shared)
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's images, fetched now where they are missing.
+        """Return each split's images; the file is downloaded if it is missing.
 
         Raises:
-            MetarunError: the file cannot be fetched, or is damaged.
-            ConfigError: too few images are there.
+            MetarunError: the file cannot be downloaded, or is damaged.
+            ConfigError: there are too few images.
         """
         if not self._is_read:
             download(_ADDRESS.format(self._name), self.file, self._known["md5"])
@@ -114,11 +113,11 @@ class MedMNIST(TableClasses):
         return super().pools()
 
     def images(self, split: Split) -> int:
-        """Return the number of images of a split; 0 as long as the file is not there."""
+        """Return the number of images of a split; 0 until the file is downloaded."""
         return super().images(split) if self._is_read else 0
 
     def facts(self) -> dict[str, Any]:
-        """Return where the file is, for people to read."""
+        """Return where the file is, for `metarun data`."""
         return {"file": str(self.file.resolve()), "there": "yes" if self._is_read else "not yet"}
 
     def _read(self) -> Table:
@@ -136,7 +135,7 @@ class MedMNIST(TableClasses):
                     splits += [split] * len(images)
         except (MetarunError, PermissionError):
             raise
-        except Exception as error:  # numpy raises many kinds on damaged files
+        except Exception as error:  # numpy raises many types of errors on damaged files
             raise MetarunError(
                 f"{self.file} is damaged, or not {self._name} ({in_one_line(error)[:100]}): delete it, and "
                 f"it is fetched again"
@@ -149,7 +148,7 @@ class MedMNIST(TableClasses):
         )
 
     def _check(self, split: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
-        """Raise MetarunError for arrays that are not those of this dataset."""
+        """Raise MetarunError if arrays do not have the shapes and labels of this dataset."""
         channels, classes = self._known["channels"], len(self._known["labels"])
         shape = (len(images), 28, 28, 3) if channels == 3 else (len(images), 28, 28)
         found = f"{self.file}: {split} has images {images.dtype} {list(images.shape)}"
@@ -163,7 +162,7 @@ class MedMNIST(TableClasses):
             raise MetarunError(f"{found}, and labels from {labels.min()} to {labels.max()} of {classes}")
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the file."""
+        """Return the problems of the file."""
         if not self._is_read:
             return [f"{self.file} is not there: metarun data prepare fetches it"]
         found = md5_of(self.file)
@@ -173,7 +172,7 @@ class MedMNIST(TableClasses):
 
 
 def _known() -> dict[str, Any]:
-    """Return what the package medmnist says of each dataset: MD5, channels and labels."""
+    """Return MD5, channels and labels of each dataset, as the package medmnist states them."""
     text = (files("metarun.tasks.images.published") / "splits" / "medmnist.json").read_text(encoding="utf-8")
     known: dict[str, Any] = json.loads(text)
     return known

@@ -1,4 +1,4 @@
-"""Layouts that lists describe: VGG Flower's numbers, FGVC Aircraft's variants, Quick, Draw!'s arrays."""
+"""Layouts with lists of labels or with arrays: VGG Flower, FGVC Aircraft and Quick, Draw!."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Box = tuple[int, int, int, int]
 
 
 def flower_numbers(tree: Tree, known: Known) -> Found | None:
-    """Find image_00001.jpg … and imagelabels.mat, which has the class 1 … 102 of each in turn.
+    """Find image_00001.jpg … and imagelabels.mat, which lists the class 1 … 102 of each image.
 
-    The labels lie among the images, or beside the archive that has them.
+    The labels are in the tree, or beside the archive of the images.
 
     Raises:
         MetarunError: the labels are damaged, or scipy, which reads them, is not installed.
@@ -49,7 +49,7 @@ def flower_numbers(tree: Tree, known: Known) -> Found | None:
 
 
 def _beside(tree: Tree, name: str) -> bytes | None:
-    """Return the content of a tree's file, or of one beside the archive that it is; None: there is none."""
+    """Return the content of a file in the tree, or beside the tree's archive; None: there is no such file."""
     for path in tree.names():
         if PurePosixPath(path).name == name:
             return tree.read(path)
@@ -64,17 +64,17 @@ def _matlab(content: bytes, where: str) -> list[int]:
         raise MetarunError(f"{where} needs scipy: pip install 'metarun[flowers]'") from error
     try:
         return [int(label) for label in np.ravel(loadmat(io.BytesIO(content))["labels"])]
-    except Exception as error:  # scipy raises many kinds on damaged files
+    except Exception as error:  # scipy raises many types of errors on damaged files
         raise MetarunError(f"{where} is damaged ({in_one_line(error)[:100]}): delete it") from error
 
 
 @dataclass(frozen=True)
 class Cropped:
-    """Images of which a part counts, as `store.Files`.
+    """Cropped images, as `store.Files`.
 
     Attributes:
-        images: the whole ones.
-        boxes: left, top, right and bottom of the part of each, in pixels, the last two not included.
+        images: the images before the crop.
+        boxes: left, top, right and bottom of each image's crop, in pixels; right and bottom are exclusive.
     """
 
     images: Images
@@ -82,7 +82,7 @@ class Cropped:
 
     @property
     def in_order(self) -> bool:
-        """Whether they are read one after another."""
+        """Whether images are read fastest in their order."""
         return self.images.in_order
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Cropped:
         return hashlib.sha256(f"{self.images.fingerprint()}{list(self.boxes)}".encode()).hexdigest()
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        """Return an image's part, [height, width, 3].
+        """Return a cropped image, uint8 [height, width, 3].
 
         Raises:
             LeftOutError: the file is damaged.
@@ -109,7 +109,7 @@ class Cropped:
 def aircraft_lists(tree: Tree, known: Known) -> Found | None:
     """Find data/images/*.jpg, images_variant_*.txt with `number variant`, and images_box.txt.
 
-    As in Meta-Dataset, an image is its aircraft's box, which leaves out the banner below it.
+    As in Meta-Dataset, images are cropped to the aircraft's box, which removes the banner at the bottom.
     """
     files = {PurePosixPath(path).name: path for path in tree.names()}
     lists = [name for name in files if re.fullmatch(r"images_variant_(train|val|test)\.txt", name)]
@@ -130,23 +130,23 @@ def aircraft_lists(tree: Tree, known: Known) -> Found | None:
     parts: list[Box] = []
     for path in result.files.paths:
         left, top, right, bottom = boxes[PurePosixPath(path).stem]
-        parts.append((left - 1, top - 1, right, bottom))  # the file counts from 1, both ends included
+        parts.append((left - 1, top - 1, right, bottom))  # boxes count from 1, ends included
     return Found(result.layout, Cropped(result.files, parts), result.labels, result.names, result.split_of)
 
 
 def _pairs(tree: Tree, path: str) -> Mapping[str, str]:
-    """Return the rest of each line by its first word."""
+    """Map the first word of each line to the rest of the line."""
     lines = tree.read(path).decode("utf-8", "replace").splitlines()
     return {first: rest.strip() for first, _, rest in (line.partition(" ") for line in lines) if rest.strip()}
 
 
 def bitmaps(tree: Tree, known: Known, each: int = 1000) -> Found | None:
-    """Find CLASS.npy, uint8 [n, 784] of 28 × 28, or full_numpy_bitmap_CLASS.npy; of each the first images.
+    """Find CLASS.npy or full_numpy_bitmap_CLASS.npy, uint8 [n, 784] of 28 × 28 pixels.
 
     Args:
         tree: a folder.
         known: the classes.
-        each: images of a class.
+        each: most images of a class; the first images of a file are used.
 
     Raises:
         MetarunError: a file is damaged.
@@ -168,7 +168,7 @@ def bitmaps(tree: Tree, known: Known, each: int = 1000) -> Found | None:
 
 
 def first_bitmaps(path: Path, each: int) -> NDArray[np.uint8]:
-    """Return the first images of a file, [n, 28, 28], without reading the others."""
+    """Return the first `each` images of a file, uint8 [n, 28, 28], without reading the others."""
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

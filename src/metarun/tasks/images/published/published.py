@@ -1,4 +1,4 @@
-"""Datasets that papers share: found in any of their layouts, or fetched, or explained."""
+"""Datasets with published splits, which are found in any of their layouts, or downloaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Size = Annotated[int, Field(ge=1, le=4096)]
 
 @dataclass(frozen=True)
 class _Made:
-    """Decoded images, and which classes they are of."""
+    """Decoded images and their classes."""
 
     store: Store
     about: dict[str, Any]
@@ -52,24 +52,24 @@ class _Made:
 class Published(NamedClasses):
     """A dataset with published splits.
 
-    It is looked for in `root`, or in METARUN_DATA and its folder of the dataset's name: as folders, lists,
-    pickles or archives, in every layout of `layouts`. Archives are read as they are, never unpacked.
+    The files are searched in `root`/NAME and `root`, in every layout of `layouts`: as folders, lists, pickles
+    or archives. Archives are read without unpacking them.
 
     Args:
-        root: folder of the files; null: METARUN_DATA, else the user's cache directory, to fetch them to.
+        root: folder of the files, also for downloads; null: METARUN_DATA, else the user's cache directory.
         size: height and width of the images, in pixels.
         channels: 3 (colour) or 1 (grey).
         seed: determines the episodes.
-        home: the folder that a relative root starts from, if it is there; else the current one.
+        home: the folder that a relative root is looked up in first; then the current folder.
         **shared: way, shot, query and the other arguments of ClassEpisodes.
 
     Attributes:
-        name: of the dataset, and of its folder.
+        name: name of the dataset and of its folder.
         ways: number of classes of train, validation and test.
-        each: images of a class, at least.
-        known: how its files are read.
-        archives: what may be fetched.
-        by_hand: what to do where a licence or a login stands in between.
+        each: fewest images of a class.
+        known: the splits and file names of the dataset.
+        archives: the archives that may be downloaded.
+        by_hand: instructions for the user if a licence or a login prevents the download.
 
     Raises:
         ConfigError: root is not a folder, or an episode needs more classes or images than there are.
@@ -109,23 +109,23 @@ class Published(NamedClasses):
         super().__init__(seed=seed, **shared)
 
     def layouts(self) -> Sequence[Layout]:
-        """Return how its files may lie there, what says most first."""
+        """Return the layouts that the files may have, the most specific first."""
         return LAYOUTS
 
     def _folders(self) -> list[Path]:
-        """Return where the files may be, the likeliest first."""
+        """Return the folders that may hold the files, the likeliest first."""
         roots = [self.root] if self.root else [data_directory()]
         return [folder for root in roots for folder in (root / self.name, root) if folder.is_dir()]
 
     def find(self) -> Found | None:
-        """Return the dataset in the first layout that is there, or None.
+        """Return the dataset in the first layout that is found, or None.
 
         Raises:
             MetarunError: a file is damaged.
         """
         for folder in self._folders():
             archives = sorted(path for path in folder.iterdir() if path.is_file() and is_archive(path))
-            # A folder that other datasets share is not searched, but for the archives that are known.
+            # In a folder that datasets share, only archives with known names are read.
             names = {archive.name for archive in self.archives}
             places = (
                 [folder, *archives]
@@ -140,10 +140,10 @@ class Published(NamedClasses):
         return None
 
     def fetch(self) -> None:
-        """Fetch the archives.
+        """Download the archives.
 
         Raises:
-            MetarunError: they cannot be fetched, or it takes a person to do it.
+            MetarunError: the download fails, or is not allowed without the user's consent.
         """
         folder = (self.root or data_directory()) / self.name
         if not self.archives:
@@ -155,11 +155,11 @@ class Published(NamedClasses):
             download(archive.urls, folder / archive.name, archive.md5, archive.size)
 
     def pools(self) -> Mapping[Split, Pool]:
-        """Return each split's images, fetched and decoded now where they have not been before.
+        """Return each split's images; files are downloaded and decoded unless the cache has them.
 
         Raises:
             MetarunError: files are missing or damaged.
-            ConfigError: too few classes or images are there.
+            ConfigError: there are too few classes or images.
         """
         made = self._made_before() or self._make()
         self._about = made.about
@@ -174,7 +174,7 @@ class Published(NamedClasses):
         return self.divided_pools(made.store.images, labels, used)
 
     def _make(self) -> _Made:
-        """Find the files, or fetch them, decode them, and remember what they hold."""
+        """Find or download the files, decode them into a store, and write the store's index."""
         there = self.find()
         if there is None:
             self.fetch()
@@ -197,7 +197,7 @@ class Published(NamedClasses):
         return _Made(store, about)
 
     def _made_before(self) -> _Made | None:
-        """Return the store of the same files, without reading them: pickles take a while, and memory."""
+        """Return the store if the files are unchanged, else None; large pickles are not read again for it."""
         path = store_path(self._store_name())
         try:
             about = json.loads(path.with_suffix(".index").read_text(encoding="utf-8"))
@@ -209,7 +209,7 @@ class Published(NamedClasses):
         return None if store is None else _Made(store, about)
 
     def _stamp(self) -> str:
-        """Return a digest of the names, sizes and times of all files that are looked at."""
+        """Return a digest of the names, sizes and times of all files in the dataset's folders."""
         digest = hashlib.sha256()
         for folder in self._folders():
             for name, stamp in FolderTree(folder).names().items() if self._is_own(folder) else ():
@@ -217,7 +217,7 @@ class Published(NamedClasses):
         return digest.hexdigest()
 
     def _is_own(self, folder: Path) -> bool:
-        """Return whether a folder is the dataset's alone."""
+        """Return whether a folder holds this dataset only."""
         return folder.name == self.name or self.root is not None
 
     def _store_name(self) -> str:
@@ -232,11 +232,11 @@ class Published(NamedClasses):
         return f"put {names} there" if names else self.by_hand
 
     def reading(self) -> ImageReading:
-        """Return how a person's own images are read."""
+        """Return how a user's own images are read."""
         return ImageReading(self.look)
 
     def facts(self) -> dict[str, Any]:
-        """Return where the files are, for people to read."""
+        """Return where the files are, for `metarun data`."""
         there = self.find()
         lines = {"folder": self._where(), "layout": there.layout if there else "not there"}
         if there is None:
@@ -248,7 +248,7 @@ class Published(NamedClasses):
         return lines
 
     def verify(self) -> list[str]:
-        """Return what is wrong with the files, and with those prepared from them."""
+        """Return the problems of the files and of the store made from them."""
         there = self.find()
         if there is None:
             return [f"nothing in {self._where()} has a layout that is known: {self._wanted()}"]
@@ -272,7 +272,7 @@ class Published(NamedClasses):
         return problems
 
     def described(self) -> dict[str, Any]:
-        """Return what the data turned out to be, as plain values for a run's manifest."""
+        """Return a description of the loaded data, as plain values for a run's manifest."""
         return {
             "layout": self._about["layout"],
             "pixels": self._digest,

@@ -1,4 +1,4 @@
-"""Quick, Draw!: drawings of 345 things, of which a part of each file is fetched."""
+"""Quick, Draw!: drawings of 345 things; only the beginning of each file is downloaded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEADER = 4096  # bytes, at most
 class QuickDraw(Published):
     """Drawings [1, 28, 28] of 345 things (Ha & Eck 2017, arXiv:1704.03477), as Meta-Dataset divides them.
 
-    The files have 50 million drawings, 39 GB; of each the first `each` are fetched and used.
+    The files have 50 million drawings, 39 GB; the first `each` drawings of each file are downloaded and used.
 
     Args:
         each: drawings of a class.
@@ -60,11 +60,11 @@ class QuickDraw(Published):
         super().__init__(size=size, channels=channels, **shared)
 
     def layouts(self) -> Sequence[Layout]:
-        """Return how its files may lie there."""
+        """Return the layouts that the files may have, the most specific first."""
         return (partial(bitmaps, each=self.each), *super().layouts())
 
     def find(self) -> Found | None:
-        """Return the dataset where it is there; say which files have fewer drawings than are wanted."""
+        """Return the dataset or None; warn about files with fewer than `each` drawings."""
         there = super().find()
         if there is not None:
             counts = torch.bincount(torch.tensor(there.labels), minlength=len(there.names))
@@ -85,7 +85,7 @@ class QuickDraw(Published):
         return f"{super()._stamp()}-{self.each}"
 
     def fetch(self) -> None:
-        """Fetch the beginning of each file that is not there.
+        """Download the beginning of each missing file.
 
         Raises:
             MetarunError: there is no connection, or a file cannot be written.
@@ -103,11 +103,11 @@ class QuickDraw(Published):
         finally:
             (folder / "quickdraw.lock").unlink(missing_ok=True)
             if not was_there:
-                with suppress(OSError):  # something was fetched
+                with suppress(OSError):  # the folder is not empty
                     folder.rmdir()
 
     def _fetch(self, url: str, path: Path) -> None:
-        """Write the first drawings of a file."""
+        """Download and write the first drawings of a file."""
         import requests
 
         wanted = 784 * self.each
@@ -116,7 +116,7 @@ class QuickDraw(Published):
             with requests.get(url, headers=headers, stream=True, timeout=30) as answer:
                 answer.raise_for_status()
                 content = io.BytesIO()
-                # A server that knows no ranges sends all of it.
+                # A server without range requests sends the whole file.
                 for chunk in answer.iter_content(2**16):
                     content.write(chunk)
                     if content.tell() >= _HEADER + wanted:
@@ -139,7 +139,7 @@ class QuickDraw(Published):
 
 
 def _first_rows(content: io.BytesIO, most: int, url: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the rows of the beginning of an .npy file, uint8 [n, 784]."""
+    """Return the first rows of an .npy file, uint8 [n, 784]."""
     content.seek(0)
     try:
         version = np.lib.format.read_magic(content)

@@ -1,4 +1,4 @@
-"""Folders and archives alike: names of files, and their contents; nothing is ever unpacked to the disk."""
+"""One interface for folders and archives: names and contents of files; nothing is unpacked to the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 from metarun.errors import MetarunError
 
 _MOST_BYTES = 2**28  # of one image
-_MOST_RATIO = 1000  # of a packed file's size to its own; more is a bomb
+_MOST_RATIO = 1000  # of unpacked to packed size; a larger ratio suggests a zip bomb
 
 
 class Tree(Protocol):
@@ -50,7 +50,7 @@ class FolderTree:
         self._names: dict[str, tuple[int, int]] = {}
 
     def names(self) -> Mapping[str, tuple[int, int]]:
-        """Return the files; hidden ones, and what links to a folder, are left out."""
+        """Return the files, without hidden files and links to folders."""
         if not self._names:
             self._names = dict(sorted(self._below("")))
         return self._names
@@ -93,7 +93,7 @@ class ZipTree:
         }
 
     def names(self) -> Mapping[str, tuple[int, int]]:
-        """Return the files, with their checksums instead of times; no path leads out of the archive."""
+        """Return the files, with checksums instead of times; paths out of the archive are left out."""
         return self._names
 
     def read(self, name: str) -> bytes:
@@ -117,7 +117,7 @@ class ZipTree:
 
 
 class TarTree:
-    """The files in a tar archive, packed or not, which is read from its beginning to its end."""
+    """The files in a tar archive, compressed or not, which is read from its beginning to its end."""
 
     in_order = True
 
@@ -125,12 +125,12 @@ class TarTree:
         self.path = path
         self._lock = Lock()
         with _readable(path), tarfile.open(path) as archive:
-            # Links are left out, wherever they lead to.
+            # Links of all kinds are left out.
             self._members = {m.name: m for m in archive if m.isfile() and _is_below(m.name)}
         self._open: tarfile.TarFile | None = None
 
     def names(self) -> Mapping[str, tuple[int, int]]:
-        """Return the files in the archive's order; no path leads out of it."""
+        """Return the files in the archive's order; paths out of the archive are left out."""
         return {name: (member.size, int(member.mtime)) for name, member in self._members.items()}
 
     def read(self, name: str) -> bytes:
@@ -152,7 +152,7 @@ class TarTree:
 
     def _archive(self) -> tarfile.TarFile:
         if self._open is None:
-            self._open = tarfile.open(self.path)  # noqa: SIM115  (as long as the tree is used)
+            self._open = tarfile.open(self.path)  # noqa: SIM115  (stays open while the tree is used)
         return self._open
 
 
@@ -160,7 +160,7 @@ def tree_of(path: Path) -> Tree:
     """Return the tree of a folder or an archive.
 
     Raises:
-        MetarunError: it is neither, or damaged.
+        MetarunError: the path is neither a folder nor an archive, or is damaged.
     """
     if path.is_dir():
         return FolderTree(path)
@@ -179,7 +179,7 @@ def _is_below(name: str) -> bool:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Name the archive in an error about its content."""
+    """Turn errors about an archive's content into a MetarunError that names the archive."""
     try:
         yield
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""Pickles from strangers: arrays, lists, dictionaries, numbers and texts; nothing in them is called."""
+"""Read untrusted pickles of arrays, lists, dictionaries, numbers and texts without running their code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metarun.errors import MetarunError, in_one_line
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
-    """Return what `_codecs.encode` does in pickles of Python 2: bytes of a text, in latin1 alone."""
+    """Encode a text as bytes, as `_codecs.encode` does in pickles of Python 2; only latin1 is allowed."""
     if encoding not in ("latin1", "latin-1", "ascii"):
         raise pickle.UnpicklingError(f"a text in {encoding}")
     return text.encode("latin1")
 
 
 def _functions() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return what pickles of numpy arrays refer to, by module and name."""
+    """Return the functions that pickles of numpy arrays refer to, by module and name."""
     reconstruct = np.ndarray((0,)).__reduce__()[0]
     from_buffer = np.zeros(1).__reduce_ex__(5)[0]
     scalar = np.float64(0).__reduce__()[0]
@@ -51,7 +51,7 @@ def read_pickle(file: BinaryIO, name: str) -> Any:
     """Return the content of a pickle; texts of Python 2 are read as latin1.
 
     Raises:
-        MetarunError: it is damaged, or holds anything but arrays, lists, dictionaries, numbers and texts.
+        MetarunError: the pickle is damaged, or holds objects of other types.
     """
     try:
         return _Plain(file, encoding="latin1").load()
