@@ -13,7 +13,7 @@ from metarun.fields import Size
 class Context(nn.Module):
     """Appends context parameters to inputs [n, d], giving [n, d + size].
 
-    They start at zero for every task, and are not meta-learned.
+    The context parameters start at zero for every task, and are not meta-learned.
 
     Args:
         size: number of context parameters.

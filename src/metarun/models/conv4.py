@@ -28,8 +28,8 @@ class Conv4(nn.Sequential):
         filters: channels of every block, or of each of the four.
         norm: batch, group, layer or none.
         halve: `pool` (2 × 2 max-pooling after the norm) or `stride` (the convolution has stride 2).
-        halvings: how many blocks halve the image; the others, which are the last, keep its size (RelationNet,
-            arXiv:1711.06025, section 3.4, has 2).
+        halvings: number of blocks, from the first, that halve the image; later blocks keep its size
+            (RelationNet, arXiv:1711.06025, section 3.4, has 2).
         features: `flatten` the last feature map or take its spatial `mean`, as MAML's Omniglot code does.
         context: number of context parameters that scale and shift the third block's channels (algo=cavia).
         warp: add a 1 × 1 convolution after each block's own, starting as the identity (algo=tnet).
@@ -38,11 +38,11 @@ class Conv4(nn.Sequential):
 
     Attributes:
         features: size of the embedding that the head maps to outputs.
-        feature_shape: (channels, height, width) of the map that is flattened to it.
+        feature_shape: (channels, height, width) of the map that is flattened to the embedding.
 
     Raises:
-        ConfigError: the input is not an image, or too small to be halved so often; or there are not four
-            widths.
+        ConfigError: the input is not an image or is too small for the halvings, or `filters` is a list of
+            another length than four.
     """
 
     def __init__(

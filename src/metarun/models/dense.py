@@ -19,7 +19,7 @@ _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "elu": 
 
 
 class Linear(nn.Sequential):
-    """One linear layer on the flattened input, starting from zero by default (closed forms are easy there).
+    """One linear layer on the flattened input; weights start from zero by default, which suits closed forms.
 
     Args:
         bias: whether the layer has a bias.

@@ -1,4 +1,4 @@
-"""DropBlock, whose masks are a function of the task."""
+"""DropBlock with masks that are a function of the task's key."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from metarun.system.hashing import streams, uniform
 
 DropRate = Annotated[float, Field(ge=0, lt=1)]
 
-# Random bits of each task of the present forward pass, int64 [T]; set in the thread that makes it.
+# Random bits of each task of the current forward pass, int64 [T]; set in the thread of that pass.
 _keys: ContextVar[Tensor | None] = ContextVar("keys", default=None)
 
 
 @contextmanager
 def dropping(keys: Tensor | None) -> Iterator[None]:
-    """Let `DropBlock` layers drop in the forward passes of this block.
+    """Let `DropBlock` layers drop in the forward passes of a `with` statement.
 
     Args:
-        keys: random bits of each task, int64 [T], whose examples follow one another; None: nothing is
-        dropped.
+        keys: random bits of each task, int64 [T]; a batch holds the examples of task 0, then of task 1, and
+            so on. None: nothing is dropped.
     """
     token = _keys.set(keys)
     try:
@@ -37,17 +37,17 @@ def dropping(keys: Tensor | None) -> Iterator[None]:
 
 
 class DropBlock(nn.Module):
-    """Sets square blocks of feature maps to zero in training, and scales the rest of a task's maps up.
+    """Sets square blocks of feature maps to zero in training, and scales the other entries up.
 
-    Ghiasi, Lin & Le 2018, arXiv:1810.12890, algorithm 1. A block's centre is drawn for each channel; what is
-    dropped follows from the task's key, the layer and the place alone. Outside of `dropping`, and in
-    evaluation mode, it is the identity.
+    Ghiasi, Lin & Le 2018, arXiv:1810.12890, algorithm 1. Block centres are drawn for each channel, from the
+    task's key, the layer and the place. Outside of `dropping`, and in evaluation mode, the layer is the
+    identity.
 
     Args:
         rate: fraction that is dropped, in expectation.
-        size: height and width of a block, at most the map's.
-        layer: number of this layer among those of the network.
-        rise: meta-steps over which the rate rises from 0, linearly; 0: it is the same all along.
+        size: height and width of a block, at most those of the map.
+        layer: number of this layer among the network's DropBlock layers.
+        rise: meta-steps over which the rate rises linearly from 0; 0: the rate is constant.
 
     Attributes:
         passes: meta-steps so far, a running statistic that the outer loop changes.
@@ -71,7 +71,7 @@ class DropBlock(nn.Module):
             return x
         channels, height, width = x.shape[1:]
         size = min(self.size, height, width)
-        rows, columns = height - size + 1, width - size + 1  # of the places of a block's first corner
+        rows, columns = height - size + 1, width - size + 1  # possible places of a block's corner
         rate = self._fraction * self.rate / size**2 * height * width / (rows * columns)
         count = len(x) // len(keys) * channels * rows * columns
         chosen = (uniform(streams(keys, self.layer, count)) < rate).view(-1, channels, rows, columns)

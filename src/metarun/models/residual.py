@@ -27,7 +27,7 @@ def halved(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def convolution(before: int, after: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size of an image, up to its stride."""
+    """Return a convolution without bias, padded so that only the stride changes the size of an image."""
     return nn.Conv2d(before, after, kernel, stride, padding=kernel // 2, bias=False)
 
 
@@ -70,7 +70,7 @@ class PooledBlock(nn.Module):
         shape: of the input, (channels, height, width).
         channels: of the output, whose height and width are half of the input's.
         norm: see `norm_layer`.
-        drop: what comes last.
+        drop: the last layer, such as DropBlock.
     """
 
     def __init__(self, shape: Shape, channels: int, norm: Norm, drop: nn.Module) -> None:
@@ -107,7 +107,12 @@ class Residual(nn.Sequential):
     feature_shape: Shape
 
     def finish(self, shape: Shape, features: Features, output_size: int | None) -> None:
-        """Add what follows the body, whose output has this shape, and initialise all but the head.
+        """Add pooling, flattening and head after the body, and initialise all convolutions.
+
+        Args:
+            shape: shape of the body's output.
+            features: `mean` over the map's pixels, or `flatten`.
+            output_size: outputs of the head; None: there is no head.
 
         Convolutions start from a normal distribution of variance 2 / (kernel area · output channels) (He et
         al. 2015, arXiv:1502.01852, section 2.2, backward case).
@@ -202,9 +207,9 @@ class ResNet12(Residual):
 
     Args:
         widths: channels of the blocks; [64, 128, 256, 512] is common too.
-        drop_rate: of DropBlock after the last two blocks, in the training of learners that embed.
-        drop_size: height and width of what is dropped.
-        drop_rise: meta-steps over which the drop rate rises from 0; 0: it is the same all along.
+        drop_rate: rate of DropBlock after the last two blocks, in the training of embedding learners.
+        drop_size: height and width of a dropped block.
+        drop_rise: meta-steps over which the drop rate rises linearly from 0; 0: the rate is constant.
         norm: batch, group, layer or none.
         features: the spatial `mean` of the last feature map, or `flatten` it, as MetaOptNet does.
         input_shape: (colour channels, height, width).

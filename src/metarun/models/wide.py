@@ -36,21 +36,21 @@ class PreactivationBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [n, *shape] to [n, *self.shape]."""
         activated = self.relu(self.norm1(x))
-        # Where the shape changes, the shortcut too starts from the activations.
+        # If the shape changes, the shortcut starts from the activations, too.
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         output: Tensor = self.conv2(self.relu(self.norm2(self.conv1(activated)))) + shortcut
         return output
 
 
 class WideResNet(Residual):
-    """WRN-d-k: three stages of pre-activation blocks, k times as wide as the first such networks.
+    """WRN-d-k: three stages of pre-activation blocks, k times as wide as those of a pre-activation ResNet.
 
     Zagoruyko & Komodakis 2016, arXiv:1605.07146, table 1, without dropout; WRN-28-10 is common in few-shot
     learning (Mangla et al. 2020, arXiv:1907.12087).
 
     Args:
-        depth: 4 + 6 times the blocks of a stage.
-        widen: k.
+        depth: d = 4 + 6 n, with n blocks in each stage.
+        widen: k, the factor of the widths.
         norm: batch, group, layer or none.
         features: the spatial `mean` of the last feature map, as published, or `flatten` it.
         input_shape: (colour channels, height, width).
