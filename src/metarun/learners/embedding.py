@@ -1,4 +1,4 @@
-"""Batch norms for the examples of T tasks in one pass of a network, each task with its own statistics."""
+"""Batch norms that normalise each task by its own statistics in one forward pass of T tasks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 @dataclass(frozen=True)
 class Pass:
-    """What the norms of a learner's networks need to know of one forward pass.
+    """Settings of one forward pass for the norms of a learner's networks.
 
     Attributes:
-        tasks: number of tasks T, whose examples follow one another.
-        batch_statistics: whether each task is normalised by its own examples, else by running statistics.
-        seen: mean and variance of each task, [T, channels], by the norm that they are of; None: not kept.
+        tasks: number of tasks T; the batch holds the examples of task 0, then of task 1, and so on.
+        batch_statistics: True: normalise each task by its own examples; False: by running statistics.
+        seen: mean and variance of each task, [T, channels], by norm; None: they are not recorded.
     """
 
     tasks: int
@@ -31,13 +31,13 @@ class Pass:
     seen: dict[TaskNorm, tuple[Tensor, Tensor]] | None = field(default=None, compare=False)
 
 
-# Set for the time of a forward pass, in the thread that makes it.
+# Set during a forward pass, in the thread of that pass.
 _pass: ContextVar[Pass | None] = ContextVar("pass", default=None)
 
 
 @contextmanager
 def passing(now: Pass) -> Iterator[None]:
-    """Tell the norms of what pass the forward calls in this block are."""
+    """Set the pass of all forward calls in a `with` statement."""
     token = _pass.set(now)
     try:
         yield
@@ -48,12 +48,12 @@ def passing(now: Pass) -> Iterator[None]:
 class TaskNorm(nn.Module):
     """A batch norm that normalises the examples of each task by themselves.
 
-    It takes the place of a torch batch norm and keeps that norm's parameters. Only the outer loop changes its
-    running statistics: a forward pass returns what they would become. If its parameters are frozen, it
-    normalises by its running statistics in training, too, and these stay.
+    It replaces a torch batch norm and keeps that norm's parameters. A forward pass does not change running
+    statistics: it records the tasks' statistics in `Pass.seen`, and the outer loop applies them. If the
+    parameters are frozen, running statistics are used in training, too, and do not change.
 
     Args:
-        norm: the batch norm; where it has running statistics, those are the first.
+        norm: the batch norm, whose running statistics, if it has any, are the initial ones.
 
     Attributes:
         running_mean: [channels].
@@ -82,7 +82,7 @@ class TaskNorm(nn.Module):
             )
         normalised, statistics = [], []
         for examples in x.view(now.tasks, -1, *x.shape[1:]).unbind():
-            # With momentum 1 torch writes this batch's mean and unbiased variance into them.
+            # With momentum 1, torch writes this batch's mean and unbiased variance into `mean` and `var`.
             mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
             normalised.append(
                 F.batch_norm(examples, mean, var, self.weight, self.bias, True, momentum=1.0, eps=self.eps)
@@ -98,7 +98,7 @@ class TaskNorm(nn.Module):
         return not any(p.requires_grad for p in self.parameters())
 
     def changes(self, statistics: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return what the tasks' statistics add to the running ones, [T, channels] by name (torch's rule)."""
+        """Return the change of the running statistics by each task, [T, channels] by name (torch's rule)."""
         mean, var = statistics
         return {
             "running_mean": self.momentum * (mean - self.running_mean),
@@ -107,7 +107,7 @@ class TaskNorm(nn.Module):
 
 
 def with_task_norms(model: nn.Module) -> nn.Module:
-    """Put a `TaskNorm` of the same name in the place of each batch norm of a network, and return it."""
+    """Replace each batch norm of a network by a `TaskNorm` in place, and return the network."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, BatchNorm):
@@ -116,7 +116,7 @@ def with_task_norms(model: nn.Module) -> nn.Module:
 
 
 def running_changes(learner: nn.Module, now: Pass) -> dict[str, Tensor]:
-    """Return what the tasks of a training pass add to each running statistic of a learner, [T, …] by name."""
+    """Return the change of a learner's running statistics by each task of a training pass, [T, …] by name."""
     changes: dict[str, Tensor] = {}
     if now.seen is None:
         return changes

@@ -1,4 +1,4 @@
-"""Learners that embed the support set, make a classifier of it at once, and embed what they classify."""
+"""Learners that make a classifier from the embedded support set, and classify embedded queries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metarun.tasks import Examples, Targets, Tasks
 
 
 class EmbeddingLearner(OnePassLearner):
-    """Classifies by embeddings: any number of classes will do, since the model has no head.
+    """Classifies by embeddings; tasks may have any number of classes, because the model has no head.
 
     Args:
         **shared: model and transductive (OnePassLearner).
     """
 
-    # Whether a class that a task does not have leaves the scores of the others as they are.
+    # Whether the scores of a task's classes do not depend on classes that the task does not have.
     ignores_absent_classes: ClassVar[bool] = False
     targets: ClassVar[Targets | None] = "classes"
 
@@ -39,7 +39,7 @@ class EmbeddingLearner(OnePassLearner):
         """Map embeddings [T, n, features] to logits [T, n, classes]."""
 
     def learn(self, features: Tensor, tasks: Tasks) -> Any:
-        """Make a classifier of the embedded support sets, [T, n, features]."""
+        """Make classifiers from the embedded support sets, [T, n, features]."""
         return self.fit(features, support_labels(tasks, features.dtype))
 
     def answer(self, predictor: Any, features: Tensor) -> Tensor:
@@ -58,19 +58,19 @@ class EmbeddingLearner(OnePassLearner):
         return "the number of classes follows from the labels of a task"
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: batch norms, or classes."""
+        """Return why tasks of different sizes must be computed one by one: batch norms, absent classes."""
         if tasks.ways is not None and not self.ignores_absent_classes:
             return "it would count the classes that smaller tasks do not have"
         return super().apart(tasks)
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError for other targets than classes, or a network that keeps other state."""
+        """Raise ConfigError if targets are not classes, or a network keeps state other than statistics."""
         check_classes(type(self).__name__, tasks)
         super().check(tasks)
 
 
 def check_classes(name: str, tasks: Tasks) -> None:
-    """Raise ConfigError where the targets are no classes."""
+    """Raise ConfigError if the targets are not classes."""
     y = tasks.support.y
     if y.is_floating_point() or y.dim() != 2:
         raise ConfigError(
@@ -80,7 +80,7 @@ def check_classes(name: str, tasks: Tasks) -> None:
 
 
 def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor:
-    """Return the labels as [T, n, classes], with zeros for padding; by default as many classes as labels."""
+    """Return one-hot labels [T, n, classes], zeros for padding; by default classes = largest label + 1."""
     labels = examples.y if examples.mask is None else examples.y.masked_fill(~examples.mask, 0)
     hot = F.one_hot(labels, classes).to(dtype)
     return hot if examples.mask is None else hot * examples.mask[..., None]
@@ -89,11 +89,11 @@ def one_hot(examples: Examples, dtype: torch.dtype, classes: int = -1) -> Tensor
 def support_labels(tasks: Tasks, dtype: torch.dtype) -> Tensor:
     """Return the labels of support sets as [T, n, classes], with zeros for padding.
 
-    Where tasks have different numbers of classes, a support set may not show one that it is asked for.
+    If tasks have different numbers of classes, all get the largest number, and some classes have no examples.
     """
     return one_hot(tasks.support, dtype, -1 if tasks.ways is None else int(tasks.ways.max()))
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean embedding of each class, [T, classes, features], of features [T, n, features]."""
+    """Return the mean embedding of each class, [T, classes, features], from features [T, n, features]."""
     return labels.mT @ features / labels.sum(1).clamp_min(1)[..., None]

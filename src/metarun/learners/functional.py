@@ -10,10 +10,11 @@ from torch.func import functional_call
 
 
 class Places:
-    """The places of each parameter and buffer of a module: a tied weight has several names.
+    """The places of each parameter and buffer of a module; a tied weight has several places.
 
-    `torch.func.functional_call` is given one name per place. Left alone, it would treat a layer that is
-    registered under two names as two layers, and would leave the tensors of the call in it (torch 2.13).
+    This class calls `torch.func.functional_call` with one name per place. Otherwise that function would treat
+    a layer that is registered under two names as two layers, and would leave the tensors of the call in the
+    module (torch 2.13).
 
     Args:
         module: the module; its copies have the same places.
@@ -36,7 +37,8 @@ class Places:
 
         Args:
             module: the module; unchanged after the call.
-            tensors: tensors by their name in `named_parameters` or `named_buffers`; others stay as they are.
+            tensors: tensors by their name in `named_parameters` or `named_buffers`; the module's own tensors
+                are used for other names.
             inputs: arguments of the forward pass.
         """
         by_place = {

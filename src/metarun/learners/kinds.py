@@ -1,4 +1,4 @@
-"""Asking a learner of what kind it is, for features that need one kind."""
+"""Check the kind of a learner, for features that need a certain kind."""
 
 from __future__ import annotations
 

@@ -20,20 +20,21 @@ Adapted = TypeVar("Adapted")
 class Learner(nn.Module, ABC, Generic[Adapted]):
     """A module with meta-parameters that adapts to T tasks at once.
 
-    Its constructor's arguments declare what it needs: those named `model`, `make_model`, `rule`, `loop`,
-    `seed`, `seeding`, `input_shape`, `output_size`, `training_output_size` or `targets` are passed to it, and
-    keys of groups that nothing needs are refused.
+    The constructor's arguments declare what the learner needs. Arguments named `model`, `make_model`, `rule`,
+    `loop`, `seed`, `seeding`, `input_shape`, `output_size`, `training_output_size` or `targets` are passed by
+    the experiment; config keys of groups that the learner does not need are refused.
 
     Attributes:
-        needs: what its constructor is given; None: what its arguments name.
-        thread_safe: whether several threads may call it at once, on different tasks; else it has one worker.
-        learns: whether there is anything to train; else it is tested at once.
-        trains_on: what its training tasks are; it is validated and tested on episodes.
-        for_tests: arguments of its constructor that the training does not use: a test may change them.
-        targets: what it can learn to predict, as `TaskSource.targets` says it; None: anything.
-        reads_unlabelled: whether it may learn from examples without a label.
-        can_rematerialise: whether the backward pass can recompute its steps instead of keeping them.
-        rematerialise: whether it does.
+        needs: names of the arguments to pass; None: those that the constructor has.
+        thread_safe: whether several threads may call the learner at once, on different tasks; if not, there
+            is one worker.
+        learns: whether the learner has meta-parameters to train; if not, it is only tested.
+        trains_on: the kind of training tasks; validation and test always use episodes.
+        for_tests: constructor arguments that training does not use, so that a test may change them.
+        targets: the kind of targets that it can predict, as in `TaskSource.targets`; None: all kinds.
+        reads_unlabelled: whether the learner may learn from examples without a label.
+        can_rematerialise: whether the backward pass can recompute steps instead of keeping them.
+        rematerialise: whether the backward pass recomputes steps.
     """
 
     needs: ClassVar[frozenset[str] | None] = None
@@ -48,7 +49,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Put the learner into evaluation mode, and back into its own afterwards."""
+        """Put the learner into evaluation mode, and restore its mode afterwards."""
         was_training = self.training
         self.eval()
         try:
@@ -58,14 +59,14 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
 
     @classmethod
     def model_output_size(cls, output_size: int | None) -> int | None:
-        """Return the number of outputs of its model, given that of the tasks; None: no head."""
+        """Return the number of outputs of the model, given the outputs of the tasks; None: no head."""
         return output_size
 
     @abstractmethod
     def adapt(self, tasks: Tasks) -> Adapted:
         """Return the learner adapted to the support sets of T tasks; the query targets are hidden.
 
-        It adapts as in the outer loop in training mode, else as in a test.
+        In training mode it adapts as in the outer loop, else as in a test.
         """
 
     @abstractmethod
@@ -75,7 +76,7 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
     def scores(self, adapted: Adapted, tasks: Tasks) -> Scores:
         """Return the loss and the metrics of the adapted learner on each task's query set, [T].
 
-        A pooled metric, [T, parts], is for tests alone.
+        Pooled metrics, [T, parts], are only for tests.
         """
         return tasks.score(partial(self.predict, adapted), pooled=not self.training)
 
@@ -86,50 +87,54 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         yield scores
 
     def changes(self, adapted: Adapted) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Return what each task adds to buffers that follow the training, [T, …] by name: running statistics.
+        """Return each task's changes of running statistics and other buffers, [T, …] by name.
 
-        They change by the mean over the tasks of a meta-batch; nothing else may write them.
+        The outer loop adds the mean over the tasks of a meta-batch; nothing else may write these buffers.
         """
         return {}
 
     @property
     def is_transductive(self) -> bool | None:
-        """Whether a test prediction depends on the other query examples; None where there is no such choice.
+        """Whether a test prediction depends on the other query examples; None if this is not a choice.
 
-        Batch norms make it depend on them, if they normalise a query set as a whole.
+        It does, for example, if batch norms normalise a query set as a whole.
         """
         return None
 
     @property
     def keeps_state(self) -> bool:
-        """Whether it has parameters that change from task to task and are not meta-parameters."""
+        """Whether the learner has parameters, other than meta-parameters, that change from task to task."""
         return False
 
     @property
     def not_to_compile(self) -> str:
-        """Why its meta-gradient cannot be compiled to one graph; empty where it can."""
+        """The reason why the meta-gradient cannot be compiled to one graph; empty if it can."""
         return ""
 
     @property
     def is_known(self) -> bool:
-        """Whether it needs no check to work for many tasks at once, with derivatives of every order."""
+        """Whether the model needs no check of many tasks at once and of second derivatives."""
         return False
 
     def apart(self, tasks: Tasks) -> str:  # noqa: ARG002
-        """Say why tasks of different sizes must be computed one after another; empty where they need not be.
+        """Return why tasks of different sizes must be computed one by one; empty if they can be batched.
 
-        A task alone has no padding, and its classes are all there are.
+        A single task has no padding and no absent classes.
         """
         return ""
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where a few real tasks show that this learner would mix tasks."""
+        """Raise ConfigError if a few real tasks show that this learner would mix tasks."""
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
-        """Raise ConfigError where real tasks show that torch's second derivatives of the model are wrong."""
+        """Raise ConfigError if real tasks show that torch's second derivatives of the model are wrong."""
 
     def learned(self, tasks: Tasks) -> list[Figure]:  # noqa: ARG002  (for those that have something to show)
-        """Return figures of what it has learned; tasks: some of the test, to show it on."""
+        """Return figures of what the learner has learned.
+
+        Args:
+            tasks: some test tasks to show in the figures.
+        """
         return []
 
     def trained_names(self) -> set[str]:
@@ -141,7 +146,7 @@ class IterativeLearner(Learner[Adapted]):
     """A learner that adapts to a support set step by step.
 
     Attributes:
-        axis: what the steps are, as a heading of a table.
+        axis: the name of the steps, as a heading of a table.
     """
 
     axis: ClassVar[str] = "adaptation steps"

@@ -1,4 +1,4 @@
-"""Learners that adapt without steps: one pass of a network over the support set makes a predictor."""
+"""Learners that adapt without steps: one forward pass over the support set makes a predictor."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Embedded:
 
     Attributes:
         support_x: inputs of the support set.
-        predictor: what the learner has made of their embeddings.
-        query_x: inputs that were embedded together with the support set, or None.
-        features: embeddings of support and query set, [T, n + m, features], where `answer` is still to come.
-        predictions: their predictions.
-        changes: what the tasks add to running statistics; see `Learner.changes`.
+        predictor: the result of `learn`, which `answer` predicts with.
+        query_x: query inputs that were embedded together with the support set, or None.
+        features: embeddings of support and query set, [T, n + m, features], or None.
+        predictions: predictions for `query_x`; None: `answer` has not been called yet.
+        changes: each task's changes of running statistics; see `Learner.changes`.
     """
 
     support_x: Tensor
@@ -43,19 +43,19 @@ class Embedded:
 
 
 class OnePassLearner(Learner[Embedded]):
-    """Makes a predictor of the embedded support set at once: no step is taken.
+    """Makes a predictor from the embedded support set, without adaptation steps.
 
-    In training the support and the query set of a task share their batch statistics, as in ProtoNet's code,
-    and running statistics follow those, by torch's rule, as a mean over the tasks of a meta-batch.
+    In training, the support and the query set of a task share their batch statistics, as in ProtoNet's code.
+    Running statistics change by torch's rule, averaged over the tasks of a meta-batch.
 
     Args:
         model: the network that embeds inputs, without a head.
-        transductive: at test, normalise a task by its own support and query set, as in training; false:
-            by the running statistics of the training, so that each example is predicted by itself.
+        transductive: True: at test, normalise a task by its own support and query set, as in training; False:
+            by the running statistics, so that query examples do not depend on one another.
     """
 
     thread_safe: ClassVar[bool] = True
-    # Whether `answer` belongs to the pass that embeds: its networks may have batch norms too.
+    # Whether `answer` is called in the pass that embeds: its networks may have batch norms, too.
     answers_in_pass: ClassVar[bool] = True
 
     def __init__(self, *, model: nn.Module, transductive: bool = False) -> None:
@@ -71,7 +71,7 @@ class OnePassLearner(Learner[Embedded]):
 
     @abstractmethod
     def learn(self, features: Tensor, tasks: Tasks) -> Any:
-        """Make a predictor of the embedded support sets, [T, n, features]; the query targets are hidden."""
+        """Make a predictor from the embedded support sets, [T, n, features]; query targets are hidden."""
 
     @abstractmethod
     def answer(self, predictor: Any, features: Tensor) -> Predictions:
@@ -83,7 +83,7 @@ class OnePassLearner(Learner[Embedded]):
         return features.view(*x.shape[:2], math.prod(features.shape[1:]))
 
     def embeddings(self, x: Tensor) -> Tensor:
-        """Map x [T, n, …] to embeddings as they are without a task, [T, n, features]."""
+        """Map x [T, n, …] to embeddings [T, n, features], without a support set."""
         with passing(self._pass(len(x))):
             return self.embed(x)
 
@@ -95,7 +95,7 @@ class OnePassLearner(Learner[Embedded]):
         return Pass(tasks, self._together, {} if self.training else None)
 
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return the predictors of T tasks; query sets are embedded too where they share statistics."""
+        """Return the predictors of T tasks; query sets that share batch statistics are embedded, too."""
         known = self.known(tasks)
         predictions: Predictions | None = None
         with passing(now := self._pass(len(tasks))), dropping(tasks.key):
@@ -110,7 +110,7 @@ class OnePassLearner(Learner[Embedded]):
         )
 
     def known(self, tasks: Tasks) -> Tensor:
-        """Return the inputs that `learn` is given, embedded: those of the support sets."""
+        """Return the inputs whose embeddings `learn` gets: the support sets."""
         return tasks.support.x
 
     def predict(self, adapted: Embedded, x: Tensor) -> Predictions:
@@ -125,11 +125,11 @@ class OnePassLearner(Learner[Embedded]):
             return self.answer(adapted.predictor, features[:, shots:])
 
     def changes(self, adapted: Embedded) -> Mapping[str, Tensor]:
-        """Return what each task adds to the running statistics, [T, channels] by name."""
+        """Return each task's changes of the running statistics, [T, channels] by name."""
         return adapted.changes
 
     def learned(self, tasks: Tasks) -> list[Figure]:
-        """Return the embeddings of the first task in a plane, where it has classes."""
+        """Return a figure of the first task's embeddings, if it has classes."""
         if tasks.support.y.is_floating_point():
             return []
         return [embedding_figure(self, tasks.part(slice(1)))]
@@ -141,12 +141,12 @@ class OnePassLearner(Learner[Embedded]):
         return self.transductive if has_norms else None
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: batch norms."""
+        """Return why tasks of different sizes must be computed one by one: batch norms."""
         has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
         return PADDED_NORMS if has_norms and tasks.is_padded else ""
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError for a network that keeps other state than running statistics."""
+        """Raise ConfigError if a network keeps state other than running statistics."""
         check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
 
 
@@ -154,7 +154,7 @@ def size_of(model: nn.Module) -> int:
     """Return the size of a model's embedding.
 
     Raises:
-        ConfigError: the model does not tell it.
+        ConfigError: the model has no attribute `features`.
     """
     size: Any = getattr(model, "features", None)
     if not isinstance(size, int):

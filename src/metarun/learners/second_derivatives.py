@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from metarun.errors import ConfigError
 from metarun.learners.soundness import copied
 
-# Private or deprecated names: a torch without them has nothing to mend.
+# Private or deprecated names: in a torch without them nothing needs to be mended.
 _BY_HOOKS = getattr(importlib.import_module("torch.nn.utils.weight_norm"), "WeightNorm", ())
 _PARAMETRIZATION = getattr(parametrizations, "_WeightNorm", ())
 
@@ -57,16 +57,16 @@ class _ByHooks(_Composite):
 def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
     """Compare autograd's second derivatives of a model with central differences of its gradient.
 
-    In float64, at a point near its parameters (away from the kinks of ReLU) and along one direction. Where
-    they differ it only warns, since an intended stop-gradient in the model has the same effect.
+    The comparison is in float64, at a point near the model's parameters (away from the kinks of ReLU), along
+    one direction. A difference only gives a warning, because an intended stop-gradient has the same effect.
 
     Args:
         model: any module that passes `check_forward`.
         x: examples of one task, [n, …].
 
     Raises:
-        ConfigError: a function of the model is marked `once_differentiable`: it has no second derivatives,
-            and autograd silently takes them for zero.
+        ConfigError: a function of the model is marked `once_differentiable`: its second derivatives are
+            missing, and autograd silently takes them as zero.
     """
     model, generator = copied(model), torch.Generator().manual_seed(0)
     try:
@@ -80,7 +80,7 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
             once_differentiable = any(_leads_to_once_differentiable(g) for g in gradient)
             product = _product(gradient, parameters, direction)
             errors = [_distance(product, _differences(model, x, parameters, direction, h)) for h in _STEPS]
-    except (RuntimeError, TypeError, ValueError):  # the model may not support float64, which is no error
+    except (RuntimeError, TypeError, ValueError):  # the model may not support float64, which is not an error
         return
     if once_differentiable:
         raise ConfigError(
@@ -98,7 +98,7 @@ def check_second_derivatives(model: nn.Module, x: Tensor) -> None:
 
 
 def _leads_to_once_differentiable(tensor: Tensor) -> bool:
-    """Return whether the graph of a tensor has a node that only raises, which autograd itself skips."""
+    """Return whether a tensor's graph has an error node of `once_differentiable`, which autograd skips."""
     stack, visited = [tensor.grad_fn], set()
     while stack:
         node = stack.pop()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def principal_components(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return x [n, d] in its first two principal components, [n, 2], and their shares of the variance.
 
-    The sign of each is such that its largest entry is positive.
+    The sign of each component makes its largest entry positive.
     """
     centred = (x - x.mean(0)).double().cpu()
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
@@ -31,7 +31,7 @@ def principal_components(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def embedding_figure(learner: OnePassLearner, task: Tasks) -> Points:
-    """Return the embedded support and query set of one task with classes, and the mean of each class."""
+    """Return a figure of the embedded support and query set of one task, with the mean of each class."""
     with learner.evaluating(), torch.no_grad():
         features = learner.embeddings(torch.cat([task.support.x, task.query.x], 1))[0]
     y = torch.cat([task.support.y, task.query.y], 1)[0]
@@ -58,7 +58,7 @@ def embedding_figure(learner: OnePassLearner, task: Tasks) -> Points:
 
 
 def attention_figure(weights: Tensor, task: Tasks) -> Surface:
-    """Return how much the queries of one task attend to its support set, of weights [n, m]."""
+    """Return a figure of the attention of one task's queries to its support set, from weights [n, m]."""
     of_known, of_asked = task.support.y[0].argsort(stable=True), task.query.y[0].argsort(stable=True)
     known, asked = task.support.y[0, of_known].tolist(), task.query.y[0, of_asked].tolist()
     weights = weights[of_asked][:, of_known]

@@ -20,9 +20,11 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None:
-    """Raise ConfigError for a layer that is lazy or applies dropout, or keeps running statistics.
+    """Raise ConfigError for a lazy layer, and for layers with dropout or running statistics.
 
-    A learner that may keep statistics tells `DropBlock` layers its tasks, so that they may drop too.
+    Args:
+        model: the network.
+        may_keep_statistics: whether batch norms with running statistics and `DropBlock` layers are allowed.
     """
     for name, module in model.named_modules():
         if getattr(module, "track_running_stats", False) and not (
@@ -47,19 +49,19 @@ def check_layers(model: nn.Module, *, may_keep_statistics: bool = False) -> None
 
 
 def has_batch_norms(model: nn.Module) -> bool:
-    """Return whether what the model makes of an example depends on the others."""
+    """Return whether the model has batch norms, so that an output depends on the other examples."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 PADDED_NORMS = "its batch norms would count the padding of smaller tasks"
-"""Why a learner cannot compute tasks of different sizes together."""
+"""A reason to compute tasks of different sizes one by one."""
 
 PADDED_QUERIES = "it learns from query sets, and would learn from the padding of smaller ones"
-"""Another reason."""
+"""Another reason to compute tasks of different sizes one by one."""
 
 
 def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
-    """Raise ConfigError where a forward pass on real examples changes the result of the next one.
+    """Raise ConfigError if a forward pass on real examples changes the result of the next forward pass.
 
     A copy of the model is called in both modes, with other examples in between.
 
@@ -94,12 +96,12 @@ def check_forward(model: nn.Module, x: Tensor, other: Tensor) -> None:
 
 
 def _forward(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
-    """Return the model's output for examples [n, …], or raise ConfigError where it fails or writes them."""
+    """Return the model's output for examples [n, …]; raise ConfigError if it fails or changes them."""
     model.train(training)
     examples = x.clone()
     try:
         output = model(examples)
-    except Exception as error:  # a user's class may raise anything
+    except Exception as error:  # a user's class may raise an error of any type
         raise ConfigError(f"model: {type(model).__name__} fails on the data: {in_one_line(error)}") from error
     if not _equal(examples, x):
         raise ConfigError(
@@ -136,14 +138,14 @@ def _generators_unchanged(name: str, device: torch.device) -> Iterator[None]:
 def _equal(tensor: Tensor, expected: Tensor) -> bool:
     if tensor.device.type == "cpu":
         return torch.equal(tensor.detach().nan_to_num(), expected.detach().nan_to_num())
-    return torch.allclose(tensor, expected, rtol=1e-4, equal_nan=True)  # a GPU adds in no fixed order
+    return torch.allclose(tensor, expected, rtol=1e-4, equal_nan=True)  # a GPU adds in varying order
 
 
 def copied(model: Module) -> Module:
-    """Return a deep copy; of a tensor that a forward pass left in an attribute it copies the value, if any.
+    """Return a deep copy; non-leaf tensors in attributes are copied by value, invalid ones become None.
 
     Raises:
-        ConfigError: the model holds something that cannot be copied.
+        ConfigError: the model holds an object that cannot be copied.
     """
     registered = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     copies: dict[int, object] = {}
@@ -153,7 +155,7 @@ def copied(model: Module) -> Module:
                 copies |= {id(t): _value(t) for t in _tensors(value) if id(t) not in registered}
     try:
         return copy.deepcopy(model, copies)
-    except Exception as error:  # a user's class may hold anything
+    except Exception as error:  # a user's class may hold objects of any type
         raise ConfigError(
             f"model: {type(model).__name__} cannot be copied ({in_one_line(error)}): keep no locks, files or "
             f"the like in it"
@@ -172,12 +174,12 @@ def _tensors(value: object) -> Iterator[Tensor]:
 def _value(tensor: Tensor) -> Tensor | None:
     try:
         return tensor.detach().clone()
-    except RuntimeError:  # a tensor of vmap, invalid after it
+    except RuntimeError:  # a tensor from inside vmap is invalid outside
         return None
 
 
 def check_replacement(model: nn.Module, x: Tensor) -> None:
-    """Raise ConfigError where a model called with other parameters does not compute with them.
+    """Raise ConfigError if a model ignores parameters that it is called with.
 
     Outputs and gradients are compared with those of a copy whose own parameters have these values.
 
@@ -203,7 +205,7 @@ def check_replacement(model: nn.Module, x: Tensor) -> None:
             expected = reference(x.clone())
             expected_gradients = _gradients(expected, [reference.get_parameter(name) for name in names])
             pairs = zip(gradients, expected_gradients, strict=True)
-    except Exception as error:  # a user's class may raise anything
+    except Exception as error:  # a user's class may raise an error of any type
         raise ConfigError(
             f"model: {type(model).__name__} fails when called with other parameters: {in_one_line(error)}"
         ) from error
@@ -224,6 +226,6 @@ def _gradients(output: Tensor, tensors: list[Tensor] | list[nn.Parameter]) -> tu
 
 
 def _close(tensor: Tensor, expected: Tensor) -> bool:
-    """Return whether two results agree up to the order of their operations."""
+    """Return whether two results agree up to rounding."""
     tensor, expected = (t.detach().double().nan_to_num() for t in (tensor, expected))
     return bool((tensor - expected).norm() <= 1e-3 * expected.norm() + 1e-6)

@@ -1,1 +1,1 @@
-"""Learners that are trained to tell all training classes apart, and get a new classifier for each task."""
+"""Learners that are pretrained to classify all training classes, and get a new classifier for each task."""

@@ -1,4 +1,4 @@
-"""Classical models of scikit-learn, fitted to the support set of each task: what a learner has to beat."""
+"""Classical models of scikit-learn, fitted to the support set of each task, as baselines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ METHODS: tuple[Method, ...] = ("linear", "forest", "neighbours")
 class Classical(Learner[list[Any]]):
     """Fits a model of scikit-learn, with its defaults, to each support set; nothing is learned between tasks.
 
-    `linear` is logistic regression, or ridge regression of values; `forest` a random forest of 100 trees;
-    `neighbours` the five nearest ones. Inputs are flattened.
+    `linear` is logistic regression, or ridge regression for values; `forest` is a random forest of 100 trees;
+    `neighbours` are the five nearest neighbours. Inputs are flattened.
 
     Args:
-        method: see above.
+        method: `linear`, `forest` or `neighbours`, as above.
         output_size: number of classes, or entries of a target.
-        targets: what the targets are.
-        seed: of the forests, with each task's key.
+        targets: the kind of targets.
+        seed: seeds the forests, together with each task's key.
 
     Raises:
         MetarunError: scikit-learn is not installed.
@@ -57,7 +57,7 @@ class Classical(Learner[list[Any]]):
         return kind(random_state=seed)
 
     def adapt(self, tasks: Tasks) -> list[Any]:
-        """Return a fitted model of each task; the only class that there is, where there is one."""
+        """Return a fitted model for each task; or, if a support set has only one class, the class."""
         support, models = tasks.support, []
         for task in range(len(tasks)):
             counts = slice(None) if support.mask is None else support.mask[task]
@@ -81,7 +81,7 @@ class Classical(Learner[list[Any]]):
         if self.kind == "values":
             return model.predict(rows).reshape(len(rows), self.output_size)
         classes = self.output_size if self.kind == "classes" else 2
-        # A class that no tree or neighbour has is not impossible.
+        # Add a small share, so that a class that no tree or neighbour predicts has a finite logit.
         shares = np.full((len(rows), classes), 1e-3)
         if isinstance(model, int):
             shares[:, model] += 1

@@ -1,4 +1,4 @@
-"""Fine-tuning: all weights of a pretrained network, and a new head, are trained on each task."""
+"""Fine-tuning: a pretrained network and a new head are trained on each task."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metarun.rules import Parameters, UpdateRule
 from metarun.system.randomness import Seeding
 from metarun.tasks import Examples, Tasks
 
-# Beside the parameters of the model, whose names have no such part.
+# Names that no parameter of a model has.
 _WEIGHT, _BIAS = "new head.weight", "new head.bias"
 
 
@@ -34,7 +34,7 @@ class Tuned:
 
     @property
     def of_model(self) -> Parameters:
-        """The parameters of the model alone."""
+        """The parameters of the model, without the head."""
         return {name: p for name, p in self.params.items() if name not in (_WEIGHT, _BIAS)}
 
 
@@ -43,20 +43,20 @@ class Finetuning(Pretrained):
 
     Dhillon, Chaudhari, Ravichandran & Soatto 2020, "A Baseline for Few-Shot Image Classification",
     arXiv:1909.02729, sections 3.1 and 3.2: the head starts from the normalised class means, and all weights
-    follow the cross-entropy. Batch norms keep the training's running statistics.
+    minimise the cross-entropy. Batch norms use the running statistics of the training.
 
     Args:
         model: the network, without a head.
         training_output_size: number of training classes.
-        rule: the update rule; it must have no weights of its own, since the training never uses it.
-        loop: its steps.
-        transductive: whether the mean entropy of the query set's predictions is minimised too, in every step
-            (equation 8; the authors take the two losses in turns).
-        seed: of the training head's initial weights.
-        seeding: how they follow from it; see `Streams`.
+        rule: the update rule; it must have no weights of its own, because training does not use it.
+        loop: the number of steps.
+        transductive: whether every step also minimises the mean entropy of the query set's predictions
+            (equation 8; the authors alternate between the two losses).
+        seed: seeds the training head's initial weights.
+        seeding: how their seed is derived; see `Streams`.
 
     Raises:
-        ConfigError: the rule has weights, or the model does not tell the size of its embedding.
+        ConfigError: the rule has weights, or the model has no attribute `features`.
     """
 
     needs = frozenset({"model", "training_output_size", "rule", "loop", "seed", "seeding"})
@@ -85,7 +85,7 @@ class Finetuning(Pretrained):
         self._forward = TaskForward(self.model)
 
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return T networks with their heads; in training, see Pretrained."""
+        """Return the parameters of T networks with their heads; in training, see Pretrained."""
         if self.training:
             return super().adapt(tasks)
         support = tasks.support
@@ -98,7 +98,7 @@ class Finetuning(Pretrained):
         return super().predict(adapted, x) if self.training else self._logits(adapted.predictor.params, x)
 
     def fit(self, features: Tensor, labels: Tensor) -> Parameters:
-        """Return the first weights of a head: the normalised class means, and biases of zero."""
+        """Return the initial weights of a head: the normalised class means, and biases of zero."""
         means = F.normalize(class_means(features, labels), dim=2)
         return {_WEIGHT: means, _BIAS: torch.zeros_like(means[:, :, 0])}
 
@@ -138,12 +138,12 @@ class Finetuning(Pretrained):
 
     @property
     def is_transductive(self) -> bool | None:
-        """Whether the query set is learned from; its batch norms always use running statistics."""
+        """Whether predictions depend on other query examples; batch norms always use running statistics."""
         has_norms = any(isinstance(module, TaskNorm) for module in self.modules())
         return self.transductive or (False if has_norms else None)
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        """Return why tasks of different sizes must be computed one by one: also padding of query sets."""
         if self.transductive and tasks.query.mask is not None:
             return PADDED_QUERIES
         return super().apart(tasks)
@@ -155,6 +155,6 @@ class Finetuning(Pretrained):
 
 
 def mean_entropy(logits: Tensor) -> Tensor:
-    """Return the mean entropy of each task's predictions, in nats, [T], of logits [T, n, classes]."""
+    """Return the mean entropy of each task's predictions, in nats, [T], from logits [T, n, classes]."""
     logs = logits.log_softmax(2)
     return -(logs.exp() * logs).sum(2).mean(1)

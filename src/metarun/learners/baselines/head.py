@@ -1,4 +1,4 @@
-"""Baseline and Baseline++: a new head for each task, on embeddings that stay as they are."""
+"""Baseline and Baseline++: a new head for each task, on fixed embeddings."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from metarun.tasks import Examples
 
 
 class NewHead(Pretrained):
-    """A head is trained on a task's support set, by the steps of an update rule on the cross-entropy.
+    """Trains a new head on a task's support set: steps of an update rule minimise the cross-entropy.
 
     Chen, Liu, Kira, Wang & Huang 2019, "A Closer Look at Few-shot Classification", arXiv:1904.04232, section
     3.2. A linear head (Baseline) starts from zero, and a cosine head (Baseline++) from the class means, so
-    that the result does not depend on a draw; in the authors' code both start at random.
+    the result does not depend on random numbers; in the authors' code both heads start at random.
 
     Args:
-        rule: the update rule; it must have no weights of its own, since the training never uses it.
-        loop: its steps.
+        rule: the update rule; it must have no weights of its own, because training does not use it.
+        loop: the number of steps.
         **shared: model, training_output_size, head, scale, transductive, seed and seeding (Pretrained).
 
     Raises:
@@ -41,7 +41,7 @@ class NewHead(Pretrained):
         self.loop = loop
 
     def fit(self, features: Tensor, labels: Tensor) -> Parameters:
-        """Return the weights [T, classes, features] and, of a linear head, the biases [T, classes]."""
+        """Return the weights [T, classes, features] and, for a linear head, the biases [T, classes]."""
         params = {"weight": class_means(features, labels)}
         if self.kind == "linear":
             params = {"weight": torch.zeros_like(params["weight"]), "bias": torch.zeros_like(labels[:, 0])}
@@ -71,7 +71,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_learns_nothing(rule: UpdateRule, like: nn.Module) -> None:
-    """Raise ConfigError for a rule that has weights of its own for such parameters."""
+    """Raise ConfigError if a rule has weights of its own for the parameters of `like`."""
     rule.prepare({name: p.detach() for name, p in like.named_parameters()}, torch.Generator())
     if any(True for _ in rule.parameters()):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Ordinary supervised training over all training classes; few-shot tasks are for validation and test."""
+"""Supervised training on all training classes; few-shot tasks are for validation and test."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Head = Literal["linear", "cosine"]
 class TrainingHead(nn.Module):
     """Maps embeddings [T, n, features] to logits of all training classes, [T, n, classes].
 
-    It is called another name than a model's head, since no task uses it.
+    It is not called `head`, like a model's head, because no task uses it.
 
     Args:
         features: size of an embedding.
         classes: number of training classes.
-        kind: linear, or cosine: a learned scale times the cosine to a class's weights.
-        scale: the first scale.
+        kind: `linear`; or `cosine`: logits are a learned scale times the cosine to a class's weights.
+        scale: initial value of the scale.
     """
 
     def __init__(self, features: int, classes: int, kind: Head, scale: float) -> None:
@@ -47,19 +47,19 @@ class TrainingHead(nn.Module):
 class Pretrained(EmbeddingLearner):
     """A network that is trained to classify images of all training classes.
 
-    Subclasses make a classifier of its embeddings for each few-shot task, by `fit` and `classify`.
+    For each few-shot task, subclasses make a classifier of embeddings by `fit` and `classify`.
 
     Args:
         model: the network, without a head.
         training_output_size: number of training classes.
         head: linear, or cosine with a learned scale (Chen et al. 2019, arXiv:1904.04232, section 3.2).
-        scale: the first scale.
+        scale: initial value of the scale.
         transductive: see EmbeddingLearner.
-        seed: of the training head's initial weights.
-        seeding: how they follow from it; see `Streams`.
+        seed: seeds the training head's initial weights.
+        seeding: how their seed is derived; see `Streams`.
 
     Raises:
-        ConfigError: the model does not tell the size of its embedding.
+        ConfigError: the model has no attribute `features`.
     """
 
     trains_on: ClassVar[TrainsOn] = "images"
@@ -84,7 +84,7 @@ class Pretrained(EmbeddingLearner):
     def adapt(self, tasks: Tasks) -> Embedded:
         """Return the classifiers of T tasks; in training, the logits of T mini-batches of all classes.
 
-        In the place of a classifier there are then the mean embeddings of the mini-batches, [T, features].
+        In training, `predictor` holds the mean embeddings of the mini-batches, [T, features].
         """
         if not self.training:
             return super().adapt(tasks)

@@ -1,4 +1,4 @@
-"""Embeddings of a pretrained network, centred and normalised before a classifier sees them."""
+"""Embeddings of a pretrained network, centred and normalised for the classifier."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ log = logging.getLogger("metarun")
 
 Transform = Literal["none", "l2", "centred_l2"]
 
-# The mean of the training embeddings follows the last hundred mini-batches or so.
+# The mean of the training embeddings averages about the last hundred mini-batches.
 _MOMENTUM = 0.01
 
 
 class Transformed(Pretrained):
-    """A pretrained network whose embeddings are transformed in tests.
+    """A pretrained network whose embeddings are transformed in validation and test.
 
     Args:
-        transform: none; l2: each embedding is divided by its length; centred_l2: the mean embedding of the
-            training images is subtracted before (SimpleShot's CL2N, arXiv:1911.04623, section 3). The mean is
-            a moving one, of the training's mini-batches; before any it is zero.
+        transform: `none`; `l2`: each embedding is divided by its length; `centred_l2`: first, the mean
+            embedding of the training images is subtracted (SimpleShot's CL2N, arXiv:1911.04623, section 3).
+            The mean is a moving average over the mini-batches of training; it starts at zero.
         **shared: see Pretrained.
 
     Attributes:
@@ -49,7 +49,7 @@ class Transformed(Pretrained):
         self.register_buffer("centre_weight", torch.zeros(()))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Map examples [T, n, …] to embeddings [T, n, features]; in tests they are transformed."""
+        """Map examples [T, n, …] to embeddings [T, n, features], which are transformed outside training."""
         features = super().embed(x)
         if self.training or self.transform == "none":
             return features
@@ -59,7 +59,7 @@ class Transformed(Pretrained):
         return F.normalize(features, dim=2)
 
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return what Pretrained does; in training, with what the mini-batches add to the centre."""
+        """Adapt as Pretrained does; in training, `changes` also has the changes of the centre."""
         if not self.training and self.transform == "centred_l2" and self.centre_weight == 0 and self._unsaid:
             log.warning("no mean of training embeddings is known yet: they are normalised, and not centred")
             self._unsaid = False

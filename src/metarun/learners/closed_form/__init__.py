@@ -1,1 +1,1 @@
-"""Learners whose classifier is the solution of a problem in closed form, differentiated as such."""
+"""Learners whose classifier solves an optimisation problem exactly; the solution is differentiated."""

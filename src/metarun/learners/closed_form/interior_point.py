@@ -9,7 +9,7 @@ from torch import Tensor
 
 # A step goes this far towards the nearest constraint.
 _TO_THE_BOUNDARY = 0.99
-# Where the mean complementarity is smaller, a task is solved: further steps would divide rounding errors.
+# Below this mean complementarity a task is solved: further steps would divide rounding errors.
 _SOLVED = 1e-13
 
 
@@ -28,7 +28,7 @@ class Dual(NamedTuple):
 
 
 class Point(NamedTuple):
-    """x, its slack s = h − x, the multipliers λ of the bounds [T, n, classes], and ν of the sums [T, n]."""
+    """x, slack s = h − x, multipliers λ of bounds, [T, n, classes] each; multipliers ν of sums, [T, n]."""
 
     x: Tensor
     slack: Tensor
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 class KKT:
     """The linear system of a Newton step: (Q + Λ/S) dx_c + dν = r_c for each class c, Σ_c dx_c = q.
 
-    Q is the same for all classes, so the system falls into one of n × n for each, which the sums couple: with
+    Q is the same for all classes, so each class has a system of n × n, and only dν couples the classes: with
     H_c = Q + Λ_c/S_c, (Σ_c H_c⁻¹) dν = Σ_c H_c⁻¹ r_c − q.
 
     Args:
@@ -66,9 +66,10 @@ def solve(problem: Dual, iterations: int) -> Tensor:
     """Return the solution x [T, n, classes], differentiable in Q.
 
     Mehrotra's predictor-corrector method (1992, "On the implementation of a primal-dual interior point
-    method"), from an infeasible start; each task has its own steps. The derivative is the implicit one of the
-    optimality conditions: one more Newton step is taken from the detached solution, where its value is zero
-    and its derivative is −KKT⁻¹ dQ x. It is exact where no constraint is both active and without multiplier.
+    method"), from an infeasible start; each task has its own step lengths. The derivative is that of the
+    implicit function theorem for the optimality conditions: one more Newton step is added to the detached
+    solution; its value is zero and its derivative is −KKT⁻¹ dQ x. The derivative is exact if every active
+    constraint has a nonzero multiplier.
     """
     with torch.no_grad():
         point = _start(problem)

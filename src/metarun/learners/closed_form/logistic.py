@@ -15,9 +15,9 @@ from metarun.learners.embedding_learner import EmbeddingLearner
 
 Positive = Annotated[float, Field(gt=0, lt=1e12)]
 
-# A task whose residual is smaller stays as it is.
+# A task with a smaller residual is solved.
 _SOLVED = 1e-12
-# A Newton step is tried in these lengths, and the best of them is taken.
+# Newton steps of these lengths are tried, and the best is taken.
 _LENGTHS = tuple(2.0**-k for k in range(8))
 
 
@@ -25,12 +25,12 @@ class LogisticRegression(EmbeddingLearner):
     """Logits are s · [f(x), 1] W, with W = argmin Σ_i cross-entropy of z_i W + λ/2 ‖W‖², z_i = [f(x_i), 1].
 
     The multi-class form of LR-D2 (Bertinetto, Henriques, Torr & Vedaldi 2019, arXiv:1805.08136, section 3.3).
-    The column of ones makes the bias, which is regularised too. Solved in float64 whatever the dtype.
+    The column of ones gives the bias, which is regularised, too. The problem is always solved in float64.
 
     Args:
         regularisation: λ; scikit-learn's C is 1/λ.
-        newton_steps: steps from W = 0, each of the best of eight lengths.
-        scale: the first s, which is learned.
+        newton_steps: Newton steps from W = 0; each has the best of eight lengths.
+        scale: initial value of s, which is learned.
         **shared: model and transductive (EmbeddingLearner).
     """
 
@@ -57,15 +57,15 @@ class LogisticRegression(EmbeddingLearner):
 def logistic(z: Tensor, y: Tensor, regularisation: float, steps: int) -> Tensor:
     """Return argmin_W Σ_i −y_i · log softmax(z_i W) + λ/2 ‖W‖², [T, d, k], differentiable in z.
 
-    Rows of z and y that are zero are padding. With fewer examples than dimensions W = zᵀ A, and A is solved
-    for instead: W is a combination of examples. The derivative is the implicit one at the solution, which one
-    more Newton step from the detached solution has.
+    Rows of z and y that are zero are padding. With fewer examples than dimensions, the unknown is A in
+    W = zᵀ A. The derivative is that of the implicit function theorem, computed as the derivative of one more
+    Newton step from the detached solution.
 
     Args:
         z: examples, [T, n, d].
         y: one-hot labels, [T, n, k].
         regularisation: λ.
-        steps: Newton steps, at most.
+        steps: largest number of Newton steps.
     """
     if z.shape[1] <= z.shape[2]:
         return z.mT @ _minimise(_InExamples(z @ z.mT, y, regularisation), steps)
@@ -129,7 +129,7 @@ class _InExamples(_Problem):
     """θ = A with W = zᵀ A, R = K = z zᵀ, L = 1.
 
     A Newton step is −(λ + J K)⁻¹ r, with J_i = diag(p_i) − p_i p_iᵀ. With U_i = diag(√p_i) (1 − √p_i √p_iᵀ),
-    J = U Uᵀ, and the step is −(r − U (λ + Uᵀ K U)⁻¹ Uᵀ K r)/λ, of a symmetric matrix (Woodbury).
+    J = U Uᵀ, and the step is −(r − U (λ + Uᵀ K U)⁻¹ Uᵀ K r)/λ, which inverts a symmetric matrix (Woodbury).
     """
 
     def left(self, gradient: Tensor) -> Tensor:

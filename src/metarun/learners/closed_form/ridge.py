@@ -17,13 +17,13 @@ class RidgeRegression(EmbeddingLearner):
     """R2D2: logits are s · [f(x), 1] W + b, with W = argmin ‖Z W − Y‖² + λ ‖W‖².
 
     Bertinetto, Henriques, Torr & Vedaldi 2019, "Meta-learning with differentiable closed-form solvers",
-    arXiv:1805.08136, equations 4 to 6. As in the authors' code, Z has a column of ones, so that the bias is
-    regularised too, and Z and the one-hot Y are divided by √n for n support examples.
+    arXiv:1805.08136, equations 4 to 6. As in the authors' code, Z has a column of ones, so the bias is
+    regularised, too, and Z and the one-hot Y are divided by √n for n support examples.
 
     Args:
         regularisation: λ.
         learn_regularisation: whether log λ is learned; in the authors' code it is not.
-        scale: the first s, which is learned; as is b, from 0.
+        scale: initial value of s, which is learned; b starts from 0 and is learned, too.
         **shared: model and transductive (EmbeddingLearner).
     """
 
@@ -59,9 +59,9 @@ class RidgeRegression(EmbeddingLearner):
 
 
 def ridge(z: Tensor, y: Tensor, regularisation: Tensor | float) -> Tensor:
-    """Return argmin_W ‖z W − y‖² + λ ‖W‖², [T, d, k], of z [T, n, d] and y [T, n, k].
+    """Return argmin_W ‖z W − y‖² + λ ‖W‖², [T, d, k], for z [T, n, d] and y [T, n, k].
 
-    The smaller of two systems is solved: (zᵀz + λ) W = zᵀy, or by the Woodbury identity W = zᵀ (zzᵀ + λ)⁻¹ y.
+    The smaller system is solved: (zᵀz + λ) W = zᵀy, or, by the Woodbury identity, W = zᵀ (zzᵀ + λ)⁻¹ y.
     """
     examples, size = z.shape[1:]
     woodbury = examples <= size

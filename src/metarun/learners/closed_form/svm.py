@@ -1,4 +1,4 @@
-"""MetaOptNet: a support vector machine on embeddings, its dual solved for all tasks at once."""
+"""MetaOptNet: a support vector machine on embeddings; its dual is solved for all tasks at once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class MetaOptNet(EmbeddingLearner):
     """Logits are s · f(x) W, with W the weights of a multi-class support vector machine.
 
     Lee, Maji, Ravichandran & Soatto 2019, "Meta-Learning with Differentiable Convex Optimization",
-    arXiv:1904.03758, equations 6 to 8 (Crammer & Singer 2001). As in the authors' code 1 is added to the
-    diagonal of the dual. The dual is solved in float64 whatever the dtype of the features.
+    arXiv:1904.03758, equations 6 to 8 (Crammer & Singer 2001). As in the authors' code, 1 is added to the
+    diagonal of the dual. The dual is always solved in float64.
 
     Args:
-        solver: svm, or ridge regression without a bias, the paper's MetaOptNet-RR.
-        regularisation: the upper bound C of a dual variable (svm) or λ (ridge); null: 0.1 or 50.
-        iterations: of the interior-point method.
-        scale: the first s, which is learned.
+        solver: `svm`; or `ridge`: ridge regression without a bias, the paper's MetaOptNet-RR.
+        regularisation: `svm`: the upper bound C of a dual variable; `ridge`: λ; null: 0.1 or 50.
+        iterations: iterations of the interior-point method.
+        scale: initial value of s, which is learned.
         **shared: model and transductive (EmbeddingLearner).
     """
 
@@ -72,11 +72,11 @@ def crammer_singer(
         kernel: K, [T, n, n]; rows and columns of padding are zero.
         labels: one-hot, [T, n, classes]; zeros for padding, whose variables are 0.
         bound: C.
-        iterations: of the interior-point method.
+        iterations: iterations of the interior-point method.
         diagonal: δ, which makes the solution unique.
     """
     is_padding = labels.sum(2, keepdim=True) == 0
     identity = torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
-    # Nothing pulls a padding variable from 0, and a loose bound keeps it away from the constraints.
+    # Variables of padding stay at 0; the loose bound of 1 keeps them away from the constraints.
     problem = Dual(kernel + diagonal * identity, -labels, torch.where(is_padding, 1.0, bound * labels))
     return solve(problem, iterations)

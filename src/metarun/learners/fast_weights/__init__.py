@@ -1,1 +1,1 @@
-"""Learners whose networks write the weights of others: heads and layers of a task's own."""
+"""Learners whose networks generate weights of other networks: heads and layers for each task."""

@@ -16,19 +16,19 @@ from metarun.system.randomness import Seeding, Streams
 class HypernetHead(EmbeddingLearner):
     """Logits are w_k·f(x) + b_k, with (w_k, b_k) = c_k + h(c_k) written by a perceptron h.
 
-    c_k is the mean embedding of class k, so that any number of classes will do; b starts as 0. The activation
-    to parameter map of Qiao, Liu, Shen & Yuille 2018, "Few-Shot Image Recognition by Predicting Parameters
-    from Activations", arXiv:1706.03466, equation 2, which its authors learn on a fixed embedding.
+    c_k is the mean embedding of class k, so tasks may have any number of classes; b starts as 0. This is the
+    activation-to-parameter map of Qiao, Liu, Shen & Yuille 2018, "Few-Shot Image Recognition by Predicting
+    Parameters from Activations", arXiv:1706.03466, equation 2; its authors learn it on a fixed embedding.
 
     Args:
-        width: of h's hidden layers.
-        depth: of h.
-        seed: of its initial weights.
-        seeding: how they follow from it; see `Streams`.
+        width: units of h's hidden layers.
+        depth: number of h's layers.
+        seed: seeds h's initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: the model does not tell the size of its embedding.
+        ConfigError: the model has no attribute `features`.
     """
 
     needs = frozenset({"model", "seed", "seeding"})

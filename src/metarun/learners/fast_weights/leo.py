@@ -1,4 +1,4 @@
-"""LEO: inner steps on a latent code of each class, which a decoder turns into the weights of its head."""
+"""LEO: inner steps on a latent code of each class, which a decoder maps to the head's weights."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Coded:
     """T heads and the codes that they come from.
 
     Attributes:
-        weight: of the heads, [T, classes, features].
+        weight: weights of the heads, [T, classes, features].
         code: z, [T, classes, latent].
         start: z before the first step.
-        latent: the distribution that it was drawn from.
+        latent: the distribution that `start` was drawn from.
     """
 
     weight: Tensor
@@ -54,26 +54,26 @@ class Coded:
 
 
 class LEO(OnePassLearner, IterativeLearner[Embedded]):
-    """Takes inner steps on z_k, the code of class k, then on the head that z has been decoded to.
+    """Takes inner steps on z_k, the code of class k, then on the head that is decoded from z.
 
     Rusu, Rao, Sygnowski, Vinyals, Pascanu, Osindero & Hadsell 2019, "Meta-Learning with Latent Embedding
     Optimization", arXiv:1807.05960, algorithm 1: z_k ~ N(μ_k, σ_k²), made by a relation network of all pairs
-    of encoded support examples (equations 2 and 3); w_k ~ N(μ, σ²) decoded from z_k (equations 4 and 5), the
-    logits are w_k·f(x). The update rule moves z (`inner`; published: a learned rate from 1.0, 5 steps), then
-    plain gradient descent with a learned rate moves w. Nothing is drawn at test: means take the place of
-    samples, as in the authors' code. Published numbers are on a pretrained, frozen embedding.
+    of encoded support examples (equations 2 and 3); w_k ~ N(μ, σ²) decoded from z_k (equations 4 and 5). The
+    logits are w_k·f(x). The update rule adapts z (`inner`; published: a learned rate from 1.0, 5 steps), then
+    plain gradient descent with a learned rate adapts w. At test, means are used instead of samples, as in the
+    authors' code. Published numbers are on a pretrained, frozen embedding.
 
     Args:
-        rule: moves the codes.
-        loop: number of its steps, and their support examples.
+        rule: update rule of the codes.
+        loop: number of steps on the codes, and their support examples.
         latent: size of a code.
-        finetuning_steps: of the head, after those of the code.
-        finetuning_lr: first rate of these steps, which is learned.
+        finetuning_steps: steps on the head, after the steps on the codes.
+        finetuning_lr: initial rate of the steps on the head, which is learned.
         kl_weight: β of Σ_k KL(N(μ_k, σ_k²) ‖ N(0, I)) in the outer loss.
         encoder_penalty: γ of ‖stopgrad(z') − z‖², z' the code after its steps.
         orthogonality: λ₂ of ‖C − I‖², C the correlations of the decoder's rows.
-        seed: of the initial weights.
-        seeding: how they follow from it; see `Streams`.
+        seed: seeds the initial weights.
+        seeding: how their seed is derived; see `Streams`.
         training_output_size: number of classes of a training task, for rules with weights for each entry.
         **shared: model and transductive (OnePassLearner).
     """
@@ -128,7 +128,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         return IterativeLearner.adapt(self, tasks)
 
     def trajectory(self, tasks: Tasks) -> Iterator[Embedded]:
-        """Yield the first decoded heads, those after each step of the code, then after each step of heads."""
+        """Yield the heads before the first step, after each step on codes, and after each step on heads."""
         support, query = tasks.support, tasks.query
         with passing(now := self._pass(len(tasks))), dropping(tasks.key):
             x = torch.cat([support.x, query.x], 1) if self._together else support.x
@@ -141,7 +141,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
                 yield Embedded(support.x, coded)
 
     def learn(self, features: Tensor, tasks: Tasks) -> Coded:
-        """Return the heads after the last step, of embedded support sets [T, n, features]."""
+        """Return the heads after the last step, from embedded support sets [T, n, features]."""
         return list(self._paths(features, tasks))[-1]
 
     def _paths(self, features: Tensor, tasks: Tasks) -> Iterator[Coded]:
@@ -215,7 +215,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         return features @ predictor.weight.mT
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of each task, [T]; the training loss has the three penalties."""
+        """Return the loss and the metrics of each task, [T]; in training the loss has three penalties."""
         scores = super().scores(adapted, tasks)
         if not self.training:
             return scores
@@ -228,7 +228,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         return {**scores, "loss": loss}
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError for other targets than classes, padding beside batch norms, or other state."""
+        """Raise ConfigError if targets are not classes, or for batch norms with padding, or for state."""
         check_classes(type(self).__name__, tasks)
         per_entry = [p for p in self.rule.parameters() if p.shape == (self._classes, self.latent)]
         if tasks.ways is not None and per_entry:
@@ -239,7 +239,7 @@ class LEO(OnePassLearner, IterativeLearner[Embedded]):
         super().check(tasks)
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: also for absent classes."""
+        """Return why tasks of different sizes must be computed one by one: also absent classes."""
         if tasks.ways is not None:
             return "its heads would count the classes that smaller tasks do not have"
         return super().apart(tasks)

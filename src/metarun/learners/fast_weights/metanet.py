@@ -1,4 +1,4 @@
-"""MetaNet: fast weights for the layers of a classifier, written from the gradient of each support example."""
+"""MetaNet: fast weights of a classifier's layers, generated from the gradient of each support example."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Memory:
 
     Attributes:
         keys: of unit length, [T, n, key].
-        hidden: fast weights of the hidden layer that each example wrote, [T, n, hidden, features].
-        out: the same of the last layer, [T, n, classes, hidden].
-        mask: [T, n], false at padding; None: all count.
+        hidden: fast weights of the hidden layer from each example, [T, n, hidden, features].
+        out: fast weights of the last layer from each example, [T, n, classes, hidden].
+        mask: [T, n], False at padding; None: no padding.
     """
 
     keys: Tensor
@@ -40,25 +40,25 @@ class Memory:
 
 
 class MetaNet(EmbeddingLearner):
-    """A two-layer head whose slow weights are learned, and whose fast weights are found in a memory.
+    """A two-layer head whose slow weights are learned, and whose fast weights are read from a memory.
 
-    Munkhdalai & Yu 2017, "Meta Networks", arXiv:1703.00837, sections 3.1 and 3.2: the gradient of the loss of
-    a support example becomes, entry by entry, a fast weight; a query reads those of the examples whose keys
-    are like its own (a softmax of cosines); each layer adds the activations of slow and fast weights. Here
-    the embedding has slow weights alone: the paper gives it fast weights too.
+    Munkhdalai & Yu 2017, "Meta Networks", arXiv:1703.00837, sections 3.1 and 3.2. A network maps each entry
+    of the gradient of a support example's loss to a fast weight. A query averages the fast weights of all
+    support examples, weighted by a softmax of the cosines of their keys. Each layer adds the activations of
+    slow and fast weights. Here the embedding has only slow weights; in the paper it has fast weights, too.
 
     Args:
         output_size: number of classes.
-        training_output_size: the same while training.
+        training_output_size: number of classes while training.
         hidden: units of the head's hidden layer.
         key: size of keys.
         writer: hidden units of the network that maps an entry of a gradient to a fast weight.
-        seed: of the initial weights.
-        seeding: how they follow from it; see `Streams`.
+        seed: seeds the initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: training tasks have another number of classes than those of a test.
+        ConfigError: training tasks and test tasks have different numbers of classes.
     """
 
     needs = frozenset({"model", "output_size", "training_output_size", "seed", "seeding"})
@@ -120,6 +120,6 @@ class MetaNet(EmbeddingLearner):
 
 
 def _written(writer: nn.Module, gradients: Tensor) -> Tensor:
-    """Map gradients entry by entry to fast weights of the same shape."""
+    """Map each entry of gradients to a fast weight, in the same shape."""
     weights: Tensor = writer(log_and_sign(gradients, _SMALLEST))
     return weights.squeeze(-1)

@@ -1,4 +1,4 @@
-"""Learning by gradient steps: MAML, Meta-SGD, ANIL, Reptile and their relatives are this one learner."""
+"""Learning by gradient steps: one learner for MAML, Meta-SGD, ANIL, Reptile and related methods."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from metarun.tasks import Tasks
 class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     """Each task starts from the model's parameters θ and takes a few steps of an update rule.
 
-    All T tasks are adapted together: their parameters have a leading task dimension, the forward pass is
-    batched over it (layer by layer for a sequence of known layers, else by vmap), and one ordinary
-    `autograd.grad` of the summed losses gives every task's own gradient, since no task's loss depends on
-    another's parameters. functorch's grad is never nested with vmap: over a batch norm in training mode its
-    second derivatives are silently wrong (torch 2.13).
+    All T tasks are adapted together. Their parameters have a leading task dimension, and the forward pass is
+    batched over it (layer by layer for a sequence of known layers, else by vmap). No task's loss depends on
+    another task's parameters, so one `autograd.grad` of the summed losses gives every task's own gradient.
+    functorch's grad is never nested with vmap: over a batch norm in training mode its second derivatives are
+    silently wrong (torch 2.13).
 
     Args:
         model: the network; its parameters are the initialisation θ. Parameters without requires_grad are
@@ -53,26 +53,27 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             meta-learned (see `frozen`).
         rule: the update rule of an inner step.
         loop: the number of inner steps and their support examples.
-        adapts: which parameters adapt: `all`, `head` (the layer of that name: ANIL, Raghu et al. 2020,
-            arXiv:1909.09157), `body` (all others: BOIL, Oh et al. 2021, arXiv:2008.08882), a pattern of
-            parameter names such as `body.block4.*`, or all but those of a pattern, `!*.norm.*`.
-            The others are meta-learned, but the same for every task.
+        adapts: the parameters that adapt: `all`; `head` (the layer of that name: ANIL, Raghu et al. 2020,
+            arXiv:1909.09157); `body` (all except the head: BOIL, Oh et al. 2021, arXiv:2008.08882); a pattern
+            of parameter names such as `body.block4.*`; or, as in `!*.norm.*`, all except a pattern.
+            All other parameters are meta-learned, but the same for every task.
         start: `learned`, or `fresh`: each task draws parameters from the model's own initialisation, and only
             the rule is meta-learned (learned optimizers).
         proximal: λ of a term λ/2 ‖φ − θ‖² that the inner loop adds to each task's loss (iMAML, Rajeswaran et
             al. 2019, arXiv:1909.04630, equation 3).
-        per_step: parameters that do not adapt and have meta-learned values for each inner step: `norms` (of
-            norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or a pattern.
+        per_step: parameters that do not adapt but have meta-learned values for each inner step: `norms`
+            (those of norm layers, if there are any, as in MAML++, arXiv:1810.09502, section 4), or a pattern.
             Predictions after a step use that step's values.
-        transductive: at test, predict all query examples in one batch (they share batch-norm
-            statistics); otherwise each one alone, together with the support set, as in Reptile's code.
-        seed: seed of the rule's initial weights and of fresh parameters.
-        seeding: how they follow from the seed; see `Streams`.
+        transductive: True: at test, predict all query examples in one batch, so they share batch-norm
+            statistics; False: predict each query example separately, together with the support set, as in
+            Reptile's code.
+        seed: seeds the rule's initial weights and fresh parameters.
+        seeding: how their seeds are derived; see `Streams`.
         make_model: builds a fresh model.
 
     Raises:
-        ConfigError: no parameter matches `adapts` or `per_step`, all are frozen, or the model has running
-            statistics or dropout.
+        ConfigError: no parameter matches `adapts` or `per_step`, all parameters are frozen, or the model has
+            running statistics or dropout.
     """
 
     can_rematerialise: ClassVar[bool] = True
@@ -99,7 +100,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         self.model: nn.Module
         if start == "learned":
             self.model = model
-        else:  # Only its shapes are used: not a submodule, since the rule may be used on other networks.
+        else:  # Not a submodule, because only its shapes are used: the rule may be used on other networks.
             self.__dict__["model"] = model
         self.rule: UpdateRule = rule
         self.loop = loop
@@ -147,7 +148,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     def adapt_from(
         self, before: AdaptedParameters, tasks: Tasks, derivatives: Derivatives = "exact"
     ) -> AdaptedParameters:
-        """Return the parameters after the last step from `before`, as on a second task after a first."""
+        """Return the parameters after the last step from `before`, as for learning two tasks in sequence."""
         adapted = before
         for adapted in self._trajectory_from(before, tasks, graph_for(derivatives)):  # noqa: B007  (keeps the last)
             pass
@@ -209,7 +210,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         return replace(start, shared=self._shared(start, 0, graph))
 
     def _shared(self, start: AdaptedParameters, step: int, graph: Graph) -> Mapping[str, Tensor]:
-        """Return the parameters that tasks share in inner step `step`, and in predictions after it."""
+        """Return the parameters that tasks share in inner step `step` and in predictions after this step."""
         if not self.each_step:
             return start.shared
         of_step = {}
@@ -227,7 +228,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         step: int,
         graph: Graph,
     ) -> tuple[Parameters, Any]:
-        """Return the parameters and the rule's state after one inner step, given those before it."""
+        """Return the parameters and the rule's state after one inner step."""
         params, state = before
         if graph == "none":
             params = leaves(params)
@@ -242,7 +243,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
                 grads = torch.autograd.grad(
                     total, list(params.values()), create_graph=graph == "exact", materialize_grads=True
                 )
-            else:  # only biases before a batch norm adapt, which cancels them
+            else:  # only biases adapt that a following batch norm cancels
                 grads = tuple(torch.zeros_like(p) for p in params.values())
         with torch.set_grad_enabled(graph != "none"):
             state = self.rule.observe(state, examples, losses if graph == "exact" else losses.detach())
@@ -260,7 +261,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
 
     @property
     def not_to_compile(self) -> str:
-        """Why its meta-gradient cannot be compiled to one graph; empty where it can."""
+        """The reason why the meta-gradient cannot be compiled to one graph; empty if it can."""
         return "fresh parameters are drawn one task after another" if self.fresh else ""
 
     @property
@@ -269,17 +270,17 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         return self._forward.known
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: batch norms."""
+        """Return why tasks of different sizes must be computed one by one: batch norms."""
         return PADDED_NORMS if tasks.is_padded and has_batch_norms(self.model) else ""
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where the model would mix tasks."""
+        """Raise ConfigError if the model would mix tasks."""
         if not self._forward.known:
             check_forward(self.model, tasks.support.x[0], tasks.query.x[0])
             check_replacement(self.model, tasks.support.x[0])
 
     def check_second_derivatives(self, tasks: Tasks) -> None:
-        """Raise ConfigError where the model has no second derivatives; see `second_derivatives`."""
+        """Raise ConfigError if the model has no second derivatives; see `second_derivatives`."""
         if not self._forward.known:
             check_second_derivatives(self.model, tasks.support.x[0])
 
@@ -299,7 +300,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
         return torch.stack(predictions, 1)
 
     def learned(self, tasks: Tasks) -> list[Figure]:
-        """Return what its rule has learned."""
+        """Return figures of what the rule has learned."""
 
         def adapt() -> None:
             with self.evaluating(), torch.no_grad():

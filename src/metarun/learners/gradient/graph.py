@@ -1,4 +1,4 @@
-"""How much of the graph of adaptation the outer loop differentiates."""
+"""The part of the graph of adaptation that the outer loop differentiates."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ Graph = Literal["exact", "first_order", "none"]
 
 
 def graph_for(derivatives: Derivatives) -> Graph:
-    """Return the graph to leave: the derivatives, or none where gradients are disabled."""
+    """Return the graph to keep: as `derivatives` says, or none if gradients are disabled."""
     return derivatives if torch.is_grad_enabled() else "none"

@@ -1,4 +1,4 @@
-"""The start of adaptation: which parameters adapt, and fresh ones for every task."""
+"""The start of adaptation: the names of adapting parameters, and fresh parameters for every task."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def of_norms(model: nn.Module) -> set[str]:
 def frozen(model: nn.Module) -> set[str]:
     """Return the names of the parameters that neither loop changes: those without requires_grad.
 
-    A module may list some of them in a tuple `context_parameters`: those adapt nevertheless, from the same
-    value in every task, and are not meta-learned (CAVIA).
+    An exception are the parameters that a module lists in a tuple `context_parameters`: they adapt from the
+    same value in every task, and are not meta-learned (CAVIA).
     """
     context = {
         f"{prefix}.{name}".removeprefix(".")
@@ -80,7 +80,7 @@ def matching(adapts: str, names: list[str], setting: str = "@learner.adapts") ->
 
 
 def adapted_and_per_step(model: nn.Module, adapts: str, per_step: str | None) -> tuple[set[str], list[str]]:
-    """Return the names of the parameters that adapt, and of those with values for each inner step.
+    """Return the names of parameters that adapt, and of parameters with values for each inner step.
 
     Args:
         model: the network.
@@ -88,7 +88,7 @@ def adapted_and_per_step(model: nn.Module, adapts: str, per_step: str | None) ->
         per_step: see `GradientAdaptation`.
 
     Raises:
-        ConfigError: no parameter adapts, or a pattern matches none.
+        ConfigError: no parameter adapts, or a pattern matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     selection, frozen_names = matching(adapts, names), frozen(model)
@@ -111,12 +111,12 @@ def adapted_and_per_step(model: nn.Module, adapts: str, per_step: str | None) ->
 
 
 def check_starts_afresh(model: nn.Module, steps: int, *, alone: bool) -> None:
-    """Raise ConfigError where parameters cannot be drawn anew for every task.
+    """Raise ConfigError if parameters cannot be drawn anew for every task.
 
     Args:
         model: the network.
         steps: number of inner steps.
-        alone: whether all parameters adapt, without values per step.
+        alone: whether all parameters adapt and none has values per step.
     """
     if not alone:
         raise ConfigError(
@@ -133,8 +133,8 @@ class FreshParameters:
     """Parameters that the model's own initialisation draws anew for every task.
 
     Args:
-        make: builds the model; it draws from torch's global generator, as torch's layers do.
-        streams: seed each task's draw, with its key.
+        make: builds the model; the initialisation draws from torch's global generator, as torch's layers do.
+        streams: seeds the draw of each task, together with the task's key.
     """
 
     def __init__(self, make: Callable[[], nn.Module], streams: Streams) -> None:
@@ -143,7 +143,7 @@ class FreshParameters:
     def draw(self, keys: Tensor, like: Mapping[str, Tensor]) -> Parameters:
         """Return parameters [T, …] of tasks with these keys [T], with the names and types of `like`."""
         models: list[dict[str, Tensor]] = []
-        # The global generator is seeded for each task's model, and restored in the end.
+        # Seed the global generator for each task's model, and restore it at the end.
         with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
             for key in keys.tolist():
                 torch.default_generator.manual_seed(self._streams.start("fresh parameters", key))

@@ -14,9 +14,9 @@ class InnerLoop(BaseModel, extra="forbid", frozen=True):
 
     Attributes:
         steps: steps while training.
-        test_steps: steps while validating and testing; as many as `steps` where null.
-        batch: support examples of one training step; all of them where null.
-        test_batch: the same while validating and testing.
+        test_steps: steps while validating and testing; null: `steps`.
+        batch: support examples of one step while training; null: all.
+        test_batch: support examples of one step while validating and testing; null: all.
     """
 
     steps: Steps
@@ -29,13 +29,13 @@ class InnerLoop(BaseModel, extra="forbid", frozen=True):
         return self.steps if training or self.test_steps is None else self.test_steps
 
     def minibatch(self, support: Examples, step: int, training: bool) -> Examples:
-        """Return the support examples of one step: the next ones in the episode's own (random) order.
+        """Return the support examples of one step: the next mini-batch in the episode's (random) order.
 
-        Steps cycle through the support set, so no example repeats within a cycle, as in Reptile's code;
-        there each cycle has a new order, here the same.
+        Steps cycle through the support set, so no example repeats within a cycle, as in Reptile's code. There
+        each cycle has a new order; here all cycles have the same order.
         """
         size = self.batch if training else self.test_batch
         n = len(support)
-        if size is None or size % n == 0:  # whole cycles: the mean over them is the mean over the set
+        if size is None or size % n == 0:  # whole cycles have the mean loss of the set
             return support
         return support.take(torch.arange(step * size, (step + 1) * size, device=support.x.device) % n)

@@ -18,9 +18,9 @@ class AdaptedParameters:
 
     Attributes:
         params: the parameters that adapt.
-        shared: the others, the same for all tasks.
+        shared: the parameters that do not adapt, which all tasks share.
         support_x: the inputs of the support sets.
-        start: the parameters that adapt, before the first step.
+        start: the values of `params` before the first step.
         state: the rule's state after the last step.
     """
 

@@ -23,7 +23,7 @@ WEIGHT, BIAS = "head.weight", "head.bias"
 
 
 class HeadedForward(TaskForward):
-    """The forward pass of a network without a head, and of a head of each task's own."""
+    """The forward pass of a network without a head, then of each task's own head."""
 
     def __call__(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Map x [T, n, …] to logits [T, n, classes]; `params` hold the heads too."""
@@ -36,18 +36,18 @@ class HeadedForward(TaskForward):
 
 
 class ProtoMAML(GradientAdaptation):
-    """A head with weights 2 c_k and biases −‖c_k‖², which starts as a prototypical network; then inner steps.
+    """Inner steps from a head with weights 2 c_k and biases −‖c_k‖², which is a prototypical network.
 
     Triantafillou et al. 2020, "Meta-Dataset", arXiv:1903.03096, section 3.1. c_k is the mean embedding of
-    class k's support examples; the outer loop differentiates the start too. The model has no head of its own,
-    so that tasks may have any number of classes.
+    class k's support examples. The outer loop differentiates the initial head, too. The model has no head of
+    its own, so tasks may have any number of classes.
 
     Args:
         training_output_size: number of classes of a training task, for rules with weights for each parameter.
-        **shared: see GradientAdaptation, of which `start` must be learned.
+        **shared: see GradientAdaptation; `start` must be `learned`.
 
     Raises:
-        ConfigError: each task would start afresh, or the model does not tell the size of its embedding.
+        ConfigError: `start` is `fresh`, or the model has no attribute `features`.
     """
 
     needs = frozenset({"model", "rule", "loop", "seed", "seeding", "training_output_size"})
@@ -80,7 +80,7 @@ class ProtoMAML(GradientAdaptation):
     def _start(self, tasks: Tasks, graph: Graph) -> AdaptedParameters:
         start = super()._start(tasks, graph)
         assert isinstance(self._forward, HeadedForward)
-        # Of θ itself, not of `start`: an inner gradient with respect to the body keeps the head fixed.
+        # From θ, not from `start`: inner gradients with respect to the body take the head as a constant.
         count = len(tasks)
         theta = {n: p.expand(count, *p.shape) for n, p in self.model.named_parameters() if n in start.params}
         with torch.set_grad_enabled(graph != "none"):

@@ -1,4 +1,4 @@
-"""A long loop whose backward pass recomputes its steps instead of keeping their graphs."""
+"""A long loop whose backward pass recomputes steps instead of keeping their graphs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from metarun.errors import ConfigError
 
 Tensors = tuple[Tensor, ...]
 Step = Callable[[Tensors, int, bool], Tensors]
-"""State before step i, i, and whether the result will be differentiated, to the state after it."""
+"""Maps the state before step i, i, and whether the result is differentiated, to the state after step i."""
 
-# States kept besides the first one of a span of steps: as many as five steps need, so that fifty take no
-# more memory. Each of 15 steps is repeated twice at most, of 35 three times, of 70 four times.
+# States kept besides the first state: five steps keep the same number, so fifty steps take no more memory.
+# With 15 steps each step is recomputed twice at most, with 35 three times, and with 70 four times.
 _KEPT = 4
 
 
 def rematerialised(step: Step, start: Sequence[Tensor], weights: Sequence[Tensor], steps: int) -> Tensors:
-    """Return the state after `steps` steps; memory does not grow with their number.
+    """Return the state after `steps` steps; memory does not grow with the number of steps.
 
     The backward pass keeps four states at a time and the graph of one step. It chooses the states by the
-    binomial schedule, which repeats the fewest steps (Griewank & Walther 2000, "Revolve",
+    binomial schedule, which recomputes the fewest steps (Griewank & Walther 2000, "Revolve",
     doi:10.1145/347837.347846).
 
     Args:
@@ -41,7 +41,7 @@ def rematerialised(step: Step, start: Sequence[Tensor], weights: Sequence[Tensor
 def rematerialised_tree(
     step: Callable[[Any, int, bool], Any], start: Any, weights: Sequence[Tensor], steps: int, *, of: str
 ) -> Any:
-    """Return the same for a state that is a tree of tensors.
+    """Return the result of `rematerialised` for a state that is a tree of tensors.
 
     Args:
         step: as in `rematerialised`, on trees.
@@ -51,7 +51,7 @@ def rematerialised_tree(
         of: name of the update rule, for the message.
 
     Raises:
-        ConfigError: the state has other leaves than floating-point tensors.
+        ConfigError: a leaf of the state is not a floating-point tensor.
     """
     values, structure = tree_flatten(start)
     if not all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
@@ -98,7 +98,7 @@ class _BackwardPass:
         self.weight_gradients: list[Tensor | None] = [None] * len(weights)
 
     def run(self, state: Tensors, first: int, count: int, slots: int) -> None:
-        """Go back over `count` steps to `state`, the state before step `first`."""
+        """Propagate cotangents back over `count` steps to `state`, the state before step `first`."""
         while count > 1:
             length = _split(count, slots)
             middle = _advance(self.step, state, first, length)
@@ -129,9 +129,9 @@ class _BackwardPass:
 
 
 def _split(count: int, slots: int) -> int:
-    """Return after how many of `count` steps to keep the next state, with `slots` left for states.
+    """Return the number of steps, of `count`, before the next kept state, with room for `slots` states.
 
-    With s slots, and if no step is computed more than r times, C(s + r, s) steps can be reversed. Of these,
+    If no step is recomputed more than r times, s slots suffice to reverse C(s + r, s) steps; of these,
     C(s + r − 1, s − 1) come after the next kept state.
     """
     repeats = next(r for r in range(1, count + 1) if math.comb(slots + r, slots) >= count)

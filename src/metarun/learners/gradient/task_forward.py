@@ -15,13 +15,13 @@ from metarun.rules import Parameters
 
 
 class TaskForward:
-    """Runs a sequence of known layers layer by layer over all tasks, any other model by vmap.
+    """Computes all tasks layer by layer if the model is a sequence of known layers, else by vmap.
 
     Args:
         model: the network; its own parameters are not read.
 
     Attributes:
-        known: whether it is a sequence of known layers, which keep no state and draw no random numbers.
+        known: whether the model is a sequence of known layers, without state and random numbers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -31,7 +31,7 @@ class TaskForward:
         self._copies: dict[int, nn.Module] = {}
 
     def __call__(self, params: Parameters, shared: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Map x [T, n, …] to [T, n, out] with parameters [T, …] and others that all tasks share."""
+        """Map x [T, n, …] to [T, n, out], with `params` [T, …] and with `shared`, which all tasks share."""
         tasks = x.shape[0]
         if self._batched is not None:
             copies = {name: p.expand(tasks, *p.shape) for name, p in shared.items()}
@@ -42,17 +42,17 @@ class TaskForward:
             output: Tensor = self._places.call(model, {**params, **shared}, (x,))
             return output
 
-        if tasks == 1:  # nothing to vectorise over, and a plain convolution beats a grouped one
+        if tasks == 1:  # a plain convolution is faster than a grouped convolution
             return one_task({name: p.squeeze(0) for name, p in params.items()}, x.squeeze(0))[None]
         output: Tensor = vmap(one_task)(params, x)
         return output
 
     def forget_copies(self) -> None:
-        """Drop the threads' copies, since the model's device or dtype changes."""
+        """Drop the threads' copies, before the model's device or dtype changes."""
         self._copies.clear()
 
     def _model_of_this_thread(self) -> nn.Module:
-        """Return the model, or its copy for another thread: a call writes its parameters into the module."""
+        """Return the model, or another thread's copy, because a call writes parameters into the module."""
         if threading.current_thread() is threading.main_thread():
             return self._model
         thread = threading.get_ident()

@@ -1,1 +1,1 @@
-"""Learners that read the support set: their networks take it as an input, and predict at once."""
+"""Learners whose networks take the support set as an input and predict in one forward pass."""

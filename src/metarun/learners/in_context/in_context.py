@@ -17,7 +17,7 @@ from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
 from metarun.tasks import Predictions, Tasks
 
-# Width, blocks and heads: those of the code of arXiv:2208.01066.
+# Width, blocks and heads, as in the code of arXiv:2208.01066.
 SIZES = {"tiny": (64, 3, 2), "small": (128, 6, 4), "standard": (256, 12, 8)}
 
 
@@ -27,9 +27,9 @@ class Tokens:
 
     Attributes:
         caches: keys and values of each block.
-        mask: [T, tokens], false at padding.
+        mask: [T, tokens], False at padding.
         lengths: number of tokens of each task, [T].
-        outputs: causal: what is predicted for each support example, from those before it.
+        outputs: if causal: outputs for each support example, from the examples before it.
     """
 
     caches: list[Cache]
@@ -41,26 +41,26 @@ class Tokens:
 class InContext(ReadingLearner):
     """A transformer over the support set; a query sees the support set, and no other query.
 
-    Causal: the tokens x₁, y₁, x₂, y₂, … have positions, and each sees those before it; what x_i becomes
-    predicts y_i, so that one pass learns from every number of examples (Garg, Tsipras, Liang & Valiant 2022,
-    "What Can Transformers Learn In-Context?", arXiv:2208.01066). Otherwise the support set is a set: a token
-    of each pair (x, y), without positions, sees all others, and a query sees them alone (Müller et al. 2022,
-    "Transformers Can Do Bayesian Inference", arXiv:2112.10510; TNP-D of Nguyen & Grover 2022,
-    arXiv:2207.04179).
+    Causal: the tokens x₁, y₁, x₂, y₂, … have positions, and each token attends to the tokens before it. The
+    output at x_i predicts y_i, so one pass learns from every number of examples (Garg, Tsipras, Liang &
+    Valiant 2022, "What Can Transformers Learn In-Context?", arXiv:2208.01066). Not causal: each pair (x, y)
+    is a token without a position, support tokens attend to one another, and a query attends only to support
+    tokens (Müller et al. 2022, "Transformers Can Do Bayesian Inference", arXiv:2112.10510; TNP-D of Nguyen &
+    Grover 2022, arXiv:2207.04179).
 
     Args:
-        causal: see above.
-        size: of the transformer: tiny, small, standard (64, 128, 256 wide); see SIZES.
-        width: of a token; null: from `size`.
+        causal: whether the support set is read as a sequence, as above.
+        size: size of the transformer: tiny, small or standard (64, 128 or 256 wide); see SIZES.
+        width: width of a token; null: from `size`.
         depth: number of blocks; null: from `size`.
         heads: attention heads; null: from `size`.
-        hidden: of the blocks' perceptrons; null: four times the width.
-        positions: with `causal`: the most examples that a support set may have; null: not causal.
+        hidden: hidden units of the blocks' perceptrons; null: four times the width.
+        positions: if `causal`: the largest number of support examples; null: not causal.
         embedding_depth: layers of the perceptron that makes tokens.
-        head_depth: layers of the one that makes predictions.
+        head_depth: layers of the perceptron that makes predictions.
         norm: see `transformer.Block`.
-        ensemble: number of orders of a table's columns and classes over which a test averages predictions;
-            see `ensemble.View`. Each order costs a pass.
+        ensemble: number of orders of a table's columns and classes over which predictions are averaged at
+            test; see `ensemble.View`. Each order costs one pass.
         **shared: see ReadingLearner.
 
     Raises:
@@ -128,7 +128,7 @@ class InContext(ReadingLearner):
         if self.causal:
             pairs = torch.stack([self.embed_input(features), self.embed_target(targets)], 2)
             tokens = pairs.flatten(1, 2) + self.positions[: 2 * n]
-            # Padding comes last, so that no token that counts sees it.
+            # Padding comes last, so no other token attends to padding.
             seen = tokens.new_ones(2 * n, 2 * n, dtype=torch.bool).tril()[None, None]
             mask = None if mask is None else mask.repeat_interleave(2, 1)
         else:
@@ -150,11 +150,11 @@ class InContext(ReadingLearner):
         return result
 
     def support_outputs(self, read: Tokens, features: Tensor) -> Tensor:
-        """Return the outputs for the support set, [T, n, outputs_size]; causal: from the examples before."""
+        """Return the outputs for the support set, [T, n, outputs_size]; causal: from earlier examples."""
         return super().support_outputs(read, features) if read.outputs is None else read.outputs
 
     def learn(self, features: Tensor, tasks: Tasks) -> Any:
-        """Return what the network makes of the support sets; at test, of each view of the ensemble."""
+        """Return the support sets as read by the network; at test, once for each view of the ensemble."""
         if self.training or self.ensemble == 1:
             return super().learn(features, tasks)
         read = super().learn

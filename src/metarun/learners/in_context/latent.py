@@ -1,4 +1,4 @@
-"""A latent variable of each task: its samples, the bound that is maximised, predictions averaged over it."""
+"""A latent variable of each task: samples, the bound to maximise, and averages of predictions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarun.tasks import Examples, Targets
 
 
 def sampled(latent: Normal, keys: Tensor | None, stream: int, count: int) -> Tensor:
-    """Return samples of T distributions [T, size], drawn with the tasks' keys, [T, count, size].
+    """Return samples [T, count, size] of T distributions [T, size], drawn with the tasks' keys.
 
     Raises:
         ConfigError: the tasks have no keys.
@@ -54,12 +54,12 @@ def _log_density(distribution: Normal, z: Tensor) -> Tensor:
 
 
 def counts(examples: Examples) -> Tensor | int:
-    """Return how many examples of each task count."""
+    """Return the number of examples of each task, without padding: [T], or an int for all tasks."""
     return len(examples) if examples.mask is None else examples.mask.sum(1).clamp_min(1)
 
 
 def logits_of_mean(logits: Tensor, kind: Targets) -> Tensor:
-    """Return the logits of mean probabilities, of logits [T, m, samples, out] to [T, m, out]."""
+    """Return the logits of probabilities averaged over samples: [T, m, samples, out] to [T, m, out]."""
     if kind == "classes":
         return logits.log_softmax(3).logsumexp(2)
     yes, no = (F.logsigmoid(sign * logits).logsumexp(2) for sign in (1, -1))

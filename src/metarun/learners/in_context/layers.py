@@ -1,4 +1,4 @@
-"""Attention and means with masks."""
+"""Masked attention and masked means."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return softmax(q kᵀ / √d) v; zeros for a query that may look at nothing.
+    """Return softmax(q kᵀ / √d) v; zeros for a query whose keys are all masked.
 
     Args:
         queries: [T, heads, m, d].
         keys: [T, heads, n, d].
         values: [T, heads, n, d].
-        mask: broadcasts to [T, heads, m, n]: false where a query may not look; None: it may look everywhere.
+        mask: broadcasts to [T, heads, m, n], False at keys that a query may not attend to; None: no mask.
 
     Returns:
         [T, m, heads · d].
@@ -38,7 +38,7 @@ class Attention(nn.Module):
     """Multi-head attention, then one layer, each with a residual connection and a norm (arXiv:1810.00825).
 
     Args:
-        width: of queries, keys, values and results.
+        width: width of queries, keys, values and results.
         heads: number of heads, each of width / heads.
     """
 
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean over the examples that count, x [T, n, width] to [T, width]; zeros without any."""
+    """Return the mean of x [T, n, width] over examples, without padding, [T, width]; 0 without examples."""
     if mask is None:
         return x.mean(1) if x.shape[1] else x.sum(1)
     return (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)

@@ -1,4 +1,4 @@
-"""MANN: an LSTM with an external memory, whose labels come one step late."""
+"""MANN: an LSTM with an external memory, which gets each label one step later than its input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarun.system.randomness import Streams
 
 Decay = Annotated[float, Field(ge=0, le=1)]
 
-# Of an empty memory: its places have no direction yet.
+# Entries of an empty memory, so small that its places have no direction.
 _EMPTY = 1e-6
 
 
@@ -26,12 +26,12 @@ class State:
     """Controller and memory of T sequences.
 
     Attributes:
-        hidden: of the LSTM, [T, controller].
-        cell: of the LSTM, [T, controller].
+        hidden: hidden state of the LSTM, [T, controller].
+        cell: cell state of the LSTM, [T, controller].
         memory: [T, places, width].
         reads: weights of each head's last reading, [T, heads, places].
-        usage: [T, places].
-        found: what was read last, [T, heads · width].
+        usage: usage of each place, [T, places].
+        found: content of the last reading, [T, heads · width].
     """
 
     hidden: Tensor
@@ -42,7 +42,7 @@ class State:
     found: Tensor
 
     def where(self, counts: Tensor, before: State) -> State:
-        """Return this state for tasks whose example counts [T], else the state before."""
+        """Return this state for tasks where `counts` [T] is True, else the state before."""
 
         def chosen(name: str) -> Tensor:
             new: Tensor = getattr(self, name)
@@ -51,7 +51,7 @@ class State:
         return State(**{attribute.name: chosen(attribute.name) for attribute in fields(State)})
 
     def repeated(self, times: int) -> State:
-        """Return each task's state several times, one after another."""
+        """Return each task's state `times` times, in consecutive rows."""
         return State(**{a.name: getattr(self, a.name).repeat_interleave(times, 0) for a in fields(State)})
 
 
@@ -60,9 +60,9 @@ class Remembered:
     """T support sets after reading.
 
     Attributes:
-        state: after all examples that count.
-        last_target: of the last example that counts, [T, output_size].
-        outputs: for each support example, from those before it, [T, n, outputs_size].
+        state: the state after the last example that is not padding.
+        last_target: target of the last example that is not padding, [T, output_size].
+        outputs: outputs for each support example from the examples before it, [T, n, outputs_size].
     """
 
     state: State
@@ -71,21 +71,21 @@ class Remembered:
 
 
 class MemoryAugmented(ReadingLearner):
-    """Reads (x_t, y_{t−1}) and predicts y_t; a memory, written where it is least used, binds the two.
+    """Reads (x_t, y_{t−1}) and predicts y_t with a memory that is written at its least used places.
 
     Santoro, Bartunov, Botvinick, Wierstra & Lillicrap 2016, "Meta-Learning with Memory-Augmented Neural
-    Networks", arXiv:1605.06065, section 3: k = tanh(W h); a head reads with softmax(β cos(k, M)), writes k
-    with weights σ(α) w_read + (1 − σ(α)) w_least-used of the step before, and usage decays,
-    u ← γ u + w_read + w_write; a place is emptied before it is written as the least used. Different here: a
-    learned strength β ≥ 1, without which 128 places could not be told apart by cosines; head j takes the j-th
-    least used place.
+    Networks", arXiv:1605.06065, section 3. A head with the key k = tanh(W h) reads with weights
+    softmax(β cos(k, M)), and writes k with weights σ(α) w_read + (1 − σ(α)) w_least-used of the step before.
+    Usage decays, u ← γ u + w_read + w_write. The least used place is emptied before it is written. Two things
+    differ from the paper: the strength β ≥ 1 is learned, because cosines alone could not single out one of
+    128 places; and head j uses the j-th least used place.
 
     Args:
-        memory: `lru`, or `none`: the LSTM alone, with labels one step late.
+        memory: `lru`; or `none`: only the LSTM, which gets each label one step later.
         controller: units of the LSTM.
-        places: of the memory.
-        width: of a place.
-        heads: that read and write.
+        places: number of places of the memory.
+        width: width of a place.
+        heads: number of heads that read and write.
         decay: γ of usage.
         **shared: see ReadingLearner.
 
@@ -140,7 +140,7 @@ class MemoryAugmented(ReadingLearner):
         return outputs, state
 
     def _remember(self, state: State) -> State:
-        """Return the state after the memory was written and read."""
+        """Return the state after writing to and reading from the memory."""
         keys = self.keys(state.hidden).tanh().view(-1, self.heads, self.width)
         gate, strength = self.gates(state.hidden).chunk(2, 1)
         least = state.usage.topk(self.heads, dim=1, largest=False).indices  # [T, heads]
@@ -156,7 +156,7 @@ class MemoryAugmented(ReadingLearner):
         return State(state.hidden, state.cell, memory, reads, usage, found)
 
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Remembered:  # noqa: ARG002
-        """Return memory and controller after the support sets, and what was predicted on the way."""
+        """Return memory and controller after the support sets, and the outputs for support examples."""
         tasks, n = features.shape[:2]
         state = self._start(features)
         target = features.new_zeros(tasks, self.output_size)
@@ -172,12 +172,12 @@ class MemoryAugmented(ReadingLearner):
         return Remembered(state, target, torch.cat(outputs, 1))
 
     def outputs(self, read: Remembered, features: Tensor) -> Tensor:
-        """Map embedded queries [T, m, features] to outputs [T, m, outputs_size]: each is a next example."""
+        """Map queries [T, m, features], each after the support set, to outputs [T, m, outputs_size]."""
         m = features.shape[1]
         last_target = read.last_target.repeat_interleave(m, 0)
         outputs, _ = self._step(features.flatten(0, 1), last_target, read.state.repeated(m))
         return outputs.view(-1, m, self.outputs_size)
 
     def support_outputs(self, read: Remembered, features: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the outputs for each support example from those before it, [T, n, outputs_size]."""
+        """Return the outputs for each support example from earlier examples, [T, n, outputs_size]."""
         return read.outputs

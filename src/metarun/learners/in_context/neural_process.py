@@ -20,21 +20,21 @@ from metarun.rules.perceptron import perceptron
 from metarun.system.randomness import Streams
 from metarun.tasks import Examples, Scores, Tasks
 
-# Streams of a task's key: the samples of a test are not those of the training.
+# Streams of a task's key, so that samples in training and at test are different.
 _IN_TRAINING, _AT_TEST = 101, 102
 
 
 @dataclass(frozen=True)
 class Read:
-    """What a neural process makes of T support sets.
+    """The representations of T support sets.
 
     Attributes:
         mean: the representation of the mean path, [T, width].
-        keys: of the attention, [T, n, width].
-        values: the same.
-        mask: of keys and values, [T, n].
+        keys: keys of the attention, [T, n, width].
+        values: values of the attention, [T, n, width].
+        mask: [T, n], False at padding.
         latent: distribution of the latent variable, [T, latent].
-        samples: of it, [T, samples, latent].
+        samples: samples of the latent variable, [T, samples, latent].
     """
 
     mean: Tensor | None = None
@@ -50,9 +50,9 @@ class PointsEncoder(nn.Module):
 
     Args:
         inputs: entries of x and y together.
-        width: of hidden layers.
+        width: units of hidden layers.
         outputs: entries of the result.
-        attention: whether the pairs look at one another before the mean is taken; with how many heads.
+        attention: number of heads of self-attention between the pairs, before the mean; 0: no attention.
     """
 
     def __init__(self, inputs: int, width: int, outputs: int, attention: int = 0) -> None:
@@ -71,29 +71,29 @@ class PointsEncoder(nn.Module):
 
 
 class NeuralProcess(ReadingLearner):
-    """Predicts by a decoder of a query's input and of a representation of the support set.
+    """Predicts by a decoder of a query's input and a representation of the support set.
 
     Garnelo et al. 2018, "Conditional Neural Processes", arXiv:1807.01613 (CNP), and "Neural Processes",
     arXiv:1807.01622 (NP, with a latent variable z); Kim et al. 2019, "Attentive Neural Processes",
-    arXiv:1901.05761. Sizes and activations as in the code of arXiv:2207.04179. With a latent variable and one
-    sample the training maximises log p(y | z) − KL(q(z | support and query) ‖ q(z | support)) per target;
-    with several samples, the importance-weighted bound (Burda et al. 2016, arXiv:1509.00519). A test averages
-    the predictions over samples of q(z | support).
+    arXiv:1901.05761. Sizes and activations are those of the code of arXiv:2207.04179. With a latent variable
+    and one sample, training maximises log p(y | z) − KL(q(z | support and query) ‖ q(z | support)) per
+    target; with several samples, it maximises the importance-weighted bound (Burda et al. 2016,
+    arXiv:1509.00519). At test, predictions are averaged over samples of q(z | support).
 
     Args:
-        path: of the representation without samples: `mean` over the support set, `attention` from the query
-            to it, or `none`.
-        latent: entries of z; 0: there is none.
-        samples: of z in training.
-        test_samples: of z at test.
-        width: of all hidden layers.
-        heads: of the attention.
+        path: the deterministic representation: `mean` over the support set, `attention` of the query to the
+            support set, or `none`.
+        latent: entries of z; 0: no latent variable.
+        samples: samples of z in training.
+        test_samples: samples of z at test.
+        width: units of all hidden layers.
+        heads: heads of the attention.
         decoder_depth: layers of the decoder.
         **shared: see ReadingLearner.
 
     Raises:
         ConfigError: there is neither a path nor a latent variable, the heads do not divide the width, or
-            a latent variable is without distributions.
+            a latent variable is used with predictions that are not distributions.
     """
 
     for_tests: ClassVar[frozenset[str]] = frozenset({"test_samples"})
@@ -181,7 +181,7 @@ class NeuralProcess(ReadingLearner):
         return result
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of each task, [T]; in training with z the loss is the bound."""
+        """Return the loss and the metrics of each task, [T]; in training with z, the loss is −bound."""
         if not (self.training and self.latent):
             return super().scores(adapted, tasks)
         assert adapted.features is not None

@@ -26,19 +26,19 @@ ScaleFloor = Annotated[float, Field(ge=0, lt=1)]
 class ReadingLearner(OnePassLearner):
     """Reads the support set with a network of its own, and predicts any query in one pass.
 
-    Classes become one-hot inputs and logits; values become a normal distribution, whose negative
-    log-likelihood is then the loss, or their mean, with the loss of the tasks. Padding is taken out before
-    anything is computed, so that it changes no bit.
+    Classes are read one-hot and predicted as logits. Values are predicted as a normal distribution, with its
+    negative log-likelihood as the loss, or as a mean, with the loss of the tasks. Padding is removed before
+    any computation, so it does not change a bit of the results.
 
     Args:
-        model: embeds an input; `Linear` without a head leaves vectors as they are.
+        model: embeds an input; `Linear` without a head is the identity on vectors.
         output_size: number of classes, or entries of a target.
-        targets: what the targets are.
-        predicts: `distribution` or `mean`, of values.
+        targets: the kind of targets.
+        predicts: prediction of values: `distribution` or `mean`.
         min_scale: m of the standard deviation m + (1 − m) softplus(s); 0: exp(s).
-        loss_on: what the outer loop learns from: the `query` set, or `all`: the support set too.
-        seed: of the initial weights.
-        seeding: how they follow from it; see `Streams`.
+        loss_on: the examples of the outer loss: the `query` set; or `all`: support and query set.
+        seed: seeds the initial weights.
+        seeding: how their seed is derived; see `Streams`.
         transductive: see OnePassLearner.
     """
 
@@ -72,12 +72,12 @@ class ReadingLearner(OnePassLearner):
 
     @abstractmethod
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Any:
-        """Return what the network makes of the support sets.
+        """Return representations of the support sets.
 
         Args:
             features: embedded inputs, [T, n, features].
             targets: [T, n, output_size]; one-hot classes, or values.
-            mask: [T, n], false at padding, which is at the end; None: all count.
+            mask: [T, n], False at padding, which is at the end; None: no padding.
             keys: random bits of each task, int64 [T].
         """
 
@@ -86,11 +86,11 @@ class ReadingLearner(OnePassLearner):
         """Map embedded queries [T, m, features] to outputs [T, m, outputs_size]."""
 
     def adapt(self, tasks: Tasks) -> Embedded:
-        """Return what is made of the support sets of T tasks."""
+        """Return the representations of the support sets of T tasks."""
         return super().adapt(replace(tasks, support=tasks.support.packed()))
 
     def learn(self, features: Tensor, tasks: Tasks) -> Any:
-        """Return what the network makes of the embedded support sets, [T, n, features]."""
+        """Return the representations of embedded support sets [T, n, features]."""
         targets = self.encoded(tasks.support, features.dtype)
         return self.read(features, targets, tasks.support.mask, tasks.key)
 
@@ -105,10 +105,10 @@ class ReadingLearner(OnePassLearner):
         return examples.y[..., None].to(dtype) if self.kind == "binary" else examples.y.flatten(2)
 
     def predictions(self, outputs: Tensor) -> Predictions:
-        """Return logits, means, or normal distributions, of outputs [T, m, outputs_size].
+        """Return logits, means, or normal distributions from outputs [T, m, outputs_size].
 
-        Of outputs [T, m, samples, outputs_size], return the mean over the samples: of probabilities, of
-        values, or a mixture of distributions.
+        Outputs [T, m, samples, outputs_size] are averaged over the samples: probabilities, values, or
+        distributions, which give a mixture.
         """
         outputs = full_precision(outputs)
         if outputs.dim() == 4 and not self.has_scale:
@@ -124,15 +124,15 @@ class ReadingLearner(OnePassLearner):
         return MixtureSameFamily(equally, components, validate_args=False)
 
     def positive(self, scale: Tensor) -> Tensor:
-        """Return standard deviations of the network's outputs for them."""
+        """Return standard deviations from the network's unconstrained outputs."""
         if self.min_scale == 0:
             return scale.exp()
         return self.min_scale + (1 - self.min_scale) * F.softplus(scale)
 
     def support_outputs(self, read: Any, features: Tensor) -> Tensor:
-        """Return the outputs for the support set, [T, n, outputs_size], of its features [T, n, features].
+        """Return the outputs for the support set, [T, n, outputs_size], from its features [T, n, features].
 
-        Learners that read in order predict each example from those before it.
+        Learners that read a sequence predict each example from the examples before it.
         """
         return self.outputs(read, features)
 
@@ -145,7 +145,7 @@ class ReadingLearner(OnePassLearner):
         return torch.cat([self.support_outputs(read, support), self.outputs(read, query)], 1)
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of each task, [T], in training of what `loss_on` says."""
+        """Return the loss and the metrics of each task, [T]; in training, on the examples of `loss_on`."""
         if self.training and self.loss_on == "all":
             everything = tasks.support.packed().followed_by(tasks.query)
             return self.score_of(tasks, everything, self.predictions(self._outputs_of_all(adapted)))
@@ -161,5 +161,5 @@ class ReadingLearner(OnePassLearner):
 
 
 def full_precision(outputs: Tensor) -> Tensor:
-    """Return outputs in float32 where the network computed in less: likelihoods need more digits."""
+    """Return half-precision outputs in float32, because likelihoods need more digits."""
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

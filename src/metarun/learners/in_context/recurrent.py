@@ -13,16 +13,16 @@ from metarun.learners.in_context.reading import ReadingLearner
 from metarun.system.randomness import Streams
 
 State = list[tuple[Tensor, ...]]
-"""For each layer h, and c of an LSTM, [T, width]."""
+"""For each layer: h and, for an LSTM, c, [T, width]."""
 
 
 @dataclass(frozen=True)
 class States:
-    """What a recurrent network has become in T support sets.
+    """The states of a recurrent network in T support sets.
 
     Attributes:
-        before: the states before each example, by layer: h, and c of an LSTM, [T, n, width].
-        last: after all examples that count, [T, width].
+        before: the state before each example, by layer: h and, for an LSTM, c, [T, n, width].
+        last: the state after the last example that is not padding, [T, width].
     """
 
     before: list[tuple[Tensor, ...]]
@@ -32,12 +32,12 @@ class States:
 class Recurrent(ReadingLearner):
     """An LSTM or a GRU over (x₁, y₁), (x₂, y₂), …; a query is a last input without a target.
 
-    The plain form of Hochreiter, Younger & Conwell 2001, "Learning to Learn Using Gradient Descent": all that
-    is learned of a task is in the hidden state.
+    The plain form of Hochreiter, Younger & Conwell 2001, "Learning to Learn Using Gradient Descent": the
+    hidden state holds all knowledge of a task.
 
     Args:
-        cell: lstm or gru.
-        width: of the hidden state.
+        cell: `lstm` or `gru`.
+        width: width of the hidden state.
         layers: number of layers.
         **shared: see ReadingLearner.
     """
@@ -48,7 +48,7 @@ class Recurrent(ReadingLearner):
         super().__init__(**shared)
         self.width, self.parts = width, 2 if cell == "lstm" else 1
         kind = nn.LSTMCell if cell == "lstm" else nn.GRUCell
-        inputs = self.features + self.output_size + 1  # the last says whether there is a target
+        inputs = self.features + self.output_size + 1  # the last input says whether there is a target
         with Streams(self.seed, self.seeding).drawing("learner"):
             sizes = [inputs, *[width] * (layers - 1)]
             self.cells = nn.ModuleList(kind(size, width) for size in sizes)
@@ -63,7 +63,7 @@ class Recurrent(ReadingLearner):
         return after
 
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> States:  # noqa: ARG002
-        """Return the states before each example and after all."""
+        """Return the states before each example and after all examples."""
         tasks, n = features.shape[:2]
         pairs = torch.cat([features, targets, features.new_ones(tasks, n, 1)], 2)
         zero = features.new_zeros(tasks, self.width)
@@ -85,7 +85,7 @@ class Recurrent(ReadingLearner):
         return States(before, states[-1])
 
     def _without_target(self, features: Tensor, state: State) -> Tensor:
-        """Return the outputs of inputs [k, features] in states [k, width]."""
+        """Return the outputs for inputs [k, features] without a target, from states [k, width]."""
         unknown = features.new_zeros(len(features), self.output_size + 1)
         result: Tensor = self.head(self._step(torch.cat([features, unknown], 1), state)[-1][0])
         return result
@@ -97,14 +97,14 @@ class Recurrent(ReadingLearner):
         return self._without_target(features.flatten(0, 1), state).view(-1, m, self.outputs_size)
 
     def support_outputs(self, read: States, features: Tensor) -> Tensor:
-        """Return the outputs for each support example from those before it, [T, n, outputs_size]."""
+        """Return the outputs for each support example from earlier examples, [T, n, outputs_size]."""
         state = [tuple(part.flatten(0, 1) for part in layer) for layer in read.before]
         outputs = self._without_target(features.flatten(0, 1), state)
         return outputs.view(*features.shape[:2], self.outputs_size)
 
 
 def _where(counts: Tensor, after: State, before: State) -> State:
-    """Return the states after, of tasks whose example counts [T, 1], else those before."""
+    """Return the state `after` for tasks where `counts` [T, 1] is True, else the state `before`."""
     return [
         tuple(torch.where(counts, new, old) for new, old in zip(*layer, strict=True))
         for layer in zip(after, before, strict=True)

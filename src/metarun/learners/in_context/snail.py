@@ -1,4 +1,4 @@
-"""SNAIL: temporal convolutions and causal attention over the support set, then one query."""
+"""SNAIL: temporal convolutions and causal attention over the support set followed by one query."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from metarun.system.randomness import Streams
 
 
 class DenseBlock(nn.Module):
-    """Appends tanh(f) σ(g), f and g causal convolutions of an example and of the one `dilation` before it.
+    """Appends tanh(f) σ(g), with f and g causal convolutions with kernel 2 and a dilation.
 
     Args:
-        inputs: channels.
+        inputs: input channels.
         filters: channels that are appended.
-        dilation: see above.
+        dilation: distance between the two examples of a convolution.
     """
 
     def __init__(self, inputs: int, filters: int, dilation: int) -> None:
@@ -40,7 +40,7 @@ class DenseBlock(nn.Module):
         return self._append(x, before), x
 
     def answer(self, x: Tensor, stream: Tensor, places: Tensor) -> Tensor:
-        """Map queries [T, m, inputs], each in its place [T, m] of the stream, to [T, m, inputs + filters]."""
+        """Map queries [T, m, inputs] at positions `places` [T, m] to [T, m, inputs + filters]."""
         index = places - self.dilation
         if stream.shape[1] == 0:
             return self._append(x, torch.zeros_like(x))
@@ -50,10 +50,10 @@ class DenseBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Appends what an example finds among those before it, and itself, by one attention head.
+    """Appends the result of one attention head, over an example and the examples before it.
 
     Args:
-        inputs: channels.
+        inputs: input channels.
         keys: size of queries and keys.
         values: channels that are appended.
     """
@@ -74,7 +74,7 @@ class AttentionBlock(nn.Module):
         return torch.cat([x, attend(queries, keys, values, causal)], 2), (keys, values)
 
     def answer(self, x: Tensor, cache: tuple[Tensor, Tensor], places: Tensor) -> Tensor:
-        """Map queries [T, m, inputs], each in its place [T, m] of the stream, to [T, m, inputs + values]."""
+        """Map queries [T, m, inputs] at positions `places` [T, m] to [T, m, inputs + values]."""
         queries, own_keys, own_values = self._parts(x)
         keys, values = cache
         earlier = torch.arange(keys.shape[2], device=x.device) < places[..., None]  # [T, m, n]
@@ -86,7 +86,7 @@ class AttentionBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Read:
-    """T support sets after each block: what queries look at, and how many examples count, [T]."""
+    """T support sets after each block, for queries to attend to, and the number of examples, [T]."""
 
     caches: list[Any]
     counts: Tensor
@@ -96,14 +96,14 @@ class SNAIL(ReadingLearner):
     """Attention, temporal convolutions, attention, temporal convolutions, attention, a linear layer.
 
     Mishra, Rohaninejad, Chen & Abbeel 2018, "A Simple Neural Attentive Meta-Learner", arXiv:1707.03141,
-    figure 2 and section 3: tokens are an embedding and its label, and a query comes after the support set,
-    with zeros in the place of the label. Sizes of keys and values are the paper's for Omniglot: 64 and 32,
-    256 and 128, 512 and 256, with 128 filters; `scale` makes all smaller.
+    figure 2 and section 3: a token is an embedding with its label. A query comes after the support set, with
+    zeros for its label. Sizes of keys and values are the paper's for Omniglot: 64 and 32, 256 and 128, 512
+    and 256, with 128 filters; `scale` divides all sizes.
 
     Args:
-        reach: number of examples that the temporal convolutions span: ⌈log₂⌉ of it are stacked.
-        filters: of each temporal convolution.
-        scale: divides sizes of keys and values, and filters.
+        reach: number of examples that the temporal convolutions span: ⌈log₂ reach⌉ blocks are stacked.
+        filters: filters of each temporal convolution.
+        scale: divides the sizes of keys and values, and the filters.
         **shared: see ReadingLearner.
     """
 
@@ -126,7 +126,7 @@ class SNAIL(ReadingLearner):
             self.head = nn.Linear(channels, self.outputs_size)
 
     def read(self, features: Tensor, targets: Tensor, mask: Tensor | None, keys: Tensor | None) -> Read:  # noqa: ARG002
-        """Return what the blocks make of the support sets; padding comes last, where nothing sees it."""
+        """Return the support sets after each block; padding comes last, so no example attends to padding."""
         stream, caches = torch.cat([features, targets], 2), []
         for block in self.blocks:
             assert isinstance(block, DenseBlock | AttentionBlock)
@@ -137,11 +137,11 @@ class SNAIL(ReadingLearner):
         return Read(caches, counts)
 
     def outputs(self, read: Read, features: Tensor) -> Tensor:
-        """Map embedded queries [T, m, features] to outputs [T, m, outputs_size]: each is a next example."""
+        """Map queries [T, m, features], each after the support set, to outputs [T, m, outputs_size]."""
         return self._at(read, features, read.counts[:, None].expand(-1, features.shape[1]))
 
     def support_outputs(self, read: Read, features: Tensor) -> Tensor:
-        """Return the outputs for each support example from those before it, [T, n, outputs_size]."""
+        """Return the outputs for each support example from earlier examples, [T, n, outputs_size]."""
         return self._at(
             read, features, torch.arange(features.shape[1], device=features.device).expand(features.shape[:2])
         )

@@ -1,4 +1,4 @@
-"""A transformer whose keys and values of the support set are kept, so that queries are answered apart."""
+"""A transformer that caches keys and values of the support set, so that queries are processed separately."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Block(nn.Module):
     """Self-attention and a perceptron, each with a residual connection and a layer norm.
 
     Args:
-        width: of a token.
-        heads: attention heads, each of width / heads.
-        hidden: of the perceptron.
-        norm: `pre`: each part sees normalised tokens (GPT-2); `post`: sums are normalised (Vaswani et al.
-            2017, arXiv:1706.03762).
+        width: width of a token.
+        heads: attention heads, each of size width / heads.
+        hidden: hidden units of the perceptron.
+        norm: `pre`: normalise the inputs of attention and perceptron (GPT-2); `post`: normalise the sums
+            (Vaswani et al. 2017, arXiv:1706.03762).
     """
 
     def __init__(self, width: int, heads: int, hidden: int, norm: NormPlace) -> None:
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def initialise(self, depth: int) -> None:
-        """Draw the first weights, for a stack of `depth` blocks: with `pre` as GPT-2, else as torch's own."""
+        """Draw the initial weights for a stack of `depth` blocks: with `pre` as GPT-2's, else as torch's."""
         if self.norm == "post":
             nn.init.xavier_uniform_(self.qkv.weight)
             nn.init.zeros_(self.qkv.bias)
@@ -64,23 +64,23 @@ class Block(nn.Module):
         return result
 
     def read(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Cache]:
-        """Map tokens that look at one another, x [T, n, width], to the same shape, and keep their keys.
+        """Map tokens that attend to one another, x [T, n, width], to the same shape, and return their cache.
 
         Args:
             x: tokens.
-            mask: broadcasts to [T, heads, n, n].
+            mask: broadcasts to [T, heads, n, n], False where a token may not attend.
         """
         queries, keys, values = self._heads(x)
         return self._rest(x, attend(queries, keys, values, mask)), (keys, values)
 
     def answer(self, x: Tensor, cache: Cache, mask: Tensor | None, *, itself: bool) -> Tensor:
-        """Map queries that look at the tokens of `cache`, x [T, m, width], to the same shape.
+        """Map queries that attend to the tokens of `cache`, x [T, m, width], to the same shape.
 
         Args:
-            x: queries, which do not see one another.
+            x: queries, which do not attend to one another.
             cache: keys and values of n tokens.
-            mask: [T, n], false at padding.
-            itself: whether each query also looks at itself.
+            mask: [T, n], False at padding.
+            itself: whether each query also attends to itself.
         """
         queries, own_keys, own_values = self._heads(x)
         keys, values = cache

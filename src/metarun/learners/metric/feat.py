@@ -21,8 +21,8 @@ class SetAttention(nn.Module):
     """One layer of multi-head self-attention with a residual connection and a layer norm.
 
     Args:
-        size: of an element.
-        heads: attention heads, each as wide as an element, as in the authors' code.
+        size: size of an element.
+        heads: attention heads; each is as wide as an element, as in the authors' code.
     """
 
     def __init__(self, size: int, heads: int) -> None:
@@ -48,21 +48,21 @@ class SetAttention(nn.Module):
 
 
 class FEAT(EmbeddingLearner):
-    """Logits are −‖f(x) − p_k‖²/τ, with prototypes that self-attention has adapted to one another.
+    """Logits are −‖f(x) − p_k‖²/τ, with prototypes p_k adapted to one another by self-attention.
 
     Ye, Hu, Zhan & Sha 2020, "Few-Shot Learning via Embedding Adaptation with Set-to-Set Functions",
-    arXiv:1812.03664, equations 4 to 6. Published numbers start from a pretrained network (model.init_from);
-    the paper's contrastive term of the loss, and dropout, are not here.
+    arXiv:1812.03664, equations 4 to 6. Published numbers start from a pretrained network (model.init_from).
+    The paper's contrastive loss term and its dropout are not implemented.
 
     Args:
         heads: attention heads.
         temperature: τ; the authors tune it, 32 or 64 with convolutional networks.
-        seed: of the attention's initial weights.
-        seeding: how they follow from it; see `Streams`.
+        seed: seeds the attention's initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: the model does not tell the size of its embedding.
+        ConfigError: the model has no attribute `features`.
     """
 
     needs = frozenset({"model", "seed", "seeding"})

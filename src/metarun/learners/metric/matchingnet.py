@@ -34,17 +34,18 @@ class MatchingNet(EmbeddingLearner):
     arXiv:1606.04080, equation 1 and section 2.1.1; logits are log P.
 
     Args:
-        full_context: whether embeddings see the whole support set (appendix A): g by a bidirectional LSTM
-            over it, so that its order matters, and f by an LSTM that attends to it. The paper does not say
-            where that LSTM starts; here h_0 is the query's own embedding, and c_0 is zero.
-        attention_steps: steps K of the LSTM that attends.
-        seed: of the LSTMs' initial weights.
-        seeding: how they follow from it; see `Streams`.
+        full_context: whether embeddings depend on the whole support set (appendix A). g is then a
+            bidirectional LSTM over the support set, whose order matters, and f is an LSTM with attention to
+            the support set. The paper does not give the initial state of f; here h_0 is the query's
+            embedding, and c_0 is zero.
+        attention_steps: number K of steps of f's LSTM.
+        seed: seeds the LSTMs' initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: full context with a model that does not tell the size of its embedding, or attention
-            steps without it.
+        ConfigError: full context with a model without the attribute `features`, or attention steps without
+            full context.
     """
 
     needs = frozenset({"model", "seed", "seeding"})
@@ -76,7 +77,7 @@ class MatchingNet(EmbeddingLearner):
                 self.query_lstm = nn.LSTMCell(2 * size, size)
 
     def fit(self, features: Tensor, labels: Tensor) -> Memory:
-        """Return the support set, embedded in its full context where that is asked for."""
+        """Return the embedded support set, in its full context if `full_context` is set."""
         if self.support_lstm is not None:
             forward, backward = self.support_lstm(features)[0].chunk(2, 2)
             features = forward + backward + features
@@ -88,7 +89,7 @@ class MatchingNet(EmbeddingLearner):
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
     def attention(self, memory: Memory, features: Tensor) -> Tensor:
-        """Return a(x, x_i), [T, n, m], of embedded queries [T, n, features]."""
+        """Return a(x, x_i), [T, n, m], for embedded queries [T, n, features] and m support examples."""
         if self.query_lstm is not None:
             features = self._attend(self.query_lstm, memory, features)
         similarity = F.normalize(features, dim=2) @ F.normalize(memory.features, dim=2).mT
@@ -96,7 +97,7 @@ class MatchingNet(EmbeddingLearner):
         return similarity.masked_fill(is_padding[:, None], -torch.inf).softmax(2)
 
     def learned(self, tasks: Tasks) -> list[Figure]:
-        """Return the embedding of the first task, and the attention of its queries."""
+        """Return figures of the first task's embedding and of its queries' attention."""
         task = tasks.part(slice(1))
         with self.evaluating(), torch.no_grad():
             memory = self.adapt(task.without_answers()).predictor
@@ -116,7 +117,7 @@ class MatchingNet(EmbeddingLearner):
         return h.view_as(features)
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: also for a full context."""
+        """Return why tasks of different sizes must be computed one by one: also a full context."""
         if self.support_lstm is not None and tasks.support.mask is not None:
             return "its full context would read the padding of smaller tasks"
         return super().apart(tasks)

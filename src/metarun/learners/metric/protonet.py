@@ -20,16 +20,16 @@ class ProtoNet(EmbeddingLearner):
     """Logits are −‖f(x) − c_k‖², with c_k the mean embedding of class k's support examples.
 
     Snell, Swersky & Zemel 2017, "Prototypical Networks for Few-shot Learning", arXiv:1703.05175, equations 1
-    and 2. With cosine, logits are τ · cos(f(x), c_k), and τ is learned (Gidaris & Komodakis 2018,
+    and 2. With `cosine`, logits are τ · cos(f(x), c_k), and τ is learned (Gidaris & Komodakis 2018,
     arXiv:1804.09458, equation 5).
 
     Args:
-        distance: squared_euclidean or cosine.
-        temperature: the first τ.
+        distance: `squared_euclidean` or `cosine`.
+        temperature: initial value of τ.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
-        ConfigError: a temperature with squared Euclidean distances.
+        ConfigError: a temperature is given with squared Euclidean distances.
     """
 
     needs = frozenset({"model"})

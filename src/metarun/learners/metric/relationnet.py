@@ -21,17 +21,17 @@ class RelationNet(EmbeddingLearner):
     """Logits of the scores r(class, query) = sigmoid(g([Σ f(x_i), f(x)])), with a learned module g.
 
     Sung, Yang, Zhang, Xiang, Torr & Hospedales 2018, "Learning to Compare: Relation Network for Few-Shot
-    Learning", arXiv:1711.06025, equations 1 and 2, section 3.4: the feature maps of a class are the sum over
-    its support examples, g has two blocks of convolution, batch norm, ReLU and 2 × 2 max-pooling, where the
-    map is large enough, and two linear layers. The maps are of a model with a `feature_shape`.
+    Learning", arXiv:1711.06025, equations 1 and 2, section 3.4. The feature maps of a class are the sum over
+    its support examples. g has two blocks of convolution, batch norm, ReLU and, if the map is large enough,
+    2 × 2 max-pooling, then two linear layers. The model must have the attribute `feature_shape`.
 
     Args:
-        loss: what the training minimises: `mse` of the scores against one-hot labels, as published, or
-            `cross_entropy` of their logits. A test shows the cross-entropy of the logits.
+        loss: training loss: `mse` of the scores against one-hot labels, as published, or `cross_entropy` of
+            the scores' logits. Tests report the cross-entropy of the logits.
         channels: channels of the relation module's convolutions.
-        hidden: size of its hidden linear layer.
-        seed: of its initial weights.
-        seeding: how they follow from it; see `Streams`.
+        hidden: size of the relation module's hidden linear layer.
+        seed: seeds the relation module's initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
 
     Raises:
@@ -78,7 +78,7 @@ class RelationNet(EmbeddingLearner):
         return logits.view(tasks, queries, classes)
 
     def scores(self, adapted: Embedded, tasks: Tasks) -> Scores:
-        """Return the loss and the metrics of the query sets, [T]; the loss in training is the chosen one."""
+        """Return the loss and the metrics of the query sets, [T]; in training, with the loss `loss`."""
         scores = super().scores(adapted, tasks)
         if self.training and self.loss == "mse":
             logits = self.predict(adapted, tasks.query.x)

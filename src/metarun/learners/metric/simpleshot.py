@@ -15,12 +15,12 @@ class SimpleShot(Transformed):
     """Logits are −‖f(x) − c_k‖², with c_k the mean of class k's transformed embeddings.
 
     Wang, Chao, Weinberger & van der Maaten 2019, "SimpleShot: Revisiting Nearest-Neighbor Classification for
-    Few-Shot Learning", arXiv:1911.04623, section 3, with a network that was trained to tell all training
-    classes apart.
+    Few-Shot Learning", arXiv:1911.04623, section 3, with a network that was trained to classify all training
+    classes.
 
     Args:
-        distance: squared_euclidean, as published; or cosine.
-        transform: none, l2 (L2N) or centred_l2 (CL2N); see Transformed.
+        distance: `squared_euclidean`, as published; or `cosine`.
+        transform: `none`, `l2` (L2N) or `centred_l2` (CL2N); see Transformed.
         **shared: see Pretrained.
     """
 

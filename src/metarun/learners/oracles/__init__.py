@@ -1,1 +1,1 @@
-"""Predictors that know how tasks were drawn: what a learner can reach at best."""
+"""Predictors that know the distribution of tasks, as upper bounds for learners."""

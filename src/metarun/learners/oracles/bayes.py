@@ -1,4 +1,4 @@
-"""The Bayes-optimal classifier of classes that are normal clouds."""
+"""The Bayes-optimal classifier of normally distributed classes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Clouds:
 class BayesClassifier(Oracle[Clouds]):
     """Logits are log p(x | support set, class), for m_k ~ N(0, τ² I) and x ~ N(m_k, σ² I) with known τ and σ.
 
-    With n examples of mean x̄ it is N(s x̄, (σ² + s σ²/n) I), s = n τ² / (n τ² + σ²) (Bishop 2006, "Pattern
-    Recognition and Machine Learning", equation 2.141). No classifier has a higher expected accuracy on
-    balanced queries.
+    For a class with n examples of mean x̄, p = N(s x̄, (σ² + s σ²/n) I) with s = n τ² / (n τ² + σ²) (Bishop
+    2006, "Pattern Recognition and Machine Learning", equation 2.141). No classifier has a higher expected
+    accuracy on balanced queries.
     """
 
     targets: ClassVar[Targets | None] = "classes"

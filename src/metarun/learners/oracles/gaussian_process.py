@@ -22,12 +22,12 @@ class Posterior:
 
     Attributes:
         x: inputs of the support sets, [T, n, d].
-        factor: Cholesky factor of their covariance with noise, [T, n, n].
+        factor: Cholesky factor of the covariance of y, with noise, [T, n, n].
         weights: covariance⁻¹ y, [T, n, 1].
-        kernel: place in KERNELS.
+        kernel: index in KERNELS.
         noise: variance of the noise on y, [T].
-        hyperparameters: of the covariance, [T] by name.
-        mask: [T, n], false at padding; None: all count.
+        hyperparameters: hyper-parameters of the covariance, [T] by name.
+        mask: [T, n], False at padding; None: no padding.
     """
 
     x: Tensor
@@ -43,7 +43,7 @@ class GaussianProcessOracle(Oracle[Posterior]):
     """Predicts N(k' K⁻¹ y, s² − k' K⁻¹ k + σ²), with the task's own kernel and noise, in float64.
 
     Rasmussen & Williams 2006, "Gaussian Processes for Machine Learning", equations 2.23 to 2.25, for targets
-    with noise. No learner can have a higher expected likelihood that does not know the kernel.
+    with noise. No learner can have a higher expected likelihood.
     """
 
     targets: ClassVar[Targets | None] = "values"
@@ -57,7 +57,7 @@ class GaussianProcessOracle(Oracle[Posterior]):
         hyperparameters = {name: info[name].double() for name in HYPERPARAMETERS}
         x, noise = support.x.double(), info["noise"].double().square()
         k = covariance(KERNELS[kernel], x, x, **hyperparameters)
-        if support.mask is not None:  # padding is independent of everything
+        if support.mask is not None:  # make padding independent of all other points
             k = k * (support.mask[:, :, None] & support.mask[:, None])
         extra = noise + 1e-10 * hyperparameters["scale"].square()
         diagonal = extra[:, None].expand(x.shape[:2])

@@ -17,14 +17,14 @@ _SINGULAR = 1e-10
 
 
 class LinearOracle(Learner[Tensor]):
-    """Predicts w·x, with the w of least squares that has the smallest norm, or of ridge regression.
+    """Predicts w·x, with w from least squares of minimum norm, or from ridge regression.
 
-    The first is what Garg et al. 2022, arXiv:2208.01066, section 3, compare with; ridge regression with
+    Least squares is the baseline of Garg et al. 2022, arXiv:2208.01066, section 3. Ridge regression with
     λ = σ²/τ² is the best predictor for w ~ N(0, τ² I) and normal noise of variance σ².
 
     Args:
-        regularisation: λ of ‖Xw − y‖² + λ‖w‖²; 0: least squares; null: σ² of the task, which the source
-            tells, for τ = 1.
+        regularisation: λ of ‖Xw − y‖² + λ‖w‖²; 0: least squares; null: the noise variance σ² from
+            `Tasks.info`, which is the best λ for τ = 1.
     """
 
     targets: ClassVar[Targets | None] = "values"
@@ -56,7 +56,7 @@ class LinearOracle(Learner[Tensor]):
         return (x.flatten(2).double() @ adapted).to(x.dtype)
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where λ should follow from noise that the source does not tell."""
+        """Raise ConfigError if λ is to be the noise variance, but `Tasks.info` has no noise."""
         if self.regularisation is None and "noise" not in tasks.info:
             raise ConfigError(
                 "@learner.regularisation=null takes the noise of each task, which this data does not tell",

@@ -13,17 +13,17 @@ from metarun.tasks import Tasks
 
 
 class Oracle(Learner[Adapted]):
-    """Predicts from a support set and what its source tells of how the task was drawn (`Tasks.info`)."""
+    """Predicts from a support set and the parameters that the task was drawn with (`Tasks.info`)."""
 
     learns: ClassVar[bool] = False
     thread_safe: ClassVar[bool] = True
     knows: ClassVar[tuple[str, ...]] = ()
 
     def known(self, tasks: Tasks) -> Mapping[str, Tensor]:
-        """Return what the source tells of each task, [T, …] by name.
+        """Return the parameters of each task that the oracle needs, [T, …] by name.
 
         Raises:
-            ConfigError: it does not tell all that is needed.
+            ConfigError: `Tasks.info` lacks a parameter.
         """
         missing = [name for name in self.knows if name not in tasks.info]
         if missing:
@@ -34,9 +34,9 @@ class Oracle(Learner[Adapted]):
             )
         return {name: tasks.info[name] for name in self.knows}
 
-    # What to type for data that tells it.
+    # The override to type for data with these parameters.
     data: ClassVar[str] = ""
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError where the source does not tell what is needed."""
+        """Raise ConfigError if `Tasks.info` lacks a parameter that the oracle needs."""
         self.known(tasks)

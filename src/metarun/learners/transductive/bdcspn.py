@@ -19,18 +19,18 @@ Scale = Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class BDCSPN(Transductive):
-    """Logits are τ cos(f(x), p_k), with prototypes of support set and pseudo-labelled, shifted queries.
+    """Logits are τ cos(f(x), p_k), with prototypes from the support set and shifted, pseudo-labelled queries.
 
-    Liu, Song & Qin 2020, "Prototype Rectification for Few-Shot Learning", arXiv:1911.10713, equations 3 to 7:
-    all queries are shifted by the difference of the support and the query mean; an example is weighted by the
-    softmax, over its class, of ε times its cosine to the first prototype.
+    Liu, Song & Qin 2020, "Prototype Rectification for Few-Shot Learning", arXiv:1911.10713, equations 3 to 7.
+    All queries are shifted by the support mean minus the query mean. The weights of a class's examples are
+    the softmax of ε times their cosine to the first prototype.
 
     Args:
         epsilon: ε; the default was not checked against the paper.
-        most: pseudo-labelled queries of a class that are used, the most similar ones; null: all of them. The
+        most: number of pseudo-labelled queries used for a class, the most similar ones; null: all. The
             default was not checked against the paper.
         temperature: τ.
-        transform: none, l2 or centred_l2; see Transformed.
+        transform: `none`, `l2` or `centred_l2`; see Transformed.
         **shared: see Pretrained.
     """
 
@@ -62,9 +62,9 @@ def rectified(support: Memory, query: Tensor, epsilon: float, most: int | None) 
 
     Args:
         support: the support set.
-        query: embeddings, [T, m, features].
+        query: embedded queries, [T, m, features].
         epsilon: sharpness of the weights.
-        most: pseudo-labelled queries of a class that are used; None: all.
+        most: number of pseudo-labelled queries used for a class; None: all.
     """
     labels = support.labels
     counts = labels.sum((1, 2))[:, None, None]  # without padding

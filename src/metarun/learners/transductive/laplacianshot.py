@@ -18,18 +18,19 @@ from metarun.learners.transductive.transductive import Transductive
 
 
 class LaplacianShot(Transductive):
-    """Soft labels y of the queries minimise Σ y_q · a_q − λ/2 Σ w(q, p) y_q · y_p and an entropy.
+    """Soft labels y of the queries minimise Σ y_q · a_q − λ/2 Σ w(q, p) y_q · y_p − entropy(y).
 
     Ziko, Dolz, Granger & Ben Ayed 2020, "Laplacian Regularized Few-Shot Learning", arXiv:2006.15486, equation
     1 and algorithm 1: y_q ← softmax(−a_q + λ Σ_p w(q, p) y_p), with a_q the squared distances to the
     prototypes, and w(q, p) = 1 where p is one of the nearest neighbours of q. Logits are log y.
 
     Args:
-        steps: bound updates, at most 20 in the authors' code.
-        neighbours: k of k − 1 nearest neighbours besides the query itself, as the authors' code counts.
-        strength: λ; the authors choose it on validation tasks, 0.7 is easyfsl's.
-        rectify: whether prototypes are rectified first, as BD-CSPN's with ε = 1 and all queries.
-        transform: none, l2 or centred_l2; see Transformed.
+        steps: number of bound updates; at most 20 in the authors' code.
+        neighbours: k, which counts the query itself, as in the authors' code: k − 1 other queries are
+            neighbours.
+        strength: λ; the authors choose it on validation tasks, and easyfsl uses 0.7.
+        rectify: whether prototypes are first rectified as in BD-CSPN, with ε = 1 and all queries.
+        transform: `none`, `l2` or `centred_l2`; see Transformed.
         **shared: see Pretrained.
     """
 
@@ -71,6 +72,6 @@ def nearest(features: Tensor, neighbours: int) -> Tensor:
     distances = squared_distances(features, features)
     distances.diagonal(dim1=1, dim2=2).fill_(
         -1.0
-    )  # an example is the nearest to itself, whatever rounding says
+    )  # an example is nearest to itself, even with rounding errors
     chosen = distances.topk(min(neighbours, features.shape[1]), dim=2, largest=False).indices[:, :, 1:]
     return torch.zeros_like(distances).scatter_(2, chosen, 1.0)

@@ -26,19 +26,19 @@ _TOLERANCE, _MOST = 1e-6, 1000
 
 
 class PTMAP(Transductive):
-    """Logits are the logarithm of a transport plan from queries to prototypes; plan and prototypes alternate.
+    """Logits are the logarithm of a transport plan from queries to prototypes, updated in turns.
 
     Hu, Gripon & Pateux 2020, "Leveraging the Feature Distribution in Transfer-based Few-Shot Learning",
     arXiv:2006.03806, equations 1 to 6, algorithm 1. The plan gives every class the same number of queries, so
-    it assumes a balanced query set: test it with others too.
+    it assumes a balanced query set: test it with unbalanced query sets, too.
 
     Args:
         steps: updates of the prototypes.
-        rate: how far they move towards the mean of what is assigned to them.
-        sharpness: λ of the plan's entropy: the larger, the harder the assignments.
+        rate: step size of prototypes towards the mean of the examples assigned to them.
+        sharpness: λ of the plan's entropy; larger values give harder assignments.
         power: β of the power transform (f + ε)^β of non-negative embeddings.
         normalise: whether embeddings are divided by their length after the power transform, as in equation 1.
-        transform: none, l2 or centred_l2, before the power transform; see Transformed.
+        transform: `none`, `l2` or `centred_l2`, before the power transform; see Transformed.
         **shared: see Pretrained.
     """
 
@@ -83,10 +83,11 @@ class PTMAP(Transductive):
 
 
 def transport(cost: Tensor) -> Tensor:
-    """Return log P [T, n, k] of the plan P with rows of 1, columns of n/k and least ⟨P, cost⟩ − entropy.
+    """Return log P [T, n, k] of the plan P that minimises ⟨P, cost⟩ − entropy(P).
 
-    Sinkhorn & Knopp 1967; Cuturi 2013, arXiv:1306.0895; in logarithms, so that nothing underflows. Each task
-    stops by itself, so that its plan does not depend on the others.
+    Rows of P have the sum 1, columns n/k (Sinkhorn & Knopp 1967; Cuturi 2013, arXiv:1306.0895). The iteration
+    uses logarithms to avoid underflow. Each task stops separately, so its plan does not depend on other
+    tasks.
 
     Args:
         cost: [T, n, k].

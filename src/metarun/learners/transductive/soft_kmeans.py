@@ -1,4 +1,4 @@
-"""Soft k-means: prototypes that unlabelled examples, or the query set, refine."""
+"""Soft k-means: prototypes refined by unlabelled examples or by the query set."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from metarun.system.randomness import Seeding, Streams
 from metarun.tasks import Tasks
 
 _HIDDEN = 20
-_LEAST = 1e-12  # of a variance that divides
+_LEAST = 1e-12  # lower limit of a variance in a denominator
 
 
 class Sums(NamedTuple):
-    """Sums of each class's embeddings, [T, classes, features], and their numbers, [T, classes, 1].
+    """Sums over each class's support examples, and refined prototypes.
 
     Attributes:
-        features: of the support set.
-        counts: of the support set.
-        prototypes: refined by unlabelled examples; None: the query set is to refine them.
+        features: sum of embeddings, [T, classes, features].
+        counts: number of examples, [T, classes, 1].
+        prototypes: prototypes refined by unlabelled examples; None: the query set refines them later.
     """
 
     features: Tensor
@@ -34,23 +34,23 @@ class Sums(NamedTuple):
 
 
 class SoftKMeans(EmbeddingLearner):
-    """Logits are −‖f(x) − p_k‖², with p_k the mean of support and softly assigned other embeddings.
+    """Logits are −‖f(x) − p_k‖², with p_k the mean of support examples and softly assigned other examples.
 
     Ren et al. 2018, "Meta-Learning for Semi-Supervised Few-Shot Classification", arXiv:1803.00676, equations
     3 and 4. Training differentiates the refinement.
 
-    Where some of the unlabelled examples are of other classes, they may go to a `cluster` of their own, with
-    the prototype 0 and a learned radius r: its share is that of exp(−‖f(x)‖² / r² − log r), where a class has
-    exp(−‖f(x) − p_k‖²) (section 3.1.2). Or an example counts by a mask m = sigmoid(−γ_k (d̃ − β_k)), with d̃
-    its distance to p_k, divided by the mean over all of them, and β_k and γ_k from a perceptron of their
-    minimum, maximum, variance, skewness and kurtosis (`masked`, section 3.1.3).
+    There are two methods for unlabelled examples of other classes. `cluster` (section 3.1.2) adds a cluster
+    with the prototype 0 and a learned radius r; shares are proportional to exp(−‖f(x)‖² / r² − log r) for the
+    cluster and to exp(−‖f(x) − p_k‖²) for a class. `masked` (section 3.1.3) multiplies the shares of a class
+    by sigmoid(−γ_k (d̃ − β_k)). d̃ is the squared distance to p_k divided by its mean over the examples, and
+    a perceptron computes β_k and γ_k from minimum, maximum, variance, skewness and kurtosis of d̃.
 
     Args:
-        steps: refinements; 1 in the paper.
-        refine: with which examples: `unlabelled` ones of the data, as in the paper, or the `query` set.
-        distractors: what is done about examples of other classes: nothing (`none`), `cluster` or `masked`.
-        seed: of the perceptron's initial weights.
-        seeding: how they follow from it; see `Streams`.
+        steps: number of refinements; 1 in the paper.
+        refine: the examples to refine with: `unlabelled` examples, as in the paper, or the `query` set.
+        distractors: method for examples of other classes: `none`, `cluster` or `masked`.
+        seed: seeds the perceptron's initial weights.
+        seeding: how their seed is derived; see `Streams`.
         **shared: model and transductive (EmbeddingLearner).
     """
 
@@ -78,17 +78,17 @@ class SoftKMeans(EmbeddingLearner):
 
     @property
     def is_transductive(self) -> bool | None:
-        """Whether a prediction depends on the other query examples: with those, or by batch norms."""
+        """Whether a prediction depends on other query examples, by refinement or by batch norms."""
         return True if self.refine == "query" else super().is_transductive
 
     def known(self, tasks: Tasks) -> Tensor:
-        """Return the inputs of the support sets, and of unlabelled examples if they are to refine."""
+        """Return the inputs of the support sets and, with `refine: unlabelled`, of unlabelled examples."""
         if self.refine == "query" or tasks.unlabelled is None:
             return tasks.support.x
         return torch.cat([tasks.support.x, tasks.unlabelled.x], 1)
 
     def learn(self, features: Tensor, tasks: Tasks) -> Sums:
-        """Make prototypes of the embedded support sets and, if there are any, unlabelled examples."""
+        """Make prototypes from the embedded support sets and, if there are any, unlabelled examples."""
         shots = len(tasks.support)
         sums = self.fit(features[:, :shots], support_labels(tasks, features.dtype))
         if features.shape[1] == shots:
@@ -100,7 +100,7 @@ class SoftKMeans(EmbeddingLearner):
         return Sums(labels.mT @ features, labels.sum(1)[..., None])
 
     def _refined(self, sums: Sums, features: Tensor) -> Tensor:
-        """Return prototypes that examples [T, n, features] have refined."""
+        """Return prototypes refined by examples [T, n, features]."""
         prototypes = sums.features / sums.counts.clamp_min(1)
         for _ in range(self.steps):
             shares = self._shares(features, squared_distances(features, prototypes))
@@ -109,7 +109,7 @@ class SoftKMeans(EmbeddingLearner):
         return prototypes
 
     def _shares(self, features: Tensor, distances: Tensor) -> Tensor:
-        """Return how much each example belongs to each class, [T, n, classes]."""
+        """Return the share of each class in each example, [T, n, classes]."""
         if self.log_radius is not None:
             own = features.square().sum(2, keepdim=True) / (2 * self.log_radius).exp() + self.log_radius
             return torch.cat([-distances, -own], 2).softmax(2)[..., :-1]
@@ -121,19 +121,19 @@ class SoftKMeans(EmbeddingLearner):
         return shares * torch.sigmoid(-gamma[:, None] * (relative - beta[:, None]))
 
     def classify(self, classifier: Sums, features: Tensor) -> Tensor:
-        """Return logits, [T, n, classes]; if query sets refine, of a whole one."""
+        """Return logits [T, n, classes]; with `refine: query`, features must be whole query sets."""
         prototypes = classifier.prototypes
         return -squared_distances(
             features, self._refined(classifier, features) if prototypes is None else prototypes
         )
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        """Return why tasks of different sizes must be computed one by one: also padding of query sets."""
         padded = self.refine == "query" and tasks.query.mask is not None
         return PADDED_QUERIES if padded else super().apart(tasks)
 
     def check(self, tasks: Tasks) -> None:
-        """Raise ConfigError as EmbeddingLearner does, and where there is nothing to refine with."""
+        """Raise ConfigError as EmbeddingLearner does, and if there are no examples to refine with."""
         if self.refine == "unlabelled" and tasks.unlabelled is None:
             raise ConfigError(
                 "@learner.refine=unlabelled: the data has no unlabelled examples", "@source.unlabelled=5"

@@ -22,21 +22,21 @@ Temperature = Annotated[float, Field(gt=0, lt=1e6)]
 class TIM(Transductive):
     """Logits are −τ/2 ‖f(x) − w_k‖²; the weights w minimise λ CE(support) − H(Y) + α H(Y | X).
 
-    They start from the class means.
+    The weights start from the class means.
 
     Boudiaf, Ziko, Rony, Dolz, Piantanida & Ben Ayed 2020, "Transductive Information Maximization for Few-Shot
     Learning", arXiv:2008.11297, equations 1 to 3, by gradient descent (TIM-GD): Adam on the weights. H(Y) is
-    the entropy of the queries' mean prediction: it favours balanced query sets.
+    the entropy of the queries' mean prediction, which favours balanced query sets.
 
     Args:
-        steps: of Adam; 1,000 in the paper.
+        steps: steps of Adam; 1,000 in the paper.
         lr: rate of Adam.
         cross_entropy: λ.
         marginal: factor of H(Y).
         conditional: α.
         temperature: τ.
-        similarity: euclidean, as published; or cosine, where logits are τ cos(f(x), w_k).
-        transform: none, l2 or centred_l2; see Transformed.
+        similarity: `euclidean`, as published; or `cosine`: logits are τ cos(f(x), w_k).
+        transform: `none`, `l2` or `centred_l2`; see Transformed.
         **shared: see Pretrained.
     """
 

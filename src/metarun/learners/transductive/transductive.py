@@ -1,4 +1,4 @@
-"""What learners have in common that see the whole query set before they classify any of it."""
+"""The base class of learners that classify the query set as a whole."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarun.tasks import Tasks
 class Transductive(Transformed):
     """A pretrained network, and a classifier whose `classify` uses all query embeddings of a task together.
 
-    It is transductive whatever `transductive` says about batch norms.
+    It is transductive for both values of `transductive`, which only concerns batch norms.
     """
 
     @property
@@ -22,10 +22,10 @@ class Transductive(Transformed):
         return True
 
     def apart(self, tasks: Tasks) -> str:
-        """Say why tasks of different sizes must be computed one after another: also for query sets."""
+        """Return why tasks of different sizes must be computed one by one: also padding of query sets."""
         return PADDED_QUERIES if tasks.query.mask is not None else super().apart(tasks)
 
 
 def predicted(scores: Tensor) -> Tensor:
-    """Return the class of the largest score as one-hot, like the scores [T, n, classes]."""
+    """Return the class of the largest score as one-hot, [T, n, classes]."""
     return torch.zeros_like(scores).scatter_(2, scores.argmax(2, keepdim=True), 1.0)

@@ -1,4 +1,4 @@
-"""T networks at once, layer by layer, with derivatives written for the meta-gradient."""
+"""The forward pass of T networks at once, layer by layer, with fast derivatives for the meta-gradient."""
 
 from metarun.learners.gradient.batched.layers import Forward, batched_forward
 

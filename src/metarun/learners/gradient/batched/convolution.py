@@ -1,4 +1,4 @@
-"""Convolution of T tasks at once, each with its own weights; derivatives cost as much as convolutions."""
+"""Convolution of T tasks at once with weights of their own; its derivatives are convolutions, too."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 def convolve(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     """Return the convolution of x [n, T·C, H, W] with w [T·O, C, h, w] in T groups: [n, T·O, H′, W′].
 
-    Tasks are groups of channels: in channels_last one grouped convolution serves all of them at the speed of
-    a plain one. Its second derivatives are four convolutions of the same shapes; autograd's own compute
-    weight gradients as convolutions whose batch is the channels, which takes the libraries twice the time.
+    Tasks are groups of channels: in channels_last, one grouped convolution for all tasks is as fast as a
+    plain convolution. The second derivatives are four convolutions of the same shapes. autograd's own second
+    derivatives use convolutions with channels as the batch, which take the libraries twice the time.
     """
     result: Tensor = _Convolution.apply(x, w, geometry)
     return result
@@ -39,7 +39,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _ConvolutionBackward(torch.autograd.Function):
-    """The gradients gx of x and gw of w, where they are needed; linear in g, and in w and x respectively."""
+    """The gradients gx of x and gw of w, if needed; gx is linear in g and w, and gw is linear in g and x."""
 
     @staticmethod
     def forward(

@@ -1,7 +1,7 @@
 """The forward pass of T networks with the same layers and different weights.
 
-Images of T tasks are folded into channels, [n, T·C, H, W] in channels_last: a grouped convolution and the
-per-channel kernels of norms and pools then serve all tasks as if they were one network. Everything else is
+Images of T tasks are folded into channels, [n, T·C, H, W] in channels_last, so that grouped convolutions
+and the per-channel kernels of norms and pools compute all tasks like one network. Other activations are
 rows, [T, n, …], and a linear layer is one batched matrix product. Dispatch costs the same for any T.
 """
 
@@ -19,10 +19,10 @@ from metarun.learners.gradient.batched.normalisation import normalise
 
 Parameters = dict[str, Tensor]
 Forward = Callable[[Parameters, Tensor], Tensor]
-"""Parameters of T tasks by name, [T, …], and their inputs [T, n, …], to outputs [T, n, out]."""
+"""Maps parameters of T tasks by name, [T, …], and inputs [T, n, …] to outputs [T, n, out]."""
 
 Step = Callable[[Parameters, Tensor, int], Tensor]
-"""Parameters, activations and the number of tasks to activations."""
+"""Maps parameters, activations and the number of tasks to activations."""
 
 Layout = Literal["rows", "folded"]
 
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     step: Step
 
 
-# Applied entry by entry, so the layout does not matter.
+# Elementwise, so the layout does not matter.
 _ELEMENTWISE = (
     *(nn.Identity, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus),
@@ -45,11 +45,11 @@ _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 
 def batched_forward(model: nn.Module) -> Forward | None:
-    """Return the forward pass of T such networks, or None where the model is not a sequence of known layers.
+    """Return the forward pass of T such networks, or None if the model is not a sequence of known layers.
 
-    The model must be an nn.Sequential (or nest some, or inherit its forward) of the layers that Conv4 and MLP
-    are made of, or of layers with a method `over_tasks` (see `Context`); vmap serves any other model. Norms
-    have no running statistics.
+    The model must be an nn.Sequential, possibly nested or subclassed without another forward. Its layers must
+    be of the types in Conv4 and MLP, or have a method `over_tasks` (see `Context`). Other models use vmap.
+    Norms have no running statistics.
     """
     for module in model.modules():
         hooks = [module._forward_hooks, module._forward_pre_hooks]
@@ -62,10 +62,10 @@ def batched_forward(model: nn.Module) -> Forward | None:
     if any(f"{prefix}{n}" not in names for prefix, layer in layers for n, _ in layer.named_parameters()):
         return None  # a layer that is registered twice has its parameters under one name only
     if not all(_is_torchs(layer) or "over_tasks" in vars(type(layer)) for _, layer in layers):
-        return None  # a user's class may do more than the one it inherits from
+        return None  # a user's subclass may compute something else
     first = next((layer for _, layer in layers if not isinstance(layer, nn.Flatten | nn.Identity)), None)
     if getattr(first, "inplace", False):
-        return None  # it would write into the examples
+        return None  # an in-place layer would write into the examples
     steps: list[Step] = []
     layout: Layout = "rows"
     while layers:
@@ -99,7 +99,7 @@ def _layers(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _plan(layers: list[tuple[str, nn.Module]], layout: Layout) -> Plan | None:  # noqa: PLR0911  (one per kind)
-    """Return the next step, or None where the next layer is not known."""
+    """Return the plan of the next step, or None if the next layer is not known."""
     name, layer = layers[0]
     kind, following = type(layer), [type(module) for _, module in layers[1:]]
     if not _is_torchs(layer):
@@ -131,7 +131,7 @@ def _is_torchs(layer: nn.Module) -> bool:
 
 def _fold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG001
     _, n, channels, height, width = x.shape
-    if tasks * channels == 1:  # torch would read one channel's strides as the other layout, and keep that
+    if tasks * channels == 1:  # with one channel, torch would take the strides for the contiguous layout
         images = x.reshape(n, 1, height, width).contiguous()
         return images.as_strided((n, 1, height, width), (height * width, 1, width, 1))
     images = x.permute(1, 3, 4, 0, 2).reshape(n, height, width, tasks * channels)
@@ -145,7 +145,7 @@ def _unfold(params: Parameters, x: Tensor, tasks: int) -> Tensor:  # noqa: ARG00
 
 
 def _per_channel(layout: Layout, step: Step) -> Step:
-    """Return a step on [n, T·C, …], adapted to rows [T, n, C, …] where they are the layout."""
+    """Return a step on [n, T·C, …], converted to rows [T, n, C, …] if `layout` is rows."""
     if layout == "folded":
         return step
 
@@ -204,7 +204,7 @@ def _batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, *, relu: bool
 
 
 def _scale_and_shift(name: str, params: Parameters, x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-    """Return a batch norm's γ and β [T·C]; 1 and 0 where it has none."""
+    """Return a batch norm's γ and β [T·C]; 1 and 0 if it has no parameters."""
     gamma, beta = params.get(f"{name}weight"), params.get(f"{name}bias")
     return (
         x.new_ones(channels) if gamma is None else gamma.flatten(),
@@ -243,7 +243,7 @@ def _convolution(name: str, layer: nn.Conv2d) -> Step:
 
 
 def _block(name: str, layer: nn.Conv2d, norm: str, eps: float, *, pool: bool, relu: bool) -> Step:
-    # The convolution's bias is left out, since the norm cancels any constant: its gradient is zero.
+    # The convolution's bias is left out: the norm cancels it, and its gradient is zero.
     def step(params: Parameters, x: Tensor, tasks: int) -> Tensor:
         weight = params[f"{name}weight"].flatten(0, 1)
         gamma, beta = _scale_and_shift(norm, params, x, len(weight))

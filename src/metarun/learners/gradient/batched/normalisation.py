@@ -15,8 +15,9 @@ _HALVES = ([2, 2], [2, 2], [0, 0], [1, 1], False)
 def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool, relu: bool) -> Tensor:
     """Return relu(max-pool(γ ŷ + β)) with ŷ = (y − μ) / √(σ² + eps) over all but the channels of y [n, C, …].
 
-    Statistics are those of the current batch. Pooling precedes the affine map, which is exact where no γ is
-    negative; then only the statistics, and one affine pass per derivative, read y at its full size.
+    Statistics are those of the current batch. Pooling is done before the affine map, which gives the same
+    result if no γ is negative. Then only the statistics, and one affine pass per derivative, read the
+    unpooled y.
 
     Args:
         y: the input; images in channels_last, where these kernels are fastest.
@@ -27,7 +28,7 @@ def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool,
         relu: whether negative outputs are set to zero.
 
     Raises:
-        MetarunError: there is only one value per channel, which equals its mean.
+        MetarunError: there is only one value per channel, which has no variance.
     """
     if y.numel() == y.shape[1]:
         raise MetarunError(
@@ -39,7 +40,7 @@ def normalise(y: Tensor, gamma: Tensor, beta: Tensor, eps: float, *, pool: bool,
 
 
 def _wide(v: Tensor, y: Tensor) -> Tensor:
-    """Give a vector over channels the dimensions of y."""
+    """Return a vector over channels, [C], as [C, 1, …], which broadcasts over y [n, C, …]."""
     return v.view(-1, *[1] * (y.dim() - 2))
 
 
@@ -48,7 +49,7 @@ def _affine(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _sums(g: Tensor, y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Σ g·(y − μ)·r and Σ g over all but the channels, in one pass."""
+    """Return Σ g·(y − μ)·r and Σ g over all dimensions except channels, in one pass."""
     _, of_gamma, of_beta = torch.ops.aten.native_batch_norm_backward(
         g, y, None, None, None, mu, r, True, 0.0, [False, True, True]
     )
@@ -174,5 +175,5 @@ class _NormaliseTwice(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        # torch's once_differentiable does not raise where autograd.grad is asked for certain inputs.
+        # torch's once_differentiable does not raise if autograd.grad is called with certain inputs.
         raise NotImplementedError("third derivatives of a batch norm over tasks")
