@@ -58,7 +58,7 @@ class RMSProp(Chain):
         alpha: decay of the running means.
         eps: ε.
         weight_decay: λ, where g = ∇L(φ) + λ φ.
-        momentum: decay of a velocity of these steps; 0: none.
+        momentum: decay of a velocity of these steps; 0: no momentum.
         centered: subtract the squared mean of g from v (Graves 2013, arXiv:1308.0850).
     """
 
@@ -82,19 +82,20 @@ class RMSProp(Chain):
 class Adam(Chain):
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), with a fresh state for every task.
 
-    With β1 = 0 and kept second moments it is the inner rule of Reptile's published runs (Nichol et al. 2018,
-    arXiv:1803.02999). In the authors' code one task after another updates them; here a meta-batch leaves the
-    mean over its tasks.
+    With β1 = 0 and kept second moments, this is the inner rule of Reptile's published runs (Nichol et al.
+    2018, arXiv:1803.02999). In the authors' code, tasks update the second moments one after another; here
+    they become the mean over the tasks of a meta-batch.
 
     Args:
         lr: the rate α.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squared gradients.
         eps: added to the denominator.
-        weight_decay: λ; part of the gradient, or with `decoupled` a separate shrinking of φ by αλφ (AdamW,
+        weight_decay: λ; added to the gradient as λφ, or with `decoupled` subtracted from φ as αλφ (AdamW,
             Loshchilov & Hutter 2019, arXiv:1711.05101).
         decoupled: whether weight decay is decoupled.
-        second_moments: `fresh` for every task, or `kept` from earlier tasks, with their bias correction.
+        second_moments: `fresh` for every task; or `kept` from earlier tasks, with the number of earlier steps
+            for the bias correction.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Adam(Chain):
         self.taken: nn.Parameter | None = None
 
     def prepare(self, initial: Mapping[str, Tensor], generator: torch.Generator) -> None:  # noqa: ARG002
-        """Create parameters for the kept second moments and their number of steps."""
+        """Create parameters for the kept second moments and the number of steps that they average."""
         if self.keeps_state:
             for name, p in initial.items():
                 self.second[key(name)] = nn.Parameter(torch.zeros_like(p), requires_grad=False)
@@ -126,7 +127,7 @@ class Adam(Chain):
             self.taken = nn.Parameter(first.new_zeros(()), requires_grad=False)
 
     def _second_moments(self, params: Parameters) -> Parameters:
-        """Return zero second moments, or those of earlier tasks."""
+        """Return zero second moments, or the second moments kept from earlier tasks."""
         if not self.keeps_state:
             return zeros(params)
         return {name: self.second[key(name)].expand_as(p) for name, p in params.items()}
@@ -141,7 +142,7 @@ class Adam(Chain):
         return super().move(params, updates, step)
 
     def persistent_state(self, state: tuple[Any, ...], steps: int) -> Parameters:
-        """Return each task's second moments, and their number of steps."""
+        """Return each task's second moments, and the number of steps that they average."""
         if self.taken is None:
             return {}
         second = {f"second.{key(name)}": v for name, v in state[self._scaling_index][1].items()}

@@ -46,7 +46,7 @@ def log_and_sign(gradient: Tensor, p: float) -> Tensor:
 
 
 class Coordinatewise(UpdateRule):
-    """A network that fits parameters of any number and shape: learned on small models, used on large ones."""
+    """A network for parameters of any number and shape: it can be learned on small models for large ones."""
 
     coordinatewise = True
 
@@ -60,7 +60,7 @@ class Coordinatewise(UpdateRule):
         return moved(params, update), state
 
     def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002
-        """Return its moves for gradients of several sizes."""
+        """Return a figure of the updates for gradients of several sizes."""
         return [surface_figure(self)]
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""A network that maps a task to the settings of its own optimizer."""
+"""A network that maps a task to the settings of its inner optimizer."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from metarun.tasks import Examples
 
 Feature = Literal["means", "norms", "loss", "examples"]
 
-_LOG_RANGE = 10.0  # divides the logs of norms and losses, as those of gradients
+_LOG_RANGE = 10.0  # divides the logs of norms and losses
 
 
 class Hypernet(UpdateRule):
     """v ← μ v + ∇L(φ), φ ← (1 − λ) φ − α v, with α, μ and λ computed for each task, layer and step.
 
-    Each weight and each bias is a layer here, as in the code of ALFA (Baik et al. 2020, arXiv:2011.00209,
-    equations 2 to 4), whose features are `means`. α is a learned rate of the layer and the step times exp(u),
-    λ a learned scale of the layer and the step times 1 + u, and μ a sigmoid of a learned number plus u, where
-    u = f(features) starts at zero: adaptation starts as gradient descent with one rate. f_θ(x) → u maps a
-    task to its inner-loop settings, and is trained through the inner loop.
+    A "layer" is one weight or one bias tensor, as in the code of ALFA (Baik et al. 2020, arXiv:2011.00209,
+    equations 2 to 4), which uses the features `means`. At every step, a network f maps features of the task
+    to one number u for each setting and layer; f is trained through the inner loop. α is a learned rate times
+    exp(u), λ is a learned scale times 1 + u, and μ is the sigmoid of a learned number plus u. Rates and
+    scales are learned for each layer and step. u starts at zero, so adaptation starts as gradient descent
+    with one rate.
 
     Args:
         lr: initial value of all rates α.
-        per_step: number of steps with their own rates and scales; later steps use the last ones.
+        per_step: number of steps with their own rates and scales; later steps use those of the last step.
         weight_decay: initial value of the scales of λ.
-        momentum: initial value of μ; 0: none.
+        momentum: initial value of μ; 0: no momentum.
         features: inputs of f at every step: `means` of each layer's parameters and gradients, the logs of
             their root mean squares (`norms`), the log of the `loss` on the support set, and a learned
-            embedding of its `examples` (the mean over them of a perceptron of input and target).
-        hidden: units of f's two hidden layers; null: as many as inputs (ALFA has one such layer).
-        embedding: size of the embedding of the support set, where `examples` are a feature.
+            embedding of its `examples` (a perceptron of input and target, averaged over the examples).
+        hidden: units of f's two hidden layers; null: the number of f's inputs (ALFA has one such layer).
+        embedding: size of the embedding of the support set, if `examples` is a feature.
         input_shape: shape of one example.
         output_size: outputs of the model.
 
@@ -103,7 +104,7 @@ class Hypernet(UpdateRule):
         }
 
     def observe(self, state: dict[str, Any], examples: Examples, losses: Tensor) -> dict[str, Any]:
-        """Store the loss on the support set and its embedding, where they are features."""
+        """Store the support loss and the embedding of the support set, if they are features."""
         features: dict[str, Tensor] = {}
         if "loss" in self.features:
             features["loss"] = losses
@@ -135,7 +136,7 @@ class Hypernet(UpdateRule):
         return torch.stack(settings, 1)
 
     def learned(self, adapt: Callable[[], None]) -> list[Figure]:
-        """Return the rates that it gives to tasks, by layer."""
+        """Return a figure of the rates of each layer over some tasks."""
         layers = self.rates.shape[1]
 
         def rates(output: Tensor) -> Tensor:

@@ -20,26 +20,26 @@ from metarun.rules.transformations import Chain, Trace
 RateInterval = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(ordered)]
 
 Grain = Literal["all", "layer", "tensor", "entry"]
-"""What shares a rate: all parameters, a layer's weight and bias, the entries of a weight or a bias, or
-nothing (a rate for each entry)."""
+"""The parameters that share a rate: all parameters, a layer's weight and bias, the entries of a tensor, or
+none (a rate for each entry)."""
 
 
 class LearnedRates(Chain):
     """φ ← φ − α ∘ ∇L(φ), α a meta-parameter.
 
     One rate per entry is Meta-SGD (Li et al. 2017, arXiv:1707.09835, equation 2); one per tensor and step is
-    MAML++'s LSLR (Antoniou et al. 2019, arXiv:1810.09502, section 4, as its code has it).
+    MAML++'s LSLR (Antoniou et al. 2019, arXiv:1810.09502, section 4, as in the authors' code).
 
     Args:
         lr: initial value of all rates: a number, or [low, high] for one number drawn uniformly from that
             interval (Meta-SGD's paper: [0.005, 0.1]).
         per: granularity of the rates.
-        per_step: number of steps with their own rates, later steps use the last ones; null: all steps share
-            them.
-        momentum: initial value of learned momenta μ, as many as rates: v ← μ v + ∇L(φ), φ ← φ − α ∘ v; null:
-            none.
-        positive: learn log α, and μ through a sigmoid, so that neither changes sign; otherwise free, as in
-            both papers.
+        per_step: number of steps with their own rates; later steps use those of the last step. null: all
+            steps share their rates.
+        momentum: initial value of learned momenta μ, one for each rate: v ← μ v + ∇L(φ), φ ← φ − α ∘ v; null:
+            no momentum.
+        positive: learn log α, and μ through a sigmoid, so that neither changes sign; false: both are
+            unconstrained, as in both papers.
 
     Raises:
         ConfigError: `positive` with an initial rate or momentum of 0, which has no logarithm.

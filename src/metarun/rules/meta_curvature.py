@@ -17,9 +17,9 @@ from metarun.rules.seen import spectra_figure
 class MetaCurvature(UpdateRule):
     """φ ← φ − α · G ×₃ M_f ×₂ M_i ×₁ M_o (Park & Oliva 2019, arXiv:1902.03356, equations 8 to 10).
 
-    G is a weight's gradient with its outputs, inputs and filter entries as three dimensions, each multiplied
-    by a learned matrix that starts as the identity. Linear weights have no third dimension, biases the first
-    only; a dimension of one entry has no matrix, since it would be a rate.
+    G is a weight's gradient with outputs, inputs and filter entries as its three dimensions. Each dimension
+    is multiplied by a learned matrix that starts as the identity. Linear weights have no third dimension,
+    and biases only the first. A dimension with one entry has no matrix, which would only be a rate.
 
     Args:
         lr: the rate α, fixed.

@@ -23,9 +23,9 @@ class MetzMLP(Coordinatewise):
     """Δφ = λ₁ d exp(λ₂ m): a perceptron maps a coordinate's features to direction d and magnitude m.
 
     The features are g and φ, means of g with decays 0.9, 0.99 and 0.999, the inverse root of the mean of g²,
-    the means times that root, and tanh(k / x − 1) of the step k at eleven time scales x; all but the last are
-    divided by their root mean square over the tensor (Metz et al. 2020, arXiv:2009.11243; 2022,
-    arXiv:2203.11860).
+    the means times that root, and tanh(k / x − 1) of the step k at eleven time scales x. All features except
+    those of time are divided by their root mean square over the tensor (Metz et al. 2020, arXiv:2009.11243;
+    2022, arXiv:2203.11860).
 
     Args:
         hidden: units of each of two hidden layers.

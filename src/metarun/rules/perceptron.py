@@ -19,7 +19,7 @@ def perceptron(inputs: int, hidden: int, outputs: int, depth: int = 3) -> nn.Seq
 
 
 def draw(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights and biases of its linear layers, uniform in ±1/√(inputs) as torch does."""
+    """Draw the weights and biases of the network's linear layers, uniform in ±1/√(inputs) as torch does."""
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""The contract of an update rule: what one step of the inner loop does to the adapted parameters."""
+"""The contract of an update rule, which changes the adapted parameters in one step of the inner loop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Parameters = dict[str, Tensor]
 """Adapted parameters (or their gradients) by name, each with a leading task dimension: [T, …]."""
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
-"""How much of a running mean is left after a step."""
+"""The factor of a running mean's old value in a step."""
 
 
 class UpdateRule(nn.Module, ABC):
     """A pure, differentiable update of all tasks at once; its own weights are meta-parameters.
 
-    A constructor with the arguments `input_shape` and `output_size` gets those of the data.
+    Constructor arguments named `input_shape` and `output_size` are set to those of the data.
 
     Attributes:
-        keeps_state: whether it has parameters without a gradient that it keeps from task to task.
+        keeps_state: whether the rule has parameters without a gradient that are kept from task to task.
         coordinatewise: whether one function updates every entry of every parameter.
     """
 
@@ -52,7 +52,11 @@ class UpdateRule(nn.Module, ABC):
         """Return parameters and state after inner step `step` (0, 1, …), without changing the arguments."""
 
     def learned(self, adapt: Callable[[], None]) -> list[Figure]:  # noqa: ARG002  (for those that depend on tasks)
-        """Return figures of what the rule has learned; adapt: adapts its learner to some test tasks."""
+        """Return figures of what the rule has learned.
+
+        Args:
+            adapt: adapts the rule's learner to some test tasks.
+        """
         return []
 
     def persistent_state(self, state: Any, steps: int) -> Parameters:  # noqa: ARG002  (for those that have any)
@@ -71,7 +75,7 @@ def key(name: str) -> str:
 
 
 def at_step(values: Tensor, step: int) -> Tensor:
-    """Return values[step], or the last value where there are fewer."""
+    """Return values[step], or the last value if there are fewer."""
     return values[min(step, len(values) - 1)]
 
 

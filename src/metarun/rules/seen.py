@@ -10,18 +10,18 @@ from torch import Tensor
 from metarun.figures import Histograms, Line, Lines, Surface
 from metarun.rules.rule import Parameters, UpdateRule
 
-_STEPS = 20  # of a learned optimizer
-_EXPONENTS = torch.linspace(-4, 1, 11, dtype=torch.float64)  # of gradients, to the base 10
+_STEPS = 20  # steps that the figure of a learned optimizer shows
+_EXPONENTS = torch.linspace(-4, 1, 11, dtype=torch.float64)  # powers of ten of the gradients
 
 
 def layer_of(name: str) -> str:
-    """Return the layer that a parameter, or its key in a rule, is of."""
+    """Return the layer of a parameter, given its name or its key in a rule."""
     name = name.replace("/", ".")
     return name.rpartition(".")[0] or name
 
 
 def by_layer(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return all values of each layer, [n], of values by the names of parameters."""
+    """Return the values of each layer, [n], from the values of each parameter."""
     layers: dict[str, list[Tensor]] = {}
     for name, each in values.items():
         layers.setdefault(layer_of(name), []).append(each.detach().flatten().cpu())
@@ -44,7 +44,7 @@ def rates_figure(what: str, values: Mapping[str, Tensor]) -> Histograms:
 
 
 def steps_figure(what: str, values: Mapping[str, Tensor]) -> Lines:
-    """Return the mean of each layer's rates over inner steps, of values [steps, …] by parameter."""
+    """Return the mean rate of each layer at every inner step, from values [steps, …] by parameter."""
     layers: dict[str, list[Tensor]] = {}
     for name, each in values.items():
         layers.setdefault(layer_of(name), []).append(each.detach().reshape(len(each), -1).cpu().double())
@@ -82,7 +82,7 @@ def spectra_figure(matrices: Mapping[str, Iterable[Tensor]]) -> Lines:
 
 
 def surface_figure(rule: UpdateRule) -> Surface:
-    """Return how a learned optimizer moves a parameter whose gradient stays the same, step by step."""
+    """Return a learned optimizer's updates of a parameter with a constant gradient, over steps."""
     like = next(iter(rule.parameters()))
     sizes = (10**_EXPONENTS).to(like)
     gradients = torch.cat([-sizes.flip(0), sizes])[None]
@@ -117,10 +117,10 @@ def settings_figure(
     """Return the rates that a network gives to each layer, over tasks and steps.
 
     Args:
-        network: whose outputs the settings follow from.
+        network: the network that `settings` reads the outputs of.
         adapt: adapts the learner to some tasks.
-        settings: maps an output of the network at one step to rates [T, layers].
-        names: of the layers.
+        settings: maps the network's output at one step to rates [T, layers].
+        names: names of the layers.
     """
     outputs: list[Tensor] = []
 

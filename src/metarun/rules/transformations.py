@@ -1,7 +1,7 @@
 """Transformations of gradients, which a chain composes to an update rule.
 
-As in optax (DeepMind 2020), except that the rule itself moves the parameters in the end: torch does it in one
-operation. A transformation keeps nothing between calls.
+As in optax (DeepMind 2020), except that the rule itself also moves the parameters, which torch does in
+one operation. A transformation has no state of its own between calls.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Chain(UpdateRule):
 
 
 class AddDecayedWeights(Transformation):
-    """u ← u + λ φ: placed first, the gradient of λ/2 ‖φ‖²; after a scaling, AdamW's decoupled decay.
+    """u ← u + λ φ. As first transformation: the gradient of λ/2 ‖φ‖²; after a scaling: AdamW's decay.
 
     Args:
         weight_decay: λ.
@@ -205,7 +205,7 @@ class ScaleByAdam(Transformation):
         eps: added to the denominator.
         rate: α.
         start: returns the second moments before the first step.
-        taken: returns the number of steps that those average.
+        taken: returns the number of steps that these second moments average.
     """
 
     def __init__(
