@@ -20,21 +20,21 @@ from metarun.tasks import Scores, Tasks
 
 
 class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
-    """The gradient of the objective blurred by a normal distribution, from antithetic pairs.
+    """The gradient of the objective smoothed by a normal distribution, estimated from antithetic pairs.
 
-    A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal; its estimate is
-    ε (L₊ − L₋) / 2σ (Salimans et al. 2017, arXiv:1703.03864). It stays well behaved for long inner loops,
-    whose exact gradient explodes.
+    A pair adapts with the meta-parameters θ + σε and θ − σε, ε standard normal. Its estimate is
+    ε (L₊ − L₋) / 2σ (Salimans et al. 2017, arXiv:1703.03864), which stays bounded for long inner loops, where
+    the exact gradient explodes.
 
     With a window of n inner steps, each window draws a new ε, and its losses are multiplied by the sum ξ of
     all ε so far (persistent evolution strategies, Vicol, Metz & Sohl-Dickstein 2021, arXiv:2112.13835,
-    equation 8): also unbiased, mostly with less variance for a learned rule, and with more for an
+    equation 8). This is unbiased, too. Its variance is mostly lower for a learned rule, and higher for an
     initialisation, which only the first ε perturbs. In the paper the outer loop updates after each window.
 
     Args:
         sigma: σ.
         pairs: number of antithetic pairs; all tasks of a meta-batch share them.
-        window: inner steps with the same perturbation; null: all of them (plain evolution strategies).
+        window: inner steps with the same perturbation; null: all inner steps (plain evolution strategies).
         update: see Windowed.
         objective: see QueryLoss.
         anneal_for: see QueryLoss.
@@ -60,15 +60,15 @@ class EvolutionStrategies(Windowed[IterativeLearner[Any]]):
     def each_window(
         self, learner: IterativeLearner[Any], tasks: Tasks, progress: Progress, weight: float
     ) -> Iterator[MetaStep]:
-        """Yield the estimate of each window's gradient; the scores are means over the perturbed learners."""
+        """Yield the estimated gradient of each window; scores are means over the perturbed learners."""
         steps = learner.steps
         weights = self.weights(steps, progress)
         learners = copied(learner), copied(learner)
-        # The same for all chunks of a meta-batch, in whichever thread or process.
+        # The same seeds for all chunks of a meta-batch, in every thread and process.
         seeds = [state(progress.seed, f"perturbations of pair {n}", progress.step) for n in range(self.pairs)]
         window = self.window or max(steps, 1)
         pairs: Iterable[_Pair] = (_Pair(learners, tasks, seed) for seed in seeds)
-        if window < steps:  # all are in the same window: each pair keeps two φ and two rule states
+        if window < steps:  # all pairs advance together: each keeps two φ and two rule states
             pairs = list(pairs)
         share = weight / (2 * self.sigma * self.pairs)
         for end in range(window, steps + window, window) if steps else [0]:
@@ -109,7 +109,7 @@ class _Pair:
             theta: the meta-parameters that are perturbed.
             sigma: the size of the perturbation.
             weights: weight of the query loss by step, for the steps of the window.
-            total: by the names of theta; changed in place.
+            total: the sum of gradients by the names of theta; changed in place.
         """
         self._perturb(theta, sigma)
         scores: list[Scores] = []

@@ -21,13 +21,13 @@ class Implicit(MetaGradient[GradientAdaptation]):
     """(I + H/λ)⁻¹ ∇L_query(φ), H the Hessian of the support loss at φ, by conjugate gradients.
 
     Exact if the inner loop has found the optimum of L_support(φ) + λ/2 ‖φ − θ‖² (iMAML, Rajeswaran et al.
-    2019, arXiv:1909.04630, equation 6 and algorithm 2). λ is algo.proximal. Memory does not grow with inner
-    steps.
+    2019, arXiv:1909.04630, equation 6 and algorithm 2). λ is algo.proximal. Memory does not grow with the
+    number of inner steps.
 
     Args:
         cg_steps: steps of the conjugate gradients (paper: 5).
-        damping: added to λ in this solve only, against large negative curvature of H. The authors' code
-            solves 2 I + H/(2 + 10), which has the direction of λ + damping = 24.
+        damping: added to λ only in this linear system, against large negative curvature of H. The authors'
+            code solves with 2 I + H/(2 + 10), which gives the direction of λ + damping = 24.
     """
 
     learner = GradientAdaptation
@@ -88,7 +88,7 @@ def conjugate_gradients(
     Args:
         product: maps v to A v, task by task; A is symmetric.
         right: b, by name, [T, …].
-        steps: number of steps; a task that is solved earlier keeps its x.
+        steps: number of steps; a task that is solved earlier keeps its solution.
     """
     x = {name: torch.zeros_like(b) for name, b in right.items()}
     residual, direction = right, right

@@ -15,17 +15,17 @@ from metarun.learners import GradientAdaptation, Learner
 from metarun.tasks import Scores, Tasks
 
 Gradients = dict[str, Tensor]
-"""Gradients by the name of the meta-parameter; one without a gradient is left out."""
+"""Gradients by the name of the meta-parameter; meta-parameters without a gradient are left out."""
 
 AnyLearner = TypeVar("AnyLearner", bound=Learner[Any])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in a run a meta-step is.
+    """The position of a meta-step in a run.
 
     Attributes:
-        step: number of meta-steps before it.
+        step: number of meta-steps before this meta-step.
         steps: number of meta-steps of the whole run.
         seed: seed of the run.
     """
@@ -47,8 +47,8 @@ class MetaStep:
     Attributes:
         gradients: the meta-gradient by the name of each meta-parameter that has one.
         scores: the query scores of the tasks, [T].
-        assignments: what is added to parameters that are no meta-parameters, and to buffers, by name: the
-            state that a rule keeps from task to task becomes the mean of its values after the tasks.
+        assignments: changes to add to buffers, and to parameters that are not meta-parameters, by name. The
+            state that a rule keeps from task to task changes to the mean of the tasks' final states.
     """
 
     gradients: Gradients
@@ -79,15 +79,15 @@ class MetaStep:
 class MetaGradient(ABC, Generic[AnyLearner]):
     """The direction of an outer update, as a mean over the tasks of a meta-batch.
 
-    It keeps nothing between calls: `progress` says where in the run a call is.
+    A meta-gradient has no state between calls; `progress` gives a call's position in the run.
 
     Attributes:
-        learner: the kind of learner that it trains.
-        constant: whether it is the same computation at every meta-step, so that it can be compiled.
+        learner: the class of learners that the meta-gradient trains.
+        constant: whether the computation is the same at every meta-step, so that it can be compiled.
         rematerialises: whether the backward pass may recompute inner steps.
-        assigns: whether it also returns the state that a rule keeps from task to task.
-        steps_per_window: number of inner steps between outer updates; None: one update after all of them.
-        second_order: whether it needs second derivatives of the model.
+        assigns: whether a MetaStep includes the state that a rule keeps from task to task.
+        steps_per_window: number of inner steps between outer updates; None: one update after all inner steps.
+        second_order: whether second derivatives of the model are needed.
     """
 
     learner: type[Any] = Learner
@@ -99,9 +99,9 @@ class MetaGradient(ABC, Generic[AnyLearner]):
 
     @abstractmethod
     def gradients(self, learner: AnyLearner, tasks: Tasks, progress: Progress, weight: float) -> MetaStep:
-        """Return weight · Σ over the tasks' meta-gradients, and the query scores.
+        """Return weight · the sum of the tasks' meta-gradients, and the query scores.
 
-        Several threads call it at once.
+        Several threads call this method at once.
         """
 
     def windows(
@@ -113,7 +113,7 @@ class MetaGradient(ABC, Generic[AnyLearner]):
         """
         yield self.gradients(learner, tasks, progress, weight)
 
-    def costliest(self, steps: int) -> int:  # noqa: ARG002  (most cost the same at every step)
+    def costliest(self, steps: int) -> int:  # noqa: ARG002  (most cost the same at every meta-step)
         """Return the index of the meta-step that takes the most time and memory."""
         return 0
 

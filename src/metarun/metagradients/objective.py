@@ -1,4 +1,4 @@
-"""The outer objective: after which inner steps of a trajectory the query loss counts."""
+"""The outer objective: the weights of the query losses after each inner step."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class QueryLoss(MetaGradient[AnyLearner]):
     """A meta-gradient of Σ w_k L_query(φ_k), φ_k the parameters after inner step k = 1 … K.
 
     Args:
-        objective: `final` weights the last step alone, `mean` all steps equally (learned optimizers,
-            Andrychowicz et al. 2016, equation 3, over K), `annealed` goes from mean to final (the multi-step
-            loss of MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
+        objective: `final`: only the last step counts; `mean`: all steps count equally (learned optimizers,
+            Andrychowicz et al. 2016, equation 3, divided by K); `annealed`: from `mean` to `final` (the
+            multi-step loss of MAML++, Antoniou et al. 2019, arXiv:1810.09502, equation 2).
         anneal_for: fraction of all meta-steps that the annealing takes.
 
     Raises:

@@ -17,8 +17,8 @@ class Exact(QueryLoss[Learner[Any]]):
     """dL_query(φ(θ))/dθ with every derivative (MAML, Finn et al. 2017, arXiv:1703.03400, algorithm 1).
 
     Args:
-        first_order_for: fraction of all meta-steps, from the start, that are first-order; the rest are exact
-            (derivative-order annealing, MAML++, arXiv:1810.09502, section 4).
+        first_order_for: fraction of the meta-steps, from the first, that are first-order; later meta-steps
+            are exact (derivative-order annealing, MAML++, arXiv:1810.09502, section 4).
         objective: see QueryLoss.
         anneal_for: see QueryLoss.
     """
@@ -59,7 +59,7 @@ class Exact(QueryLoss[Learner[Any]]):
 
 
 class FirstOrder(Exact):
-    """Exact with the inner gradients taken as constants (first-order MAML, section 5.2 of the same paper).
+    """`Exact`, but with inner gradients as constants (first-order MAML, arXiv:1703.03400, section 5.2).
 
     Args:
         objective: see QueryLoss.

@@ -10,11 +10,11 @@ from metarun.tasks import Tasks
 
 
 class Reptile(MetaGradient[GradientAdaptation]):
-    """θ − θ_K, the step back from the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
+    """θ − θ_K, with θ_K the adapted parameters (Nichol et al. 2018, arXiv:1803.02999, algorithm 2).
 
-    With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). It does not use
-    the query set, whose scores are only reported. The state that the rule keeps from task to task becomes
-    the mean of the tasks' final states.
+    With the outer rule θ ← θ − ε · (mean over tasks) this is Reptile's θ ← θ + ε (θ_K − θ). The query set is
+    not used; its scores are only reported. The state that the rule keeps from task to task becomes the mean
+    of the tasks' final states.
     """
 
     learner = GradientAdaptation

@@ -1,4 +1,4 @@
-"""Meta-gradients of an inner loop that is cut into windows, such as truncated back-propagation."""
+"""Meta-gradients of an inner loop that is divided into windows, such as truncated back-propagation."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Windowed(QueryLoss[AnyLearner]):
     """A meta-gradient that is the sum of the meta-gradients of the inner loop's windows.
 
     Args:
-        window: inner steps of a window; None: all of them.
-        update: when the outer loop updates: after every `window`, with its own gradient, so that later
-            windows use the updated meta-parameters (as in the papers), or after the whole `horizon`, with
-            the sum. A meta-step is a horizon in both cases.
+        window: inner steps of a window; None: all inner steps.
+        update: when the outer loop updates. `window`: after every window, with the gradient of this window,
+            so that later windows use the updated meta-parameters (as in the papers). `horizon`: once after
+            all windows, with the sum of their gradients. In both cases one meta-step is one inner loop.
         objective: see QueryLoss.
         anneal_for: see QueryLoss.
     """
@@ -66,15 +66,15 @@ class Windowed(QueryLoss[AnyLearner]):
 
 
 class Truncated(Windowed[GradientAdaptation]):
-    """Truncated back-propagation: derivatives, and the graph in memory, end at every n-th inner step.
+    """Truncated back-propagation: the graph is cut after every n-th inner step.
 
-    Each window's losses are differentiated within it (Williams & Peng 1990; learned optimizers, Andrychowicz
-    et al. 2016, arXiv:1606.04474, section 2.1).
+    The losses of a window are differentiated only through the steps of the window (Williams & Peng 1990;
+    learned optimizers, Andrychowicz et al. 2016, arXiv:1606.04474, section 2.1).
 
     Args:
         window: n, the inner steps of a window.
         update: see Windowed.
-        derivatives: `first_order` takes inner gradients as constants, as the paper does; or `exact`.
+        derivatives: `first_order`: inner gradients are constants, as in the paper; or `exact`.
         objective: see QueryLoss; `final` uses the last window only.
         anneal_for: see QueryLoss.
     """
