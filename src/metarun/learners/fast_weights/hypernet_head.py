@@ -14,9 +14,9 @@ from metarun.system.randomness import Seeding, Streams
 
 
 class HypernetHead(EmbeddingLearner):
-    """Logits are w_k·f(x) + b_k, with (w_k, b_k) = c_k + h(c_k) written by a perceptron h.
+    """Logits are w_k·f(x) + b_k, with w_k = s (c_k + h_w(c_k)) and b_k = h_b(c_k), by a perceptron h.
 
-    c_k is the mean embedding of class k, so tasks may have any number of classes; b starts as 0. This is the
+    c_k is the mean embedding of class k, so tasks may have any number of classes; s is learned. This is the
     activation-to-parameter map of Qiao, Liu, Shen & Yuille 2018, "Few-Shot Image Recognition by Predicting
     Parameters from Activations", arXiv:1706.03466, equation 2; its authors learn it on a fixed embedding.
 
