@@ -16,6 +16,7 @@ from picture_files import class_folders, encoded, pixels, write
 from PIL import Image
 
 from metarun.config.options import CONF
+from metarun.evaluation.task_scores import TaskScores
 
 Typed = Callable[..., tuple[int, str, str]]
 
@@ -97,8 +98,12 @@ def test_a_run_is_tested_on_several_domains_in_one_table(typed_here: Typed, omni
     assert [line.split()[0] for line in lines[3:6]] == ["folder:new", "omniglot", "folder:pictures"]
     assert lines[4].endswith("28 × 28 to 8 × 8, grey to colour")
     assert not lines[3].endswith("8")  # which was decoded in this size
-    (kept,) = Path("run/evaluations").glob("*.json")
+    (kept,) = Path("run/evaluations").glob("*-domains.json")
     domains = json.loads(kept.read_text())["domains"]
+    each = [path for path in sorted(Path("run/evaluations").glob("*.json")) if path != kept]
+    status, printed, said = typed_here("compare", *map(str, each))
+    assert (status, said) == (0, "")
+    assert "data=omniglot" in printed
     assert [domain["images"] for domain in domains] == ["", "28 × 28 to 8 × 8, grey to colour", ""]
     assert domains[0]["classes"] == ["x", "y", "z"]
     assert all(domain["tasks"] == 30 for domain in domains)
@@ -327,7 +332,7 @@ def test_classes_of_the_training_are_no_test(typed_here: Typed) -> None:
     assert status == 0, said
     status, _, said = typed_here("eval", "run", "--on", "folder:others,folder:pictures")
     assert status == 0, said
-    (kept,) = Path("run/evaluations").glob("*.json")
+    (kept,) = Path("run/evaluations").glob("*-domains.json")
     tests = json.loads(kept.read_text())["domains"]
     assert [len(test["classes"]) for test in tests] == [
         4,
@@ -349,10 +354,14 @@ def test_both_ways_to_test_on_other_data_agree(typed_here: Typed) -> None:
     for words in (["--on", "folder:others"], ["data.test=folder:others"]):
         status, _, said = typed_here("eval", "run", *words)
         assert status == 0, said
-        (kept,) = Path("run/evaluations").glob("*.json")
-        found.append(json.loads(kept.read_text()))
-        kept.unlink()
-    assert found[0]["domains"][0]["final"] == found[1]["final"]
+        (kept,) = Path("run/evaluations").glob("*[!s].json")  # not -domains.json, with all datasets
+        found.append((json.loads(kept.read_text())["final"], TaskScores.read(kept.with_suffix(".npz"))))
+        shutil.rmtree("run/evaluations")
+    (first, one), (second, other) = found
+    assert one is not None
+    assert other is not None
+    assert first == second
+    assert torch.equal(one.scores, other.scores)
 
 
 def test_what_lies_inside_other_data_is_verified(typed_here: Typed) -> None:

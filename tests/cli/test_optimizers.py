@@ -52,6 +52,15 @@ def test_compares_with_tuned_optimizers_in_a_table_and_pictures(metarun, learned
     assert pictures == {"curves.png", "update.png"}
     results = json.loads((learned / "results.json").read_text())
     assert content[0]["final"] == results["final"]
+    files = [str(path) for path in sorted((learned / "evaluations").glob("*.npz"))]
+    assert len(files) == 1 + len(HAND_DESIGNED)
+    done = metarun("compare", *(file.replace(".npz", ".json") for file in files), "--json", "compared.json")
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(Path(learned.parent / "compared.json").read_text())
+    assert {side["name"] for side in compared["sides"]} == {
+        f"optimizer={each['optimizer']}" for each in content
+    }
+    assert all(pair["paired"] for pair in compared["pairs"])  # all on the same tasks
 
 
 def test_the_rate_is_the_best_of_the_grid_on_validation_tasks(learned: Path) -> None:

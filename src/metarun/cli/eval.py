@@ -73,8 +73,11 @@ def _on_others(options: Any) -> None:
 
 
 def _show(options: Any, tested: Sequence[Tested]) -> None:
-    """Print the tests and save them in the run's evaluations/."""
+    """Print the tests and save them in the run's evaluations/: all in one file, and each for a comparison."""
     print(domains_table(tested))
+    for test in tested:
+        content = {"overrides": test.overrides, **test.curve.as_dict(), **test.content}
+        test.trained.keep(f"-on-{test.domain.name}", content, test.curve.each_task)
     rows = [
         {"data": test.domain.typed, "images": test.fitted, **test.curve.as_dict(), **test.content}
         for test in tested

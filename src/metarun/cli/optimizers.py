@@ -46,6 +46,9 @@ def main(arguments: list[str]) -> None:
     entries = list(chunks_bar("optimizers", compared, 1 + len(HAND_DESIGNED)))
     content = [{"optimizer": entry.name, "lr": entry.lr, **entry.curve.as_dict()} for entry in entries]
     print(optimizers_table(entries))
+    for entry in entries:
+        told = {"label": {"optimizer": entry.name}, "overrides": options.overrides}
+        trained.keep(f"-{entry.name}", {**told, **entry.curve.as_dict()}, entry.curve.each_task)
     path = trained.keep("-optimizers", {"overrides": options.overrides, "optimizers": content})
     if path:
         _draw(entries, path)

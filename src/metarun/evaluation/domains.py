@@ -12,7 +12,7 @@ from metarun.config.composition import as_typed, compose_config
 from metarun.config.overrides import single_values
 from metarun.errors import ConfigError, did_you_mean
 from metarun.evaluation.curve import Curve, evaluate
-from metarun.evaluation.trained import reopen
+from metarun.evaluation.trained import Trained, reopen
 from metarun.experiment.config import PLACES, read_config
 from metarun.experiment.sources import build_source, is_of, parts_of
 from metarun.runs.directory import Run
@@ -99,12 +99,16 @@ class Tested:
 
     Attributes:
         domain: the dataset.
+        trained: the run's learner, reopened with the dataset.
+        overrides: of the run's config for this test.
         curve: the scores.
         fitted: what was done to its images, in words; empty: nothing.
         content: what is kept besides: names of classes.
     """
 
     domain: Domain
+    trained: Trained
+    overrides: Sequence[str]
     curve: Curve
     fitted: str
     content: Mapping[str, Any]
@@ -139,7 +143,7 @@ def on_domains(
         tasks = tested.config.train.test_tasks
         curve = evaluate(tested.experiment.learner, source, "test", tasks, tested.executor())
         fitted = source.in_words() if isinstance(source, Adapted) else ""
-        yield Tested(domain, curve, fitted, class_names(source, "test"))
+        yield Tested(domain, tested, words, curve, fitted, class_names(source, "test"))
 
 
 def _shape_of(run: Run) -> tuple[int, ...]:

@@ -94,6 +94,8 @@ def _of_evaluation(path: Path) -> FinishedTest:
     run = Run.open(path.parent.parent)
     words = [str(word) for word in content.get("overrides", [])]
     typed = dict(word.partition("=")[::2] for word in words)
+    label = content.get("label", {})
+    typed |= {str(key): str(value) for key, value in label.items()} if isinstance(label, dict) else {}
     choices = {**_choices(run), **{key: value for key, value in typed.items() if "." not in key}}
     return FinishedTest(path, {**flat(run.config()), **typed}, choices, each_task, measures_of(content))
 

@@ -20,7 +20,7 @@ Temperature = Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class TIM(Transductive):
-    """Logits are −τ/2 ‖f(x) − w_k‖²; the weights w minimise λ CE(support) − H(Y) + α H(Y | X).
+    """Logits are −τ/2 ‖f(x) − w_k‖²; the weights w minimise λ CE(support) − β H(Y) + α H(Y | X).
 
     The weights start from the class means.
 
@@ -32,7 +32,7 @@ class TIM(Transductive):
         steps: steps of Adam; 1,000 in the paper.
         lr: rate of Adam.
         cross_entropy: λ.
-        marginal: factor of H(Y).
+        marginal: β, 1 in the paper.
         conditional: α.
         temperature: τ.
         similarity: `euclidean`, as published; or `cosine`: logits are τ cos(f(x), w_k).
