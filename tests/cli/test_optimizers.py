@@ -57,9 +57,8 @@ def test_compares_with_tuned_optimizers_in_a_table_and_pictures(metarun, learned
     done = metarun("compare", *(file.replace(".npz", ".json") for file in files), "--json", "compared.json")
     assert done.returncode == 0, done.stderr
     compared = json.loads(Path(learned.parent / "compared.json").read_text())
-    assert {side["name"] for side in compared["sides"]} == {
-        f"optimizer={each['optimizer']}" for each in content
-    }
+    names = {f"optimizer={name}" for name in ("learned", *HAND_DESIGNED)}
+    assert {side["name"] for side in compared["sides"]} == names
     assert all(pair["paired"] for pair in compared["pairs"])  # all on the same tasks
 
 
