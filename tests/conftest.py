@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,17 @@ def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same cache for what runs in the test's own process."""
     monkeypatch.setenv("METARUN_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_still_works() -> Iterator[None]:
+    """Later tests' processes inherit an ignored or blocked SIGINT: a test leaves it as it was."""
+    before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    after = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    signal.signal(signal.SIGINT, before[0])
+    signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
+    assert after == before
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ def run() -> None:
         from metarun.cli.main import main
 
         status = main()
-    except KeyboardInterrupt:  # before it could be told what to do
+    except KeyboardInterrupt:  # before the command line could handle it
         print("metarun: interrupted", file=sys.stderr)
         status = 128 + signal.SIGINT
     # All is said: a late Ctrl-C should not show where the interpreter ends its threads.

@@ -112,7 +112,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_status = 128 + signal_number
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[str, int]]:
-        """Return what another process makes it from again."""
+        """Return what pickle rebuilds it from in another process."""
         return type(self), (str(self), self.signal_number)
 
 

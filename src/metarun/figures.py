@@ -17,8 +17,8 @@ class Figure:
     Attributes:
         name: for files, in lower case with hyphens.
         title: in a few words.
-        caption: what is to be seen, in one sentence or two.
-        source: the run that it is of; empty: of all that are on the page.
+        caption: what it shows, in one sentence or two.
+        source: the run that made it; empty: all runs on the page.
     """
 
     name: str

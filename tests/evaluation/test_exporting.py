@@ -109,7 +109,7 @@ def test_what_depends_on_the_others_is_refused(
     assert "each prediction of this learner depends on the others" in said
     assert not Path("a.onnx").exists()
     for wrong, why in (
-        (["--out", "no/a.onnx", "--support", str(support)], "expected a file in a folder that is there"),
+        (["--out", "no/a.onnx", "--support", str(support)], "expected a file in an existing folder"),
         (["--out", "a.onnx"], "--support is missing"),
     ):
         status, _, said = typed("export", protonet, *wrong)

@@ -257,7 +257,7 @@ def test_the_command(typed: Typed, runs: Any, pictures: Path, tmp_path: Path) ->
         (["--support", "s", "--query", "q", "data.way=5"], "data.way cannot be changed for a prediction"),
         (
             ["--support", "s", "--query", "q", "--out", "no/a.csv"],
-            "--out no/a.csv: expected a file in a folder that is there",
+            "--out no/a.csv: expected a file in an existing folder",
         ),
         (["--query", "q"], "--support"),
     ],

@@ -94,7 +94,7 @@ def test_a_group_that_a_learner_does_not_use_is_refused(group: str) -> None:
 def test_there_is_nothing_to_freeze_without_a_model() -> None:
     node = compose_config(["model=none", "inner=none"]) | {"algo": {**ALONE, "freeze": "all"}}
     with pytest.raises(
-        ConfigError, match=r"^algo\.freeze=all: algo\._target_=.* is given no model, of which it could"
+        ConfigError, match=r"^algo\.freeze=all: algo\._target_=.* has no model whose parameters could"
     ):
         build(read_config(node))
 

@@ -143,7 +143,10 @@ def test_frozen_parameters_and_the_statistics_of_their_norms_stay(
         (["algo=protonet", "model.init_from=."], "model.init_from=.: . is not a run: expected a folder with"),
         (["algo=protonet", "model.strict=false"], "model.strict=false: without model.init_from this key has"),
         (["algo=protonet", "algo.freeze=all"], "there is nothing to learn"),
-        (["algo=scratch", "model.init_from=source"], "GradientAdaptation starts from no weights of a model"),
+        (
+            ["algo=scratch", "model.init_from=source"],
+            "GradientAdaptation does not start from weights of a model",
+        ),
         (
             ["algo=protonet", "model.init_from=nowhere"],
             "model.init_from=nowhere: No such file or directory: exp",

@@ -205,7 +205,7 @@ def test_what_cannot_be_reported_is_said_in_a_line(outputs: Path, typed, tmp_pat
         (["empty"], "empty: there is no run to report"),
         ([str(outputs / "damaged")], "there is no run to report ("),
         ([str(outputs / "sgd"), "--out", "page.pdf"], "--out page.pdf: expected a name that ends in .html"),
-        ([str(outputs / "sgd"), "--out", "no/page.html"], "expected a file in a folder that is there"),
+        ([str(outputs / "sgd"), "--out", "no/page.html"], "expected a file in an existing folder"),
     ):
         status, _, said = typed("report", *words)
         assert (status, len(said.splitlines())) == (2, 1)

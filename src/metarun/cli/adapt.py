@@ -1,4 +1,4 @@
-"""`metarun adapt RUN --support FILES --out MODEL`: keep a learner that has seen examples, in a file."""
+"""`metarun adapt RUN --support FILES --out MODEL`: write an adapted learner to a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     options = parse(parser, arguments[1:])
     check_out("--out", options.out)
     if options.run.is_file():
-        raise ConfigError(f"{options.run}: expected a run's directory; a file has seen its examples")
+        raise ConfigError(f"{options.run}: expected a run's directory; a file's learner is adapted already")
     model = opened(options.run, options.support, options.overrides)
     model.check()
     save_model(options.out, model)

@@ -71,7 +71,7 @@ def learner_parser(
 def check_out(flag: str, path: Path) -> None:
     """Raise ConfigError if a file cannot be written there, before there is anything to write."""
     if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"{flag} {path}: expected a file in a folder that is there")
+        raise ConfigError(f"{flag} {path}: expected a file in an existing folder")
 
 
 def add_config_dirs(parser: argparse.ArgumentParser) -> None:

@@ -30,12 +30,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--by",
         choices=("tasks", "seeds"),
-        help="what is compared: the scores of tasks, or the means of seeds; else seeds where there are three",
+        help="compare scores of tasks, or means of seeds; else seeds where every set-up has three",
     )
     parser.add_argument(
         "--against", choices=("all", "best"), default="all", help="all pairs, or each with the best"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all of it")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the whole comparison")
     options = parse(parser, arguments[1:])
     if options.json is not None:
         check_out("--json", options.json)

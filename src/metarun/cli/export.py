@@ -1,4 +1,4 @@
-"""`metarun export RUN|MODEL --out FILE.onnx`: write a learner that has seen examples as a function."""
+"""`metarun export RUN|MODEL --out FILE.onnx`: write an adapted learner as a function."""
 
 from __future__ import annotations
 

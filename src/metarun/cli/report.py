@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="show the learners of the N best runs at work (3); 0: read files alone",
+        help="load the learners of the N best runs and show what they do (3); 0: none",
     )
     add_config_dirs(parser)
     options = parse(parser, arguments[1:])
@@ -88,14 +88,14 @@ def _best(found: Gathered, count: int) -> list[Record]:
 
 
 def _details(record: Record, number: int, config_dirs: list[str], problems: list[str]) -> Section:
-    """Return what a run's learner has learned, and what it does; why, if that fails, is told as a problem."""
+    """Return figures of what a run's learner has learned and does; a failure is added to the problems."""
     algo = record.summary.choices.get("algo", "")
     name = "/".join(record.path.parts[-2:])
     section = Section(f"run-{number}", f"What {algo} has learned: {name}", [str(record.path)])
     try:
         trained = reopen(record.path, [], config_dirs)
         figures = showcase(trained)
-    except Exception as error:  # of a stranger's run anything may fail; the page is of others, too
+    except Exception as error:  # a stranger's run may fail in any way, and the page shows the others
         problems.append(f"{record.path}: what it has learned cannot be shown: {in_one_line(error)}")
         return Section(section.name, section.title)
     source = str(record.path)

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("words", metavar="DIR|key=value", nargs="*", help="folders (outputs), and filters")
-    parser.add_argument("--sort", choices=tuple(SORTS), default="age", help="what the last line has most of")
+    parser.add_argument("--sort", choices=tuple(SORTS), default="age", help="the newest or best is last")
     parser.add_argument("--jobs", action="store_true", help="list the jobs of sweeps as runs")
     parser.add_argument("--most", type=int, default=50, metavar="N", help="the last N (50); 0: all")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")

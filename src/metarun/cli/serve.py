@@ -50,12 +50,12 @@ def main(arguments: list[str]) -> None:
             raise MetarunError(
                 f"--port {options.port}: {error.strerror}: type another, or 0 for any that is free"
             ) from error
-        place.listen(128)  # who asks from now on is answered as soon as the server is there
+        place.listen(128)  # requests from now on wait until the server is ready
         port = place.getsockname()[1]
         print(f"http://{_HERE}:{port}  (Ctrl-C stops it)", flush=True)
         app = make_app(desk, [_HERE, "localhost"])
         config = uvicorn.Config(app, log_level="warning", limit_concurrency=16, timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
-        with suppress(KeyboardInterrupt):  # raised once more when all is closed
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after closing
             server.run(sockets=[place])
     print("stopped", file=sys.stderr)

@@ -52,7 +52,7 @@ class Compiled(MetaGradient[Learner[Any]]):
         self.plain.check(learner)
 
     def prepare(self, learner: Learner[Any], tasks: Tasks, progress: Progress, weight: float) -> None:
-        """Compile a graph for this number of tasks unless there is one; it is equal up to rounding."""
+        """Compile a graph for this number of tasks unless there is one; results are equal up to rounding."""
         self._weight = self._weight or weight
         if len(tasks) not in self._graphs and len(self._graphs) < 2 and not self.gave_up:
             self._compile(learner, tasks, progress)

@@ -72,9 +72,9 @@ class Comparison:
     Attributes:
         measure: how to read the score.
         step: after which it was measured; None: the last.
-        unit: what the values are of that are compared.
+        unit: what a compared value is the score of: a task, or all tasks of a seed.
         sides: what is compared.
-        estimates: of each side: over tasks; over seeds where it has several.
+        estimates: the mean of each side over tasks, or over seeds where it has several.
         pairs: the first side with all others, then the second, and so on.
     """
 
@@ -151,8 +151,8 @@ def compare(
         tests: two or more.
         metric: name of a score; None: the one that selects the best learner.
         step: after which it is measured; None: the last.
-        unit: of what the values are that are compared; None: seeds where every set-up has three or more,
-            which says how another training would turn out, else tasks.
+        unit: whether scores of tasks or means of seeds are compared; None: seeds where every set-up has
+            three or more, since they tell how another training would turn out, else tasks.
         against: `all` pairs; or each set-up with the `best` alone, which comes second in every pair.
 
     Raises:

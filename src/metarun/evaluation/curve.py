@@ -182,7 +182,7 @@ def evaluate(
     with learner.evaluating():
         results = executor.map(scores, share.stop - share.start, show)
     chunks = [chunk for chunk, _ in results]
-    if len({len(chunk) for chunk in chunks}) > 1:  # support sets of equal numbers by chance
+    if len({len(chunk) for chunk in chunks}) > 1:  # some have support sets of equal sizes by chance
         chunks = [chunk[-1:] for chunk in chunks]
     names, values = _of_each_task(chunks, ranks)
     steps = [

@@ -84,7 +84,7 @@ class Domain:
         sizes = {key: trained[key] for key in _SIZES if isinstance(trained.get(key), int)}
         look = {"channels": shape[0], "size": shape[1]} if len(shape) == 3 and shape[1] == shape[2] else {}
         chosen = {key: value for key, value in {**sizes, **look}.items() if key in keys} | typed
-        # Classes that the run was trained on are no test: of its own data, its own test classes are.
+        # Classes of the training are no test: of the run's own data, its own test classes are taken.
         own = next((part for part in parts_of(trained) if is_of(part, {**keys, **typed})), None)
         if own is not None and own is not trained:
             chosen |= {key: value for key, value in own.items() if key in keys and key != "_target_"}

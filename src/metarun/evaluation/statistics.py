@@ -89,7 +89,7 @@ def interval(values: Tensor) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p values corrected so that one false difference in 20 tables is expected (Holm 1979).
+    """Return p values such that any false one below α has probability α or less (Holm 1979).
 
     The i-th smallest of m is multiplied by m − i + 1, and none is smaller than one before it; NaN is passed
     over.

@@ -24,7 +24,7 @@ class FinishedTest:
 
     Attributes:
         path: of the run's directory, or of a file of `metarun eval`.
-        config: of the run, flat, with what the test has otherwise.
+        config: of the run, flat, with the overrides of the test.
         choices: the option of each group, where they are known.
         each_task: the scores of each task.
         measures: how to read them, by name; the loss comes first.

@@ -164,7 +164,7 @@ def _build_model(
 ) -> nn.Module:
     """Return the model with `outputs` outputs, or its body alone if that is None.
 
-    The learner may make more of its first weights, so that they are loaded, and fixed, before there is one.
+    Weights are loaded and fixed before the learner is built, since it may derive others from them.
     """
     with Streams(config.seed, config.seeding).drawing("model"):
         arguments = arguments_of(InitialWeights, config.model)
@@ -210,7 +210,7 @@ def build_metagradient(config: Config, learner: Learner[Any]) -> MetaGradient[An
     if learner.keeps_state and not metagradient.assigns:
         raise ConfigError(
             "inner.second_moments=kept is for metagradient=reptile, which keeps them from task to task: "
-            "type inner.second_moments=fresh, or of a rule of your own keep no state"
+            "type inner.second_moments=fresh, or write your own rule without keeps_state"
         )
     if config.engine.compile and (problem := _not_to_compile(metagradient, learner)):
         raise ConfigError(f"engine.compile=true: {problem}; type engine.compile=false")

@@ -47,8 +47,8 @@ def needs_of(config: Config, learner_class: Any) -> set[str]:
             )
     if config.algo.get("freeze") is not None and "model" not in needs:
         raise ConfigError(
-            f"algo.freeze={config.algo['freeze']}: algo._target_={algo} is given no model, of "
-            f"which it could fix parameters: leave it out"
+            f"algo.freeze={config.algo['freeze']}: algo._target_={algo} has no model whose "
+            f"parameters could be fixed: leave it out"
         )
     loop_keys = [key for key in config.inner if key in InnerLoop.model_fields]
     if loop_keys and "loop" not in needs:

@@ -91,7 +91,7 @@ def target_fields(target: Callable[..., Any], given: Collection[str] = ()) -> Fi
     for make in _makers(target):
         try:
             hints = get_type_hints(make, include_extras=True)
-        except Exception:  # annotations for a type checker only raise many kinds
+        except Exception:  # annotations that only a type checker understands may raise any error
             hints = {}
         parameters = inspect.signature(make).parameters
         if {p.kind for name, p in parameters.items() if name != "self"} == _PASSED_ON:
@@ -178,7 +178,7 @@ def _one_line(group: str, node: Mapping[str, Any], error: ValidationError) -> st
     messages = [
         cause["msg"].removeprefix("Value error, ")
         for cause in causes
-        if cause["type"] != "needs_python_object"  # nobody can type what JSON cannot hold
+        if cause["type"] != "needs_python_object"  # a value that JSON cannot hold cannot be typed
     ]
     wanted = " or ".join(dict.fromkeys(m.removeprefix("Input ") for m in messages))
     choices = [
@@ -195,5 +195,5 @@ def _typed(value: Any) -> str:
     """Return a value as one would type it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    # A text that looks like a number was typed in quotes, which are the mistake.
+    # A text that looks like a number was typed in quotes: the quotes are the mistake.
     return repr(value) if isinstance(value, str) and value.replace(".", "").isdigit() else str(value)

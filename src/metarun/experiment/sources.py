@@ -70,7 +70,7 @@ def parts_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def is_of(data: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two nodes are the same data: the same dataset, or folder."""
-    are_real = any(key in other for key in (*_IDENTITY, "shares"))  # others are as new as their keys
+    are_real = any(key in other for key in (*_IDENTITY, "shares"))  # synthetic data have new tasks
     same = data.get("_target_") == other.get("_target_") and are_real
     return same and all(_same_place(data.get(key), other.get(key)) for key in _IDENTITY)
 

@@ -180,7 +180,7 @@ def model_to_start(learner: nn.Module, place: str) -> nn.Module:
     model = dict(learner.named_children()).get("model")
     if model is None:
         raise ConfigError(
-            f"model.init_from={place}: {type(learner).__name__} starts from no weights of a model with these "
-            f"settings: leave it out"
+            f"model.init_from={place}: {type(learner).__name__} does not start from weights of a model "
+            f"with these settings: leave it out"
         )
     return model

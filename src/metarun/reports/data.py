@@ -37,7 +37,7 @@ def _by_split(numbers: Mapping[str, int]) -> str:
 
 
 def in_lines(content: Mapping[str, Any]) -> str:
-    """Return a line for each entry, with its name to the left; lists have one for each of theirs."""
+    """Return a line for each entry, with its name to the left; a list has a line for each item."""
     width = max(map(len, content)) + 2
     lines = []
     for name, value in content.items():

@@ -92,7 +92,7 @@ def _entries(figure: Lines | Points) -> int:
 
 @singledispatch
 def _draw(figure: Figure, canvas: Any) -> None:  # noqa: ARG001
-    raise TypeError(f"nothing draws a {type(figure).__name__}")
+    raise TypeError(f"a {type(figure).__name__} has no drawing")
 
 
 def _panel(canvas: Any, x_label: str = "", y_label: str = "") -> Any:
@@ -284,7 +284,7 @@ def _parallel(figure: Parallel, canvas: Any) -> None:
 
 
 def _placed(values: Sequence[str | float]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Return the places of values on an axis from 0 to 1, and its ticks; texts as they come."""
+    """Return the places of values on an axis from 0 to 1, and its ticks; texts in their order."""
     if all(isinstance(value, float) for value in values):
         numbers = [float(value) for value in values]
         low, high = min(numbers), max(numbers)

@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def describe(scores: Mapping[str, float]) -> str:
-    """Return scores as a text for people, the loss under no second name."""
+    """Return scores as a text for people, without metrics that are the loss under another name."""
     shown = {name: value for name, value in scores.items() if name == "loss" or value != scores.get("loss")}
     return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
@@ -172,7 +172,7 @@ class SweepProgress:
         while not self._ended.wait(pause):
             start = time.monotonic()
             self._show()
-            pause = max(1.0, 20 * (time.monotonic() - start))  # ten thousand folders are looked at less often
+            pause = max(1.0, 20 * (time.monotonic() - start))  # ten thousand folders are checked less often
 
     def _show(self) -> None:
         done, failed = self._count()

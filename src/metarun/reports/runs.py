@@ -84,7 +84,7 @@ def sweeps_table(sweeps: Sequence[SweepSummary]) -> str:
 
 
 def to_go_on(found: Sequence[Summary | SweepSummary], most: int = 10) -> list[str]:
-    """Return the commands that resume what is not finished, the last ones first said."""
+    """Return the commands that resume the last runs and sweeps that are not finished."""
     stopped = [each for each in found if each.state in _RESUMED]
     lines = [printable(resume_command(Path(each.path))) for each in stopped[-most:]]
     left_out = len(stopped) - len(lines)

@@ -224,7 +224,7 @@ class Run:
             self._path(name).unlink(missing_ok=True)
 
     def inputs(self) -> dict[str, Any] | None:
-        """Return what the run keeps of its data, to use its learner without it; None: it is of an older one.
+        """Return what the run keeps of its data, for its learner alone; None: an older metarun made it.
 
         Raises:
             MetarunError: the file is damaged.

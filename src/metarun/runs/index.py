@@ -69,7 +69,7 @@ class Listing:
 def listing(folder: Path, show: Callable[[], object] = lambda: None) -> Listing:
     """Return the runs and sweeps below a folder.
 
-    What a run has come to is kept in the user's cache, and read again where a file of it has changed.
+    Summaries of runs are kept in the user's cache, and read again where a file of the run has changed.
 
     Args:
         folder: where to look.
@@ -139,7 +139,12 @@ def _known(path: Path) -> dict[str, list[Any]]:
         if content["version"] == _VERSION:
             known: dict[str, list[Any]] = content["runs"]
             return known
-    except (OSError, ValueError, LookupError, TypeError):  # there is none, or of another metarun: made anew
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ):  # missing, damaged, or of another version: made anew
         pass
     return {}
 

@@ -1,4 +1,4 @@
-"""What to type to go on."""
+"""The command that resumes a run or a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run has come to, read from the files in its directory without torch."""
+"""The state and the scores of a run, read from the files in its directory without torch."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Summary:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Summary:
-        """Return what `plain` was made of."""
+        """Return the summary of which `plain` gave these values."""
         test = plain["test"]
         return cls(**{**plain, "test": None if test is None else tuple(test)})
 
 
 def summary(directory: Path, changed: float) -> Summary:
-    """Return the summary of a run, but whether it is running: see `is_held`.
+    """Return the summary of a run, except whether it is running: see `is_held`.
 
     Args:
         directory: of the run.
@@ -129,7 +129,7 @@ def _text(path: Path, missing: str | None = None) -> str:
 
     Raises:
         OSError: it cannot be read, or is not there and `missing` is None.
-        ValueError: it is not in UTF-8, or as large as no file of metarun is.
+        ValueError: it is not in UTF-8, or larger than any such file of metarun.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -149,7 +149,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _typed(command: str, config: str) -> dict[str, str]:
-    """Return the options in a command; of algorithm and data, else, the names of their classes."""
+    """Return the options in a command; without one for algorithm or data, the name of its class."""
     chosen = {group: name.lower() for group, name in _TARGETS.findall(config)}
     words = (word.partition("=") for word in shlex.split(command))
     return chosen | {key.lstrip("+"): value for key, sep, value in words if sep and "." not in key}

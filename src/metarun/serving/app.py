@@ -112,7 +112,7 @@ class Desk:
 
     def __init__(self, usable: Usable, model: TaskModel | None, limits: Limits) -> None:
         if not isinstance(usable.reading, ImageReading) or usable.facts.targets == "values":
-            raise MetarunError("metarun serve is for images of classes, and this run has others")
+            raise MetarunError("metarun serve is for images of classes, and this run has other data")
         self.usable, self.model, self.limits = usable, model, limits
         self.reading = usable.reading
         self._lock = Lock()  # one task at a time
@@ -217,7 +217,7 @@ def make_app(desk: Desk, hosts: list[str]) -> Starlette:
 
     Args:
         desk: answers.
-        hosts: names under which this machine may be asked, so that no other page can.
+        hosts: host names that a request may have; others are refused, as those of foreign pages.
     """
 
     async def page(request: Request) -> Response:  # noqa: ARG001

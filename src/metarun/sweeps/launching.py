@@ -99,7 +99,9 @@ class Launching:
                 f"hydra.sweep.subdir: the folder of job {number} would be {subdir}, not one inside that of "
                 f"the sweep: type hydra.sweep.subdir=… without / at its start and without .."
             )
-        compose = cache(lambda: self._compose(number, overrides))  # every look at the job's status calls it
+        compose = cache(
+            lambda: self._compose(number, overrides)
+        )  # it is called whenever the job's status is read
         return Job(number, tuple(overrides), self.directory / folder, compose)
 
     def _config_of(self, number: int, overrides: Sequence[str]) -> DictConfig:

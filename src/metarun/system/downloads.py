@@ -77,7 +77,7 @@ def _not_there(path: Path, why: str) -> MetarunError:
 
 
 def _from(url: str, path: Path, md5: str, size: int | None) -> None:
-    """Fetch the file from one server; what has come is kept, unless it is wrong."""
+    """Fetch the file from one server; the bytes that have come are kept, unless they are wrong."""
     part = path.with_name(f"{path.name}.part")
     for attempt in range(_ATTEMPTS):
         try:
@@ -145,7 +145,9 @@ def _append(answer: Any, part: Path, start: int, size: int | None) -> None:
                 if written > (total or _MOST):
                     file.seek(0)
                     file.truncate()
-                    raise _FailedError(f"more than {total:,} bytes came" if total else "no end")
+                    raise _FailedError(
+                        f"more than {total:,} bytes came" if total else "its content does not end"
+                    )
                 file.write(chunk)
                 bar.update(len(chunk))
         except HTTPError as error:

@@ -52,7 +52,7 @@ class Calibration:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Calibration:
-        """Return what `plain` was made of."""
+        """Return the object of which `plain` gave these values."""
         pairs = {name: tuple(plain[name]) for name in ("nll", "ece")}
         return cls(**{key: value for key, value in {**plain, **pairs}.items() if key != "settings"})
 

@@ -29,7 +29,7 @@ _TOGETHER = 1000  # of a learner whose predictions depend on one another
 
 
 class NotFittedError(ValueError, AttributeError):
-    """`predict` before `fit`; what scikit-learn's own error is, too."""
+    """`predict` was called before `fit`; of the same kinds as scikit-learn's own error."""
 
 
 class Estimator:
@@ -65,7 +65,7 @@ class Estimator:
             if name not in self.get_params():
                 raise ValueError(f"{name}: expected one of {', '.join(self.get_params())}")
             setattr(self, name, value)
-            if name != "part":  # what was learned was learned by another
+            if name != "part":  # what was learned belongs to the old value
                 for made in ("_usable", "_model"):
                     self.__dict__.pop(made, None)
         return self
@@ -161,7 +161,7 @@ class Estimator:
 
     def _fitted(self) -> TaskModel:
         if "_model" not in self.__dict__:
-            known = sys.modules.get("sklearn.exceptions")  # whose own class scikit-learn looks for
+            known = sys.modules.get("sklearn.exceptions")  # scikit-learn expects its own class
             kind = NotFittedError if known is None else known.NotFittedError
             raise kind("this estimator is not fitted yet: call fit(X, y) first")
         return self._model
@@ -195,13 +195,13 @@ class Estimator:
         return torch.as_tensor(array.astype(np.float64), dtype=learner.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the learner, which is of the run: what was learned from stays."""
+        """Leave out the learner, which the run holds; the examples stay."""
         state = {name: value for name, value in self.__dict__.items() if name not in ("_usable", "_model")}
         model = self.__dict__.get("_model")
         return {**state, "_support": model.support} if model is not None else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Read the learner again, and show it what it has seen."""
+        """Read the learner from its run again, and adapt it to the same examples."""
         support = state.pop("_support", None)
         self.__dict__.update(state)
         if support is not None:

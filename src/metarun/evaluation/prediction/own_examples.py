@@ -70,7 +70,7 @@ class Unlabelled:
 
     Args:
         names: of the files or rows.
-        said: the labels that folders or columns say, if they do.
+        said: the known labels, from folders or columns; None where there is none.
         source: the files of images, or the inputs [n, *shape].
 
     Attributes:
@@ -147,7 +147,7 @@ class _Images:
 
 @contextmanager
 def _of_flag(flag: str) -> Iterator[None]:
-    """Name a flag in the place of the key that a file would have in a training."""
+    """Name the flag in errors, in place of the key that such a file has in a training."""
     try:
         yield
     except ConfigError as error:
@@ -246,7 +246,7 @@ def _target(columns: Mapping[str, Column], reading: RowReading) -> str | None:
 def read_query(path: Path, reading: Reading, dtype: torch.dtype) -> Unlabelled:
     """Return examples to be labelled: a folder of images, an image, a csv of paths, or a file of rows.
 
-    Where images lie in folders, or a csv or a file has labels, these are what the examples are said to be.
+    Folders' names, and labels in a csv or a file, are kept as the examples' known labels.
 
     Raises:
         ConfigError: there is nothing that can be read.

@@ -69,7 +69,7 @@ class Usable:
     def limit(self) -> int | None:
         """The number of classes that its head can tell apart; None: any."""
         kind, size = type(self.learner), self.facts.output_size
-        # Those that read labels have inputs for each, and no head of the model's.
+        # Learners that read labels have an input for each class, and no head of the model's.
         return size if "output_size" in needed_by(kind) else kind.model_output_size(size)
 
     @property
@@ -135,7 +135,9 @@ def usable(directory: Path, overrides: Sequence[str] = ()) -> Usable:
         source = build_source(config, run.home)
         facts, reading = Facts.of(source), reading_of(source)
         if targets_of(source) not in LOSSES:
-            raise ConfigError(f"the targets of this run are {targets_of(source)}, which nobody predicts")
+            raise ConfigError(
+                f"the targets of this run are {targets_of(source)}: expected classes or numbers"
+            )
     else:
         facts, reading = read_inputs(kept)
     learner = build_learner(config, facts, home=run.home)

@@ -35,7 +35,7 @@ class Record:
         curve: of the test; None: it is not finished.
         each_task: the scores of each test task; None: they are not known.
         engine: how it was computed.
-        usage: what it has used; empty: of an older metarun.
+        usage: memory that it has used; empty: of an older metarun.
         manifest: command, machine and versions.
     """
 
@@ -71,7 +71,7 @@ class Record:
 
     @property
     def tested(self) -> FinishedTest | None:
-        """Its test, to be compared; None where the scores of tasks are not known."""
+        """Its test, for comparisons; None where the scores of tasks are not known."""
         if self.each_task is None or self.curve is None:
             return None
         return FinishedTest(self.path, self.config, self.summary.choices, self.each_task, self.measures)
@@ -236,7 +236,7 @@ def _metrics(run: Run) -> list[dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return a file that only people read; {} if it is not there, or damaged."""
+    """Return the content of a file that only people need; {} if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ Table = tuple[list[str], list[list[str]]]
 @singledispatch
 def numbers(figure: Figure) -> Table:
     """Return heads and rows of what a figure shows."""
-    raise TypeError(f"nothing knows the numbers of a {type(figure).__name__}")
+    raise TypeError(f"a {type(figure).__name__} has no table of its numbers")
 
 
 @numbers.register

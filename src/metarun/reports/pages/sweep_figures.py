@@ -55,7 +55,7 @@ def sweep_figures(sweep: SweepRecord) -> list[Figure]:
 
 
 def varied(set_ups: Sequence[SetUp]) -> dict[str, list[Value]]:
-    """Return what was typed with more than one value, by key, but seeds; a value for each set-up."""
+    """Return the keys, except seeds, that were typed with several values, and the value of each set-up."""
     commands = (str(set_up.records[0].manifest.get("command", "")) for set_up in set_ups)
     typed_words = [
         {key.lstrip("+"): value for key, sep, value in (w.partition("=") for w in shlex.split(c)) if sep}

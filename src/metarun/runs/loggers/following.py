@@ -25,7 +25,7 @@ FILE = "loggers.json"
 """What loggers keep, in a run's directory."""
 
 _LONGEST_QUEUE = 10_000  # records that a slow logger may be behind
-_SECONDS_AT_END = 60.0  # that a run waits for its loggers
+_SECONDS_AT_END = 60.0  # a run waits for its loggers at its end, at most
 
 Call = Callable[[], None]
 

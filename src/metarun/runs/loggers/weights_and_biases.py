@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarun.errors import MetarunError
 from metarun.runs.loggers.logger import Ended, Logger, RunFacts
 
-_SECONDS = 30.0  # that its server may take to answer
+_SECONDS = 30.0  # its server has to answer in this time
 
 
 class WandB(Logger):
