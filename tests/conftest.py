@@ -30,6 +30,8 @@ def pytest_configure() -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
     # Tests run on all cores at once, each with one thread.
     torch.set_num_threads(1)
+    # A shell starts its background jobs with SIGINT ignored, and the processes of tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -52,17 +54,6 @@ def shared_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same cache for what runs in the test's own process."""
     monkeypatch.setenv("METARUN_CACHE", str(cache))
     return cache
-
-
-@pytest.fixture(autouse=True)
-def ctrl_c_still_works() -> Iterator[None]:
-    """Later tests' processes inherit an ignored or blocked SIGINT: a test leaves it as it was."""
-    before = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    yield
-    after = signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    signal.signal(signal.SIGINT, before[0])
-    signal.pthread_sigmask(signal.SIG_SETMASK, before[1])
-    assert after == before
 
 
 @pytest.fixture

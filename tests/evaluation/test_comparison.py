@@ -256,7 +256,7 @@ def test_compare_in_the_terminal(tmp_path: Path, typed) -> None:
     for words, expected in (
         (["nothing"], "nothing holds no finished run"),
         (["both/metasgd"], "1 set-up to compare"),
-        (["both/metasgd", "--json", "no/where.json"], "--json no/where.json: expected a file in a folder"),
+        (["both/metasgd", "--json", "no/where.json"], "--json no/where.json: expected a file in an"),
         (["both/metasgd/config.yaml"], "holds no finished run"),
         (["both/metasgd", str(again), "--metric", "accuracy"], "--metric accuracy: not every test has"),
         (["both/metasgd", str(again), "--step", "9"], "9: there is no such step; choose from 0, 1"),

@@ -132,8 +132,16 @@ def test_an_older_run_is_named_by_its_command_or_its_classes(one: Path, tmp_path
 def test_a_damaged_file_concerns_its_run_alone(folder: Path, name: str, content: str) -> None:
     place = folder / ("a/interrupted" if name == "inputs.json" else "a/finished")
     (place / name).write_text(content, errors="surrogateescape")
-    assert summary(place, 0.0).state == "damaged"
+    found = summary(place, 0.0)
+    assert found.state == "damaged"
+    assert found.error.startswith(f"{name} holds something else than metarun writes")
     assert len(states(folder)) == 5
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(folder: Path) -> None:
+    (folder / "a/finished/metrics.jsonl").unlink()
+    os.mkfifo(folder / "a/finished/metrics.jsonl")
+    assert states(folder)["a/finished"] == "damaged"
 
 
 def test_only_what_has_changed_is_read_again(folder: Path, cache: Path) -> None:
@@ -220,6 +228,8 @@ def test_the_list_in_the_terminal(folder: Path, typed) -> None:
         (["state=finshed"], "state=finshed: there is no such state; did you mean finished?"),
         (["--sort", "size"], "choose from"),
         (["--watch", "0"], "--watch 0: expected seconds above 0"),
+        (["--watch", "nan"], "--watch nan: expected seconds above 0"),
+        (["algos=maml"], "algos=…: no run has such a group; did you mean algo?"),
     ):
         status, _, said = typed("runs", *words)
         assert (status, len(said.splitlines())) == (2, 1)

@@ -22,6 +22,7 @@ from metarun.system.files import as_json
 
 _STATES = ("finished", "running", "interrupted", "failed", "damaged")
 _CLEAR = "\x1b[H\x1b[2J"
+_LONGEST = 1e6  # seconds
 
 
 def main(arguments: list[str]) -> None:
@@ -51,10 +52,11 @@ def main(arguments: list[str]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: there is no such folder; type metarun runs FOLDER")
-    if options.watch is not None and options.watch <= 0:
-        raise ConfigError(f"--watch {options.watch:g}: expected seconds above 0")
+    if options.watch is not None and not 0 < options.watch < _LONGEST:  # NaN is not
+        raise ConfigError(f"--watch {options.watch:g}: expected seconds above 0, as in --watch 2")
     while True:
         found = [_listed(folder) for folder in folders]
+        _check_keys(filters, [run for each in found for run in each])
         if options.json:
             _print_json(found, filters)
         else:
@@ -80,6 +82,18 @@ def _filters(words: Sequence[str]) -> dict[str, list[str]]:
                 f"state={state}: there is no such state{hint}; choose from {', '.join(_STATES)}"
             )
     return filters
+
+
+def _check_keys(filters: Mapping[str, Sequence[str]], runs: Sequence[Summary]) -> None:
+    """Raise ConfigError for a filter of a group that no run has."""
+    known = {"state", "seed", *(group for run in runs for group in run.choices)}
+    for key in filters:
+        if runs and "." not in key and key not in known:
+            hint = did_you_mean(key, known)
+            raise ConfigError(
+                f"{key}=…: no run has such a group{hint}; choose from {', '.join(sorted(known))}, or type a "
+                f"key of the config, as in inner.lr=0.1"
+            )
 
 
 def _passes(run: Summary, filters: Mapping[str, Sequence[str]]) -> bool:

@@ -161,7 +161,9 @@ def compare(
     """
     sides = sides_of(tests)
     if len(sides) < 2:
-        raise ConfigError(f"{len(sides)} set-up to compare: type two runs or more that differ")
+        raise ConfigError(
+            f"{len(sides)} set-up to compare: type two runs or more that differ in more than the seed"
+        )
     measure = _measure(tests, metric)
     unit = unit or ("seeds" if all(len(side.tests) >= _FEWEST_SEEDS for side in sides) else "tasks")
     values = [{s: t.each_task.of(measure.name, step) for s, t in side.tests.items()} for side in sides]

@@ -8,7 +8,9 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,36 +82,57 @@ def summary(directory: Path, changed: float) -> Summary:
     """
     try:
         return _read(directory, changed)
+    except _DamagedError as error:
+        return Summary(str(directory), "damaged", changed=changed, error=str(error))
+
+
+class _DamagedError(Exception):
+    """A file holds something else than metarun writes."""
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Name the file in any error that its content leads to: the list of other runs is not lost by it."""
+    try:
+        yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # Whatever a damaged file holds: the list of all other runs is not lost by it.
         line = " ".join(str(error).split()) or type(error).__name__
-        told = f"one of {', '.join(STAMPED)} holds something else than metarun writes ({line[:200]})"
-        return Summary(str(directory), "damaged", changed=changed, error=told)
+        raise _DamagedError(f"{name} holds something else than metarun writes ({line[:200]})") from error
 
 
 def _read(directory: Path, changed: float) -> Summary:
-    config = _text(directory / "config.yaml")
-    manifest = json.loads(_text(directory / "manifest.json"))
-    choices = manifest.get("choices") or _typed(manifest.get("command", ""), config)
-    steps = _STEPS.search(config)
-    results = _json(directory / "results.json")
-    metric = _selecting((results or _json(directory / "inputs.json") or {}).get("measures"))
-    step, last, best = _progress(_text(directory / "metrics.jsonl", missing=""), metric)
-    final = ((results or {}).get("final") or {}).get(metric["name"])
-    error = _text(directory / "error.txt", missing="").partition("\n")[0]
+    with _reading("config.yaml"):
+        config = _text(directory / "config.yaml")
+        steps = _STEPS.search(config)
+    with _reading("manifest.json"):
+        manifest = json.loads(_text(directory / "manifest.json"))
+        choices = manifest.get("choices") or _typed(manifest.get("command", ""), config)
+        chosen = {str(group): str(option) for group, option in choices.items()}
+        seed = manifest.get("seed")
+    with _reading("results.json"):
+        results = _json(directory / "results.json") or {}
+        metric = _selecting(results.get("measures"))
+        final = (results.get("final") or {}).get(metric["name"])
+        test = None if final is None else (_number(final["mean"]), _number(final["ci95"]))
+    with _reading("inputs.json"):
+        if not results:
+            metric = _selecting((_json(directory / "inputs.json") or {}).get("measures"))
+    with _reading("metrics.jsonl"):
+        step, last, best = _progress(_text(directory / "metrics.jsonl", missing=""), metric)
+    with _reading("error.txt"):
+        error = _text(directory / "error.txt", missing="").partition("\n")[0]
     state: State = "finished" if results else "failed" if error else "interrupted"
-    seed = manifest.get("seed")
     return Summary(
         str(directory),
         state,
-        {str(group): str(option) for group, option in choices.items()},
+        chosen,
         seed if isinstance(seed, int) else None,
         step,
         int(steps[1]) if steps else None,
         metric,
         last,
         best,
-        None if final is None else (_number(final["mean"]), _number(final["ci95"])),
+        test,
         changed,
         error,
     )
@@ -129,12 +152,14 @@ def _text(path: Path, missing: str | None = None) -> str:
 
     Raises:
         OSError: it cannot be read, or is not there and `missing` is None.
-        ValueError: it is not in UTF-8, or larger than any such file of metarun.
+        ValueError: it is no file, not in UTF-8, or larger than any such file of metarun.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for another process
+            raise ValueError("it is no file")
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-                raise ValueError(f"{path.name} is larger than {_MOST_BYTES // 2**20} MiB")
+                raise ValueError(f"it is larger than {_MOST_BYTES // 2**20} MiB")
             return file.read()
     except FileNotFoundError:
         if missing is None:
