@@ -36,6 +36,12 @@ def test_the_wheel_ships_every_config(wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_ships_the_sources_of_the_kernels(wheel: Path) -> None:
+    here = {path.name for path in (ROOT / "src/metarun/learners/gradient/batched/native").iterdir()}
+    shipped = [Path(name) for name in zipfile.ZipFile(wheel).namelist() if "/native/" in name]
+    assert {path.name for path in shipped} == here
+
+
 def test_the_wheel_runs_elsewhere(wheel: Path, tmp_path: Path) -> None:
     # The dependencies of this environment, and metarun from the wheel alone.
     home = tmp_path / "venv"

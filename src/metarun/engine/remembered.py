@@ -20,6 +20,7 @@ from metarun.system.files import as_json, cache_directory, write_text
 from metarun.tasks import Tasks
 
 _THREADS = torch.get_num_threads()  # before an engine sets it
+_SHARED = ("compile", "rematerialise", "kernels", "plain", "tf32", "bf16", "plain_attention")
 
 
 def chosen_before(work: Mapping[str, Any], candidates: list[Engine]) -> tuple[Path, Engine | None]:
@@ -70,7 +71,7 @@ def _read_choice(path: Path) -> dict[str, Any]:
 def _shared_settings(engine: Engine) -> dict[str, Any]:
     """Return what all candidates have in common."""
     return {
-        "engine": [engine.compile, engine.rematerialise, engine.tf32, engine.bf16, engine.plain_attention],
+        "engine": [getattr(engine, name) for name in _SHARED],
     }
 
 

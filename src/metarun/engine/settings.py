@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,10 +11,13 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import BaseModel, model_validator
 
+from metarun.errors import ConfigError
 from metarun.fields import Size, Threads
-from metarun.learners import Learner
+from metarun.learners import Learner, kernels_available, use_kernels
 from metarun.system.allocator import keep_large_blocks
 from metarun.system.workers import Workers
+
+log = logging.getLogger("metarun")
 
 Strategy = Literal["batched", "per_task"]
 
@@ -27,6 +31,8 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
     workers: Literal["auto"] | Threads = "auto"
     compile: bool = False
     rematerialise: bool = False
+    kernels: Literal["auto"] | bool = "auto"
+    plain: bool = False
     tf32: bool = False
     bf16: bool = False
 
@@ -40,6 +46,12 @@ class EngineSettings(BaseModel, extra="forbid", frozen=True):
             raise ValueError(
                 "engine.strategy=batched computes several tasks at once: leave engine.chunk at auto"
             )
+        if self.plain:
+            fast = {"strategy": "batched", "compile": True, "rematerialise": True, "kernels": True}
+            typed = [f"engine.{key}" for key, value in fast.items() if getattr(self, key) == value]
+            typed += ["engine.chunk"] if self.chunk not in ("auto", 1) else []
+            if typed:
+                raise ValueError(f"engine.plain=true computes without {typed[0]}: leave one of them out")
         return self
 
 
@@ -54,6 +66,8 @@ class Engine:
         keep_memory: whether the C library keeps large blocks for the next step.
         compile: whether the meta-gradient is compiled.
         rematerialise: whether the backward pass recomputes inner steps instead of keeping them.
+        kernels: whether metarun's own kernels compute convolutions and batch norms on a CPU.
+        plain: whether everything is computed in the obvious way, one task after another.
         tf32: whether a GPU may round to TF32 in matrix products and convolutions.
         bf16: whether a GPU computes in bfloat16 where torch considers it safe (autocast).
         plain_attention: whether attention uses only kernels that have second derivatives.
@@ -66,6 +80,8 @@ class Engine:
     keep_memory: bool = False
     compile: bool = False
     rematerialise: bool = False
+    kernels: bool = False
+    plain: bool = False
     tf32: bool = False
     bf16: bool = False
     plain_attention: bool = False
@@ -93,7 +109,30 @@ class Engine:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
         use_attention(plain=self.plain_attention)
         learner.rematerialise = self.rematerialise
+        learner.compute_plainly(plainly=self.plain)
+        if not use_kernels(enabled=self.kernels):
+            log.warning("engine.kernels: they cannot be compiled here; results are equal up to rounding")
         return Workers(self.workers)
+
+
+def with_kernels(settings: EngineSettings, learner: Learner[Any], device: torch.device) -> bool:
+    """Return whether metarun's own kernels are used.
+
+    Raises:
+        ConfigError: they are demanded, and cannot be used.
+    """
+    if settings.kernels is False or settings.plain or settings.compile:
+        return False
+    missing = ""
+    if device.type != "cpu":
+        missing = "they are for a CPU"
+    elif not learner.has_kernels:
+        missing = "this model has no layers for them"
+    elif not kernels_available():
+        missing = "they cannot be compiled here, without a C++ compiler and ninja"
+    if missing and settings.kernels is True:
+        raise ConfigError(f"engine.kernels=true: {missing}: type engine.kernels=auto")
+    return not missing
 
 
 def use_attention(*, plain: bool) -> None:

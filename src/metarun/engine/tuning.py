@@ -16,10 +16,10 @@ from metarun.engine.measuring import Timing, measure
 from metarun.engine.memory import CPU_BYTES, bytes_kept, too_large
 from metarun.engine.parts import part_of
 from metarun.engine.remembered import chosen_before, describe, keep_choice
-from metarun.engine.settings import Engine, EngineSettings
+from metarun.engine.settings import Engine, EngineSettings, with_kernels
 from metarun.engine.ways import find_way
 from metarun.errors import ConfigError, MetarunError, in_one_line
-from metarun.learners import Learner
+from metarun.learners import Learner, use_kernels
 from metarun.metagradients import MetaGradient, Progress
 from metarun.system.allocator import is_out_of_memory
 from metarun.system.files import lock
@@ -95,6 +95,9 @@ def choose(
     """
     costliest = progress or Progress()
     learner.rematerialise = settings.rematerialise
+    learner.compute_plainly(plainly=settings.plain)
+    kernels = with_kernels(settings, learner, tasks.support.x.device)
+    use_kernels(enabled=kernels)
     with _in_one_line("trained"):
         mode = find_way(settings, metagradient, learner, tasks, costliest)
         compute = lambda part: metagradient.gradients(learner, part_of(learner, part), costliest, 1.0)
@@ -105,11 +108,13 @@ def choose(
         keep_memory=work.device.type == "cpu" and task_bytes * len(tasks) >= _SMALL_BYTES,
         compile=settings.compile,
         rematerialise=settings.rematerialise,
+        kernels=kernels,
+        plain=settings.plain,
         tf32=settings.tf32,
         bf16=settings.bf16,
         plain_attention=mode.plain_attention,
     )
-    open_settings = settings if mode.together else _one_at_a_time(settings)
+    open_settings = settings if mode.together and not settings.plain else _one_at_a_time(settings)
     return _fastest(work, _candidates(open_settings, base, work, lambda: task_bytes))
 
 
@@ -138,6 +143,7 @@ def choose_for_evaluation(
             work = Work(learner, tasks, compute, describe(learner, tasks))
             # If the learner was only trained one task after another, it is scored so, too.
             one_by_one = (trained_by.chunk == 1 and not learner.is_known) or bool(learner.apart(tasks))
+            one_by_one = one_by_one or trained_by.plain
             base = replace(trained_by, chunk=1, threads=1, workers=1, compile=False)
             task = tasks.part(slice(1))
             open_settings = _one_at_a_time(settings) if one_by_one else settings
@@ -153,7 +159,9 @@ def engine_of_a_test(settings: EngineSettings, learner: Learner[Any], tasks: Tas
     with _in_one_line("tested"):
         mode = find_way(settings, None, learner, tasks)
     return Engine(
-        chunk=2 if mode.together else 1,
+        chunk=2 if mode.together and not settings.plain else 1,
+        kernels=with_kernels(settings, learner, tasks.support.x.device),
+        plain=settings.plain,
         keep_memory=tasks.support.x.device.type == "cpu",
         tf32=settings.tf32,
         bf16=settings.bf16,

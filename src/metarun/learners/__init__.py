@@ -12,6 +12,8 @@ from metarun.learners.fast_weights.hypernet_head import HypernetHead
 from metarun.learners.fast_weights.leo import LEO
 from metarun.learners.fast_weights.metanet import MetaNet
 from metarun.learners.gradient.adaptation import GradientAdaptation
+from metarun.learners.gradient.batched.kernels import available as kernels_available
+from metarun.learners.gradient.batched.kernels import use as use_kernels
 from metarun.learners.gradient.graph import Derivatives
 from metarun.learners.gradient.inner_loop import InnerLoop
 from metarun.learners.gradient.parameters import AdaptedParameters
@@ -76,5 +78,7 @@ __all__ = [
     "RidgeRegression",
     "SimpleShot",
     "SoftKMeans",
+    "kernels_available",
+    "use_kernels",
     "with_inner_loop",
 ]

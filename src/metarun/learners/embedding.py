@@ -45,6 +45,11 @@ def passing(now: Pass) -> Iterator[None]:
         _pass.reset(token)
 
 
+def current() -> Pass:
+    """Return the pass that a forward call belongs to; outside of all, that of one task."""
+    return _pass.get() or Pass(tasks=1, batch_statistics=True)
+
+
 class TaskNorm(nn.Module):
     """A batch norm that normalises the examples of each task by themselves.
 
@@ -75,8 +80,8 @@ class TaskNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x [T · n, channels, …]."""
-        now = _pass.get() or Pass(tasks=1, batch_statistics=True)
-        if not now.batch_statistics or (self.training and self._frozen):
+        now = current()
+        if not now.batch_statistics or (self.training and self.frozen):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
@@ -94,7 +99,8 @@ class TaskNorm(nn.Module):
         return torch.cat(normalised) if len(normalised) > 1 else normalised[0]
 
     @property
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
+        """Whether no parameter is trained; in training the running statistics are used then."""
         return not any(p.requires_grad for p in self.parameters())
 
     def changes(self, statistics: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -112,6 +112,14 @@ class Learner(nn.Module, ABC, Generic[Adapted]):
         return ""
 
     @property
+    def has_kernels(self) -> bool:
+        """Whether metarun's own kernels compute some of the model's layers on a CPU."""
+        return False
+
+    def compute_plainly(self, *, plainly: bool) -> None:
+        """Compute everything by the model's own forward pass and autograd alone, or as fast as possible."""
+
+    @property
     def is_known(self) -> bool:
         """Whether the model needs no check of many tasks at once and of second derivatives."""
         return False

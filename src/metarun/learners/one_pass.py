@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from metarun.errors import ConfigError
 from metarun.figures import Figure
-from metarun.learners.embedding import Pass, TaskNorm, passing, running_changes, with_task_norms
+from metarun.learners.embedding import (
+    Pass,
+    TaskNorm,
+    current,
+    passing,
+    running_changes,
+    with_task_norms,
+)
+from metarun.learners.gradient.batched import batched_forward, kernels, recording
 from metarun.learners.learner import Learner
 from metarun.learners.seen import embedding_figure
 from metarun.learners.soundness import PADDED_NORMS, check_forward, check_layers
@@ -62,6 +70,7 @@ class OnePassLearner(Learner[Embedded]):
         super().__init__()
         check_layers(model, may_keep_statistics=True)
         self.transductive = transductive
+        self._batched = batched_forward(model)
         self.model = with_task_norms(model)
 
     @classmethod
@@ -79,8 +88,37 @@ class OnePassLearner(Learner[Embedded]):
 
     def embed(self, x: Tensor) -> Tensor:
         """Map the examples of all tasks, x [T, n, …], to [T, n, features], in one call of the network."""
+        if self._by_kernels(x):
+            return self._embedded_by_kernels(x)
         features: Tensor = self.model(x.flatten(0, 1))
         return features.view(*x.shape[:2], math.prod(features.shape[1:]))
+
+    def _by_kernels(self, x: Tensor) -> bool:
+        """Return whether metarun's own kernels take these examples: they use the statistics of a task."""
+        if not self.has_kernels or not kernels.takes(x):
+            return False
+        norms = [module for module in self.model.modules() if isinstance(module, TaskNorm)]
+        return current().batch_statistics and not (self.training and any(norm.frozen for norm in norms))
+
+    def _embedded_by_kernels(self, x: Tensor) -> Tensor:
+        assert self._batched is not None
+        now, tasks = current(), len(x)
+        norms = {f"{name}.": module for name, module in self.model.named_modules()}
+
+        def record(name: str, mean: Tensor, variance: Tensor) -> None:
+            norm = norms[name]
+            assert isinstance(norm, TaskNorm)
+            if now.seen is not None:
+                now.seen[norm] = mean, variance
+
+        parameters = {n: kernels.expand(p, tasks) for n, p in self.model.named_parameters()}
+        with recording(record):
+            return self._batched(parameters, x).flatten(2)
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether metarun's own kernels compute the model's convolutions and batch norms on a CPU."""
+        return self._batched is not None and self._batched.has_kernels
 
     def embeddings(self, x: Tensor) -> Tensor:
         """Map x [T, n, …] to embeddings [T, n, features], without a support set."""

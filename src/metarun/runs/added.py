@@ -36,6 +36,8 @@ NEW_IN_GROUPS: dict[str, Any] = {
     "algo.ensemble": 1,
     "train.test_curve": True,
     "outer.drop_to": 0.5,
+    "engine.kernels": "auto",  # chosen anew only where it is typed: a checkpoint says what was used
+    "engine.plain": False,
 }
 HAD_DTYPE = {"dtype": "float32"}
 ADDED_LATER = {**HAD_DTYPE, "seeding": "shared"}

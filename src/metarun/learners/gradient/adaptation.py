@@ -203,7 +203,7 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
             if name not in self.adapted_names:
                 shared[name] = p.detach() if graph == "none" else p
                 continue
-            expanded = p.expand(len(tasks), *p.shape)
+            expanded = self._forward.expand(p, len(tasks))
             learned = p.requires_grad and graph != "none"
             params[name] = expanded if learned else expanded.detach().requires_grad_(graph != "none")
         start = AdaptedParameters(params, shared, support.x, params)
@@ -263,6 +263,15 @@ class GradientAdaptation(IterativeLearner[AdaptedParameters]):
     def not_to_compile(self) -> str:
         """The reason why the meta-gradient cannot be compiled to one graph; empty if it can."""
         return "fresh parameters are drawn one task after another" if self.fresh else ""
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether metarun's own kernels compute the model's convolutions and batch norms on a CPU."""
+        return self._forward.has_kernels
+
+    def compute_plainly(self, *, plainly: bool) -> None:
+        """Compute one task after another by the model's own forward pass, or as fast as possible."""
+        self._forward.plainly = plainly
 
     @property
     def is_known(self) -> bool:

@@ -142,7 +142,11 @@ def _work(records: Sequence[Record]) -> Section:
             for key in ("strategy", "chunk", "workers", "threads")
             if key in record.engine
         )
-        extras = [key for key in ("compile", "rematerialise", "tf32", "bf16") if record.engine.get(key)]
+        extras = [
+            key
+            for key in ("compile", "rematerialise", "kernels", "plain", "tf32", "bf16")
+            if record.engine.get(key)
+        ]
         rows.append(
             [
                 record.summary.path,

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from metarun.learners.gradient.batched.convolution import convolve
-from metarun.learners.gradient.batched.normalisation import normalise
+from metarun.learners.gradient.batched.convolution import Grouped, convolve
+from metarun.learners.gradient.batched.normalisation import PerChannel, normalise
 
 GEOMETRIES = [
     ((1, 1), (1, 1), (1, 1), 1),
@@ -30,9 +30,10 @@ def test_convolution_twice(geometry: tuple, needs: tuple[bool, bool]) -> None:
     x, w = randn(2, 2 * groups, 5, 6), randn(3 * groups, 2, 3, 3, seed=1)
     x.requires_grad_(needs[0])
     w.requires_grad_(needs[1])
-    torch.testing.assert_close(convolve(x, w, geometry), F.conv2d(x, w, None, *geometry))
-    assert gradcheck(lambda x, w: convolve(x, w, geometry), (x, w))
-    assert gradgradcheck(lambda x, w: convolve(x, w, geometry), (x, w))
+    by = Grouped(*geometry)
+    torch.testing.assert_close(convolve(x, w, by), F.conv2d(x, w, None, *geometry))
+    assert gradcheck(lambda x, w: convolve(x, w, by), (x, w))
+    assert gradgradcheck(lambda x, w: convolve(x, w, by), (x, w))
 
 
 IMAGES, ROWS = [(2, 3, 4, 5), (2, 3, 4, 4)], [(4, 3), (3, 2, 5)]
@@ -47,7 +48,7 @@ def test_normalisation_twice(pool: bool, relu: bool, shape: tuple[int, ...]) -> 
     gamma = randn(shape[1], seed=1).abs().requires_grad_()
 
     def ours(y: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        return normalise(y, gamma, beta, 1e-5, pool=pool, relu=relu)
+        return normalise(y, gamma, beta, PerChannel(1e-5, pool, relu))
 
     z = F.batch_norm(y, None, None, gamma, beta, training=True)
     z = F.max_pool2d(z, 2) if pool else z
@@ -60,12 +61,12 @@ def test_normalisation_without_a_scale_has_derivatives_too() -> None:
     """γ = 0 divides nothing by zero."""
     y, gamma, beta = randn(2, 3, 4, 4), torch.zeros(3, dtype=torch.float64), randn(3, seed=2)
     inputs = tuple(each.requires_grad_() for each in (y, gamma, beta))
-    assert gradgradcheck(lambda *xs: normalise(*xs, 1e-5, pool=False, relu=True), inputs)
+    assert gradgradcheck(lambda *xs: normalise(*xs, PerChannel(1e-5, pool=False, relu=True)), inputs)
 
 
 def test_third_derivatives_are_refused_and_not_wrong() -> None:
     y, gamma, beta = (each.requires_grad_() for each in (randn(4, 3), randn(3).abs(), randn(3, seed=2)))
-    out = normalise(y, gamma, beta, 1e-5, pool=False, relu=False).sin().sum()
+    out = normalise(y, gamma, beta, PerChannel(1e-5, pool=False, relu=False)).sin().sum()
     (first,) = torch.autograd.grad(out, y, create_graph=True)
     (second,) = torch.autograd.grad(first.sin().sum(), y, create_graph=True)
     with pytest.raises(NotImplementedError, match="third derivatives"):
@@ -77,8 +78,8 @@ def test_channels_last_in_channels_last_out() -> None:
     last = {"memory_format": torch.channels_last}
     y = randn(2, 4, 6, 6).to(**last).requires_grad_()
     w = randn(4, 4, 3, 3).requires_grad_()
-    out = convolve(y, w, GEOMETRIES[0])
-    out = normalise(out, y.new_ones(4), y.new_zeros(4), 1e-5, pool=True, relu=True)
+    out = convolve(y, w, Grouped(*GEOMETRIES[0]))
+    out = normalise(out, y.new_ones(4), y.new_zeros(4), PerChannel(1e-5, pool=True, relu=True))
     (first,) = torch.autograd.grad(out.sin().sum(), y, create_graph=True)
     (second,) = torch.autograd.grad(first.sin().sum(), y)
     assert all(each.is_contiguous(**last) for each in (out, first, second))
