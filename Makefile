@@ -14,7 +14,7 @@ endif
 # Every core runs tests; each test process keeps to one thread so that they do not fight over cores.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
-.PHONY: run test gpu docs lint format clean
+.PHONY: run test gpu bench-check docs lint format clean
 
 run: $(VENV)/metarun
 	$(BIN)/metarun
@@ -27,6 +27,12 @@ gpu: $(VENV)/installed
 	$(BIN)/python -m pytest tests/test_gpu.py
 	$(BIN)/metarun bench --device cuda --only conv4-5q-5steps --only conv4-75q-5steps --only conv4-84 \
 		--only sinusoid-5 --only sinusoid-5-compiled --only floor --json benchmarks/results/gpu.json
+
+# Whether metarun is slower than when benchmarks/results/kernels.json was measured, on a machine of the same kind; run
+# it on a free one. Ratios to the plain loop, which share their noise, may be a quarter smaller.
+bench-check: $(VENV)/installed
+	$(BIN)/metarun bench --only conv4-5q --only conv4-5q-5steps --only conv4-75q --only protonet-conv4-20way --peer loop \
+		--seconds 5 --against benchmarks/results/kernels.json
 
 # The site of docs/, in build/site, with the pages that are made of conf/, the schema and docs/results/; a warning is an error.
 docs: $(VENV)/installed

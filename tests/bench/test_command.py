@@ -16,7 +16,7 @@ from metarun.bench.tables import tables
 from metarun.cli import bench
 from metarun.errors import ConfigError, MetarunError
 
-IN_COMMON = {"case", "device", "threads", "torch", "python"}
+IN_COMMON = {"case", "device", "threads", "processor", "torch", "python"}
 
 
 def test_the_command_writes_a_row_for_each_peer(metarun, tmp_path: Path) -> None:
@@ -96,6 +96,33 @@ def test_startup_is_in_seconds(monkeypatch) -> None:
     assert [row["what"] for row in found] == ["metarun --help", "first meta-step"]
     assert all(row.keys() == IN_COMMON | {"what", "seconds"} and row["seconds"] > 0 for row in found)
     assert "first meta-step" in tables(found)
+
+
+def test_a_race_that_is_slower_than_it_was_is_an_error(monkeypatch, capsys, tmp_path: Path) -> None:
+    common = {"tasks": 25, "steps": 1, **rows.conditions("cpu"), "metarun_ms": 1.0, "peer_ms": 2.0}
+    kept = tmp_path / "kept.json"
+
+    def against(now: float, then: float, **other: object) -> str:
+        row = {"case": "sinusoid-1", "peer": "loop", **common}
+        kept.write_text(json.dumps([{**row, "ratio": then, **other}]))
+        monkeypatch.setattr(bench, "compare", lambda *_: [{**row, "error": 0.0, "ratio": now}])
+        bench.main(["bench", "--only", "sinusoid-1", "--peer", "loop", "--against", str(kept)])
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert against(8.0, 10.0).split() == ["sinusoid-1", "loop", "8.00", "10.00", "-20%"]
+    with pytest.raises(MetarunError, match=r"slower than in .* by more than 25%: sinusoid-1 against loop$"):
+        against(7.0, 10.0)
+    assert "-30%" in capsys.readouterr().out
+    with pytest.raises(MetarunError, match="has no such race on a machine of this kind"):
+        against(7.0, 10.0, processor="another")
+    kept.write_text("{}")
+    for words, expected in (
+        (["--against", str(kept)], "expected a file of metarun bench --json"),
+        (["--against", str(tmp_path / "none")], "expected a file of metarun bench --json"),
+        (["--band", "1.5"], "--band 1.5: expected a fraction"),
+    ):
+        with pytest.raises(ConfigError, match=expected):
+            bench.main(["bench", "--only", "sinusoid-1", *words])
 
 
 def test_a_command_that_fails_is_not_timed() -> None:

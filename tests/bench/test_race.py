@@ -19,7 +19,7 @@ from metarun.bench.sides import PEERS
 from metarun.bench.torch_peers import per_task_loop
 from metarun.bench.work import Side
 
-KEYS = {"case", "peer", "tasks", "steps", "device", "threads", "torch", "python", "error"}
+KEYS = {"case", "peer", "tasks", "steps", "device", "threads", "processor", "torch", "python", "error"}
 MEASURED = {"ratio", "metarun_ms", "peer_ms", "metarun_first_ms", "peer_first_ms"}
 PEAKS = {"metarun_peak_bytes", "peer_peak_bytes"}
 

@@ -24,6 +24,7 @@ def conditions(device: str) -> Row:
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": _THREADS,
+        "processor": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from tabulate import tabulate
 
 from metarun.bench.cases import CASES, GROWTH
+from metarun.bench.regressions import Change
 from metarun.bench.rows import Row
 
 _Columns = dict[str, Callable[[Row], str]]
@@ -94,3 +95,14 @@ def tables(rows: Sequence[Row]) -> str:
         if "failed" in row
     ]
     return "\n\n".join([*shown, *(["\n".join(failures)] if failures else [])])
+
+
+def changes_table(changes: Sequence[Change]) -> str:
+    """Return a line for each race: how many times faster metarun is, and was."""
+    lines = [
+        [each.case, each.peer, f"{each.now:.2f}", f"{each.then:.2f}", f"{each.now / each.then - 1:+.0%}"]
+        for each in changes
+    ]
+    heads = ["case", "peer", "times faster", "it was", "change"]
+    alignment = ["left", "left", "right", "right", "right"]
+    return tabulate(lines, heads, tablefmt="simple", disable_numparse=True, colalign=alignment)

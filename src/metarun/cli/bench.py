@@ -15,12 +15,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from metarun.bench.cases import CASES, EMBEDDING, GROWTH, SOURCES
 from metarun.bench.floor import floor
 from metarun.bench.plot import check_plot, draw
+from metarun.bench.regressions import BAND, changes, read_rows
 from metarun.bench.rows import Row, compare, data_path
 from metarun.bench.sides import PEERS
 from metarun.bench.startup import startup
-from metarun.bench.tables import tables
+from metarun.bench.tables import changes_table, tables
 from metarun.cli.arguments import parse
-from metarun.errors import ConfigError, did_you_mean
+from metarun.errors import ConfigError, MetarunError, did_you_mean
 from metarun.experiment.config import check_device
 from metarun.system.files import as_json, write_text
 
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: a case, a peer or the device does not exist, or the plot cannot be drawn.
+        MetarunError: metarun has become slower than in the rows of --against.
     """
     options = _options(arguments)
     cases: list[str] = options.only or list(CASES)
@@ -62,6 +64,25 @@ def main(arguments: list[str]) -> None:
     print("\n\n".join(part for part in (tables(rows), "\n".join(dict.fromkeys(notes))) if part))
     if options.plot:
         draw(rows, options.plot)
+    if options.against:
+        _check_against(options.against, options.band, rows)
+
+
+def _check_against(path: Path, band: float, rows: list[Row]) -> None:
+    """Print the ratios beside those that were kept.
+
+    Raises:
+        MetarunError: one is smaller by more than the band, or there are none to compare with.
+    """
+    found = changes(rows, read_rows(path))
+    if not found:
+        raise MetarunError(
+            f"{path} has no such race on a machine of this kind: type metarun bench --json FILE on it first"
+        )
+    print(f"\n{changes_table(found)}")
+    slower = [f"{change.case} against {change.peer}" for change in found if change.is_slower(band)]
+    if slower:
+        raise MetarunError(f"slower than in {path} by more than {band:.0%}: {', '.join(slower)}")
 
 
 def _clock(seconds: float) -> str:
@@ -79,6 +100,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--peer", metavar="PEER", action="append", help="a peer; may be repeated")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write one object per row to this file")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the growth cases (.png, .svg, .pdf)")
+    parser.add_argument("--against", metavar="FILE", type=Path, help="compare with rows that were kept")
+    parser.add_argument("--band", type=float, default=BAND, help=f"how much smaller ratios may be ({BAND})")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row (default: 10)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1")
     options = parse(parser, arguments[1:])
@@ -89,6 +112,10 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         _check_known(name, "--peer", "peer", list(PEERS))
         if not PEERS[name].installed:
             raise ConfigError(f"--peer {name}: {PEERS[name].package} is not installed: {_INSTALL}")
+    if not 0 < options.band < 1:
+        raise ConfigError(f"--band {options.band:g}: expected a fraction, as in --band {BAND}")
+    if options.against:
+        read_rows(options.against)
     if options.plot:
         check_plot(options.plot, options.only or [])
     return options
