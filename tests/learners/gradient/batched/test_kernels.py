@@ -159,6 +159,18 @@ def test_statistics_of_a_large_mean_lose_no_digits() -> None:
     torch.testing.assert_close(out.double(), expected, atol=2e-3, rtol=0)  # y itself has steps of 1e-3
 
 
+@pytest.mark.parametrize(
+    "w", [torch.zeros(2, 3, 3, 4, 16), torch.zeros(3, 3, 3, 16, 16), torch.zeros(2, 3, 3, 16, 16).double()]
+)
+def test_what_does_not_fit_is_an_error_and_no_memory_of_others(w: Tensor) -> None:
+    """Other channels, other tasks, another precision."""
+    x, scale = torch.zeros(2, 1, 4, 4, 16), torch.ones(2, 16)
+    with pytest.raises(RuntimeError, match=r"a convolution of torch.float32 \[2, 1, 4, 4, 16\] cannot have"):
+        convolve(x, w, kernels.Convolution3x3())
+    with pytest.raises(RuntimeError, match="cannot have weights"):
+        first_block(x, w, scale, scale, kernels.PerTask(1e-5, pool=False, relu=False))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     """A diverging task is noticed by its loss."""

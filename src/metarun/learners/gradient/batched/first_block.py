@@ -42,6 +42,7 @@ def _facts(x: Tensor, w: Tensor, stride: Any, norm: PerTask) -> tuple[Any, Any]:
 class _First(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, gamma: Tensor, beta: Tensor, norm: PerTask) -> Tensor:
+        kernels.check(x, w, gamma, beta)
         x, gamma, beta = x.contiguous(), gamma.contiguous(), beta.contiguous()
         weights, stride = kernels.dense(w)
         out, index = norm.outputs(torch.Size((*x.shape[:4], w.shape[-1])), x.dtype)

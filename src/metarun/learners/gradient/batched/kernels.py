@@ -56,6 +56,22 @@ def _kernels() -> ctypes.CDLL | None:
     return library(Path(__file__).with_name("native") / "kernels.cpp")
 
 
+def check(x: Tensor, w: Tensor, *scales: Tensor) -> None:
+    """Raise RuntimeError where tensors do not fit together: the kernels would read what is not theirs.
+
+    Args:
+        x: images [T, n, H, W, C].
+        w: weights [T, 3, 3, C, O].
+        *scales: γ and β, [T, O].
+    """
+    fits = w.shape[:4] == (len(x), 3, 3, x.shape[-1]) and all(
+        s.shape == (len(x), w.shape[-1]) for s in scales
+    )
+    if not fits or {each.dtype for each in (w, *scales)} != {x.dtype}:
+        others = ", ".join(f"{each.dtype} {list(each.shape)}" for each in (w, *scales))
+        raise RuntimeError(f"a convolution of {x.dtype} {list(x.shape)} cannot have weights {others}")
+
+
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Call a kernel; other Python threads run meanwhile."""
     places = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments]
@@ -73,6 +89,7 @@ class Convolution3x3(NamedTuple):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Map x [T, n, H, W, C] and w [T, 3, 3, C, O] to y [T, n, H, W, O]."""
+        check(x, w)
         x = x.contiguous()
         w, stride = dense(w)
         y = x.new_empty(*x.shape[:4], w.shape[-1])
