@@ -7,6 +7,8 @@
 #include <new>
 #include <type_traits>
 
+// Bytes of a vector, and what fits into the registers: pixels of a tile, entries of an outer product, each times two
+// vectors.
 #ifdef __AVX512F__
 constexpr int BYTES = 64, PIXELS = 14, ROWS = 8;
 #else
